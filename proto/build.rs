@@ -1,0 +1,8 @@
+//! Compiles the `.proto` files without an installed `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=agent.proto");
+    let descriptors = protox::compile(["agent.proto"], ["."])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

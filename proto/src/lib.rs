@@ -1,0 +1,25 @@
+//! The wire contract between agent and edge: generated messages, length-delimited control frames,
+//! the framing of request streams and the handshake. No I/O, no clock.
+//!
+//! `PROTOCOL.md` beside this crate describes the same in words, for agents in other languages.
+
+pub mod codec;
+pub mod handshake;
+pub mod stream;
+
+/// Messages generated from `agent.proto`.
+#[expect(missing_docs, clippy::all, unreachable_pub, reason = "generated; documented in agent.proto")]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/uniroute.v1.rs"));
+}
+
+pub use prost::Message;
+
+/// The only protocol version so far.
+pub const VERSION: u32 = 1;
+
+/// The WebSocket subprotocol that names this protocol.
+pub const SUBPROTOCOL: &str = "uniroute.v1";
+
+/// Where agents connect, on the edge's own host.
+pub const TUNNEL_PATH: &str = "/tunnel";
