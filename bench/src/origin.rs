@@ -1,0 +1,91 @@
+//! The local server that every measured path ends at.
+//!
+//! `GET /1k` answers 1,024 bytes, `GET /bytes/N` N bytes, `POST /upload` reads the body and answers its length.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::body::Repeat;
+use crate::output;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    output::line(format_args!("listening {}", listener.local_addr()?));
+
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.context("accept")?;
+                connections.spawn(serve(stream));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream) {
+    // A client that goes away ends its connection, and that is all there is to it.
+    if stream.set_nodelay(true).is_ok() {
+        let _ =
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+    }
+}
+
+type Answer = Either<Repeat, Full<Bytes>>;
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let response = match (parts.method, parts.uri.path()) {
+        (Method::GET, "/1k") => Response::new(Either::Left(Repeat::bytes(1024))),
+        (Method::POST, "/upload") => match drain(body).await {
+            Ok(len) => Response::new(text(len.to_string())),
+            Err(_) => status(StatusCode::BAD_REQUEST),
+        },
+        (Method::GET, path) => match path.strip_prefix("/bytes/").map(str::parse) {
+            Some(Ok(len)) => Response::new(Either::Left(Repeat::bytes(len))),
+            Some(Err(_)) => status(StatusCode::BAD_REQUEST),
+            None => status(StatusCode::NOT_FOUND),
+        },
+        _ => status(StatusCode::NOT_FOUND),
+    };
+    Ok(response)
+}
+
+async fn drain(mut body: Incoming) -> Result<u64, hyper::Error> {
+    let mut len = 0;
+    while let Some(frame) = body.frame().await {
+        len += frame?.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    Ok(len)
+}
+
+fn text(text: String) -> Answer {
+    Either::Right(Full::new(text.into()))
+}
+
+fn status(status: StatusCode) -> Response<Answer> {
+    let mut response = Response::new(text(status.to_string()));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,164 @@
+//! Medians over the rounds, their ratios, and how they are shown.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+/// All figures of a run, in the order in which they were first recorded.
+#[derive(Default)]
+pub(crate) struct Results {
+    rows: Vec<Row>,
+}
+
+struct Row {
+    scenario: String,
+    metric: String,
+    /// The figure of each round, by system.
+    systems: BTreeMap<&'static str, Vec<f64>>,
+}
+
+/// One figure of one system, as it stands in the JSON report.
+#[derive(Serialize)]
+struct Figure<'a> {
+    scenario: &'a str,
+    metric: &'a str,
+    system: &'static str,
+    median: f64,
+    rounds: &'a [f64],
+    /// Left out where the other system has no such figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_to_direct: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_to_nginx: Option<f64>,
+}
+
+impl Results {
+    pub(crate) fn record(
+        &mut self,
+        scenario: &str,
+        metric: &str,
+        system: &'static str,
+        value: f64,
+    ) {
+        let found =
+            self.rows.iter().position(|row| row.scenario == scenario && row.metric == metric);
+        let index = found.unwrap_or_else(|| {
+            self.rows.push(Row {
+                scenario: scenario.to_owned(),
+                metric: metric.to_owned(),
+                systems: BTreeMap::new(),
+            });
+            self.rows.len() - 1
+        });
+        self.rows[index].systems.entry(system).or_default().push(value);
+    }
+
+    pub(crate) fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
+        let figures = self.rows.iter().flat_map(|row| {
+            row.systems.iter().map(|(system, rounds)| Figure {
+                scenario: &row.scenario,
+                metric: &row.metric,
+                system,
+                median: median(rounds),
+                rounds,
+                ratio_to_direct: row.ratio(system, "direct"),
+                ratio_to_nginx: row.ratio(system, "nginx"),
+            })
+        });
+        figures.map(serde_json::to_value).collect()
+    }
+
+    /// One block for each scenario: a row for each figure, a column for each system and ratio.
+    pub(crate) fn to_table(&self, systems: &[&'static str]) -> String {
+        let ratios: Vec<(&str, &str)> =
+            [("nginx", "direct"), ("uniroute", "direct"), ("uniroute", "nginx")]
+                .into_iter()
+                .filter(|(of, to)| systems.contains(of) && systems.contains(to))
+                .collect();
+
+        let mut text = String::new();
+        let mut scenario = "";
+        for row in &self.rows {
+            if row.scenario != scenario {
+                scenario = &row.scenario;
+                let _ = write!(text, "\n{scenario}\n  {:<26}", "");
+                for system in systems {
+                    let _ = write!(text, "{system:>12}");
+                }
+                for (of, to) in &ratios {
+                    let _ = write!(text, "{:>17}", format!("{of}/{to}"));
+                }
+                text.push('\n');
+            }
+            let _ = write!(text, "  {:<26}", row.metric);
+            for system in systems {
+                let cell = row.median(system).map_or("-".to_owned(), number);
+                let _ = write!(text, "{cell:>12}");
+            }
+            for (of, to) in &ratios {
+                let cell = row.ratio(of, to).map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"));
+                let _ = write!(text, "{cell:>17}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl Row {
+    fn median(&self, system: &str) -> Option<f64> {
+        self.systems.get(system).map(|rounds| median(rounds))
+    }
+
+    fn ratio(&self, of: &str, to: &str) -> Option<f64> {
+        let ratio = self.median(of)? / self.median(to)?;
+        (of != to && ratio.is_finite()).then_some(ratio)
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => sorted[len / 2],
+        len => f64::midpoint(sorted[len / 2 - 1], sorted[len / 2]),
+    }
+}
+
+/// Three significant digits or so.
+fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 0.1 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_compare_medians() {
+        let mut results = Results::default();
+        for value in [30.0, 10.0, 20.0] {
+            results.record("bulk", "MB/s", "nginx", value);
+        }
+        results.record("bulk", "MB/s", "uniroute", 40.0);
+        let json = results.to_json().unwrap();
+        assert_eq!(json[0]["median"], 20.0);
+        assert_eq!(json[1]["ratio_to_nginx"], 2.0);
+        assert!(json[1].get("ratio_to_direct").is_none());
+        let table = results.to_table(&["nginx", "uniroute"]);
+        assert!(table.contains("2.00x"), "{table}");
+    }
+
+    #[test]
+    fn an_even_number_of_rounds_has_a_median() {
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}
