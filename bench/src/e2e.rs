@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Leave edge and agent out
     #[arg(long)]
     skip_tunnel: bool,
+    /// How bodies pass through the nginx chain
+    #[arg(long, value_enum, default_value_t = nginx::Setup::Streaming)]
+    nginx: nginx::Setup,
     /// Rounds, each of which measures every scenario on every system; figures are medians
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -75,10 +78,10 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     }];
     let nginx_note = match nginx::find() {
         Some(nginx) => {
-            systems.push(nginx::start(&nginx, dir, address).await?);
-            format!("{}: {}", nginx::version(&nginx).await?, nginx::DESCRIPTION)
+            systems.push(nginx::start(&nginx, args.nginx, dir, address).await?);
+            format!("{}: {}", nginx::version(&nginx).await?, args.nginx.describe())
         }
-        None => "skipped: nginx is not installed".to_owned(),
+        None => "nginx chain: skipped, as nginx is not installed".to_owned(),
     };
     if !args.skip_tunnel {
         systems.push(tunnel::start(&args.tunnel, dir, address).await?);
@@ -88,8 +91,11 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     let results = measure(args, &mut runner, &systems).await?;
 
     let names: Vec<&str> = systems.iter().map(|system| system.name).collect();
-    let head = format!("{}\nnginx: {nginx_note}", procfs::machine());
-    output::line(format_args!("{head}\n{} round(s), medians", args.rounds()));
+    let head = format!("{}\n{nginx_note}", procfs::machine());
+    output::line(format_args!(
+        "{head}\n{} round(s), medians, MB are millions of bytes",
+        args.rounds()
+    ));
     output::line(results.to_table(&names));
     if let Some(path) = &args.json {
         let report = json!({

@@ -2,13 +2,19 @@
 //! the framing of request streams and the handshake. No I/O, no clock.
 //!
 //! `PROTOCOL.md` beside this crate describes the same in words, for agents in other languages.
+#![warn(missing_docs)]
 
 pub mod codec;
 pub mod handshake;
-pub mod stream;
+pub mod head;
 
 /// Messages generated from `agent.proto`.
-#[expect(missing_docs, clippy::all, unreachable_pub, reason = "generated; documented in agent.proto")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    unreachable_pub,
+    reason = "generated; documented in agent.proto"
+)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/uniroute.v1.rs"));
 }

@@ -1,0 +1,243 @@
+//! Request and answer heads: written straight from their parts, without a message in between, and
+//! checked when they come in.
+//!
+//! A head is written once for every request, so it costs one allocation. What comes in was decoded
+//! from protobuf and may hold any bytes; [`header_count`] and the `http` crate's own parsing decide
+//! what becomes a header (T10: no CR, LF or NUL can pass).
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use crate::{
+    codec::{self, CodecError, HEADER_LEN, Kind},
+    v1,
+};
+
+/// Most header fields that a head or trailer may have.
+pub const MAX_HEADERS: usize = 256;
+
+/// What an edge says when it opens a stream for an HTTP request; borrowed, since it is only
+/// written.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpOpen<'a> {
+    /// The tunnel asked for.
+    pub tunnel_id: &'a [u8],
+    /// 16 bytes, unique.
+    pub request_id: &'a [u8],
+    /// The visitor's address, without port.
+    pub visitor: &'a str,
+    /// W3C trace context, may be empty.
+    pub traceparent: &'a str,
+    /// The request's method.
+    pub method: &'a str,
+    /// Path and query as the visitor sent them.
+    pub target: &'a str,
+    /// What the visitor asked for in `Host`.
+    pub authority: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// The version that the visitor speaks.
+    pub version: v1::HttpVersion,
+    /// The token of an upgrade request, may be empty.
+    pub upgrade: &'a [u8],
+}
+
+impl HttpOpen<'_> {
+    /// The MESSAGE frame with this `StreamOpen`. `end`: the request has no body.
+    pub fn frame<'h, H>(&self, headers: H, end: bool) -> Bytes
+    where
+        H: Iterator<Item = (&'h [u8], &'h [u8])> + Clone,
+    {
+        // Field numbers of `HttpOpen` and `StreamOpen` in agent.proto.
+        let fields: [(u32, &[u8]); 5] = [
+            (1, self.method.as_bytes()),
+            (2, self.target.as_bytes()),
+            (3, self.authority.as_bytes()),
+            (4, self.scheme.as_bytes()),
+            (7, self.upgrade),
+        ];
+        let version = self.version as u64;
+        let http_len = fields.iter().map(|(_, v)| bytes_len(v)).sum::<usize>()
+            + headers_len(headers.clone())
+            + if version == 0 { 0 } else { 1 + encoded_len_varint(version) };
+        let outer: [(u32, &[u8]); 4] = [
+            (1, self.tunnel_id),
+            (2, self.request_id),
+            (3, self.visitor.as_bytes()),
+            (4, self.traceparent.as_bytes()),
+        ];
+        let length = outer.iter().map(|(_, v)| bytes_len(v)).sum::<usize>() + nested_len(http_len);
+        let mut out = begin(length, end);
+        for (tag, value) in outer {
+            put_bytes(tag, value, &mut out);
+        }
+        put_key(5, &mut out);
+        encode_varint(http_len as u64, &mut out);
+        for (tag, value) in &fields[..4] {
+            put_bytes(*tag, value, &mut out);
+        }
+        put_headers(5, headers, &mut out);
+        if version != 0 {
+            out.put_u8(6 << 3);
+            encode_varint(version, &mut out);
+        }
+        put_bytes(7, self.upgrade, &mut out);
+        out.freeze()
+    }
+}
+
+/// The MESSAGE frame with a `StreamReply`: the final head, or an informational (1xx) one. `end`:
+/// the answer has no body.
+pub fn response<'h, H>(status: u16, headers: H, end: bool) -> Bytes
+where
+    H: Iterator<Item = (&'h [u8], &'h [u8])> + Clone,
+{
+    // 101 is final: the stream turns raw after it.
+    let field = if (100..200).contains(&status) && status != 101 { 2 } else { 1 };
+    let status = u64::from(status);
+    let head_len = 1 + encoded_len_varint(status) + headers_len(headers.clone());
+    let mut out = begin(nested_len(head_len), end);
+    put_key(field, &mut out);
+    encode_varint(head_len as u64, &mut out);
+    out.put_u8(1 << 3);
+    encode_varint(status, &mut out);
+    put_headers(2, headers, &mut out);
+    out.freeze()
+}
+
+/// The last frame of a body with trailers.
+pub fn trailers<'h, H>(headers: H) -> Bytes
+where
+    H: Iterator<Item = (&'h [u8], &'h [u8])>,
+{
+    let header = |(name, value): (&[u8], &[u8])| v1::Header {
+        name: Bytes::copy_from_slice(name),
+        value: Bytes::copy_from_slice(value),
+    };
+    codec::frame(Kind::Trailers, true, &v1::Trailers { headers: headers.map(header).collect() })
+}
+
+/// The last frame of a body that ended before its end.
+#[must_use]
+pub fn abort(message: &str) -> Bytes {
+    codec::frame(Kind::Abort, true, &v1::Abort { message: message.to_owned() })
+}
+
+/// Refuses a head or trailer with more fields than [`MAX_HEADERS`].
+///
+/// # Errors
+/// [`CodecError::Malformed`], naming the count.
+pub fn header_count(what: &'static str, headers: &[v1::Header]) -> Result<(), CodecError> {
+    if headers.len() > MAX_HEADERS {
+        let reason = format!("{} header fields, the limit is {MAX_HEADERS}", headers.len());
+        return Err(CodecError::Malformed { what, reason });
+    }
+    Ok(())
+}
+
+fn begin(length: usize, end: bool) -> BytesMut {
+    let mut out = BytesMut::with_capacity(HEADER_LEN + length);
+    out.put_slice(&codec::header(Kind::Message, end, length));
+    out
+}
+
+/// Key of a length-delimited field below 16: one byte.
+fn put_key(tag: u32, out: &mut BytesMut) {
+    encode_varint(u64::from(tag << 3 | 2), out);
+}
+
+/// Proto3 leaves empty fields out.
+fn put_bytes(tag: u32, value: &[u8], out: &mut BytesMut) {
+    if !value.is_empty() {
+        put_key(tag, out);
+        encode_varint(value.len() as u64, out);
+        out.put_slice(value);
+    }
+}
+
+fn put_headers<'h>(
+    tag: u32,
+    headers: impl Iterator<Item = (&'h [u8], &'h [u8])>,
+    out: &mut BytesMut,
+) {
+    for (name, value) in headers {
+        put_key(tag, out);
+        encode_varint((bytes_len(name) + bytes_len(value)) as u64, out);
+        put_bytes(1, name, out);
+        put_bytes(2, value, out);
+    }
+}
+
+fn bytes_len(value: &[u8]) -> usize {
+    if value.is_empty() { 0 } else { nested_len(value.len()) }
+}
+
+fn nested_len(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+fn headers_len<'h>(headers: impl Iterator<Item = (&'h [u8], &'h [u8])>) -> usize {
+    headers.map(|(name, value)| nested_len(bytes_len(name) + bytes_len(value))).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn borrowed(pairs: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        pairs.iter().map(|(n, v)| (n.as_slice(), v.as_slice()))
+    }
+
+    fn owned(pairs: &Pairs) -> Vec<v1::Header> {
+        pairs
+            .iter()
+            .map(|(n, v)| v1::Header { name: n.clone().into(), value: v.clone().into() })
+            .collect()
+    }
+
+    fn pairs() -> impl Strategy<Value = Pairs> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..200);
+        prop::collection::vec((bytes(), bytes()), 0..20)
+    }
+
+    proptest! {
+        /// The short way writes what prost would write.
+        #[test]
+        fn heads_equal_their_messages(
+            method in "[A-Z]{1,8}", target in "/[a-z?=]{0,200}", upgrade in prop::collection::vec(any::<u8>(), 0..12),
+            version in 0_i32..4, status in 100_u16..600, headers in pairs(), end in any::<bool>(),
+        ) {
+            let open = HttpOpen {
+                tunnel_id: &[1; 16], request_id: &[2; 16], visitor: "203.0.113.9", traceparent: "",
+                method: &method, target: &target, authority: "demo.localhost", scheme: "https",
+                version: v1::HttpVersion::try_from(version).unwrap(), upgrade: &upgrade,
+            };
+            let message = v1::StreamOpen {
+                tunnel_id: vec![1; 16].into(), request_id: vec![2; 16].into(),
+                visitor: "203.0.113.9".into(), traceparent: String::new(),
+                kind: Some(v1::stream_open::Kind::Http(v1::HttpOpen {
+                    method: method.clone().into(), target: target.clone().into(),
+                    authority: Bytes::from_static(b"demo.localhost"), scheme: "https".into(),
+                    headers: owned(&headers), version, upgrade: upgrade.clone().into(),
+                })),
+            };
+            prop_assert_eq!(open.frame(borrowed(&headers), end), codec::message(&message, end));
+
+            let head = v1::ResponseHead { status: status.into(), headers: owned(&headers) };
+            let reply = if (100..200).contains(&status) && status != 101 {
+                v1::stream_reply::Reply::Informational(head)
+            } else {
+                v1::stream_reply::Reply::Head(head)
+            };
+            let message = v1::StreamReply { reply: Some(reply) };
+            prop_assert_eq!(response(status, borrowed(&headers), end), codec::message(&message, end));
+            let trailer = v1::Trailers { headers: owned(&headers) };
+            prop_assert_eq!(trailers(borrowed(&headers)).slice(HEADER_LEN..), trailer.encode_to_vec());
+        }
+    }
+}

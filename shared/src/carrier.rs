@@ -1,0 +1,3 @@
+//! What carries a session's bytes: a WebSocket over TCP or TLS.
+
+pub mod ws;

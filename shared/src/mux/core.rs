@@ -1,0 +1,911 @@
+//! The mux without I/O: frames in, frames out, credit and fairness. The driver feeds it; stream
+//! handles call it. Everything here runs under the session's one lock, briefly, and never blocks.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{
+    Config, OpenError, SessionError, Side, StreamError,
+    batch::Batch,
+    frame::{HEADER_LEN, Header, Type, flag},
+};
+
+/// Credit that each side has when a stream begins; fixed by the yamux specification, in bytes.
+pub(super) const INITIAL_WINDOW: u32 = 256 * 1024;
+/// A stream's first window update brings its window up to this at once: whoever reads half of the
+/// first window is reading in earnest.
+const SECOND_WINDOW: u32 = 1024 * 1024;
+/// Queued bytes from which a sender has to wait. One chunk more may be queued on top of it.
+const SEND_BUFFER: usize = 64 * 1024;
+/// What one stream may put into a batch before the next one has its turn.
+const QUANTUM: usize = 16 * 1024;
+/// The same while no other stream has anything to send.
+const LONE_QUANTUM: usize = 64 * 1024;
+/// Received slices shorter than this are copied, since a slice keeps its whole read buffer alive.
+const COPY_BELOW: usize = 2 * 1024;
+/// Once a reader lags, slices shorter than this are copied too: at worst a slice then holds a
+/// buffer of four times its length.
+const LAGGING_COPY_BELOW: usize = 32 * 1024;
+/// Queued bytes from which a reader counts as slow, and everything for it is copied to fit.
+const SLOW_READER: usize = 64 * 1024;
+/// Answers (pongs, resets) that may wait for a peer that does not read, before the session ends.
+const MAX_URGENT: usize = 1024;
+/// Streams that a peer may open beyond what it is allowed, each reset, before the session ends.
+const MAX_REFUSED: u32 = 64;
+/// How old the last measurement of the round trip may get while windows grow by it.
+const RTT_AGE: Duration = Duration::from_secs(10);
+
+/// A piece to send: a short prefix (the header of a frame above the mux) and the bytes it stands
+/// for, so that a prefix costs no allocation.
+#[derive(Debug, Default)]
+struct Chunk {
+    prefix: [u8; 4],
+    prefix_from: u8,
+    body: Bytes,
+}
+
+impl Chunk {
+    fn prefix(&self) -> &[u8] {
+        &self.prefix[usize::from(self.prefix_from)..]
+    }
+
+    fn len(&self) -> usize {
+        self.prefix().len() + self.body.len()
+    }
+}
+
+/// Where the sending direction stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// FIN goes with the last queued byte.
+    Finishing,
+    Finished,
+}
+
+/// What the owner of the receiving direction still wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    /// The handle lives.
+    Open,
+    /// The handle is gone and had all it wanted; the FIN may follow.
+    Complete,
+    /// The handle is gone and wants no more; the peer is told once our direction has finished.
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Stream {
+    // What this side sends.
+    queue: VecDeque<Chunk>,
+    queued: usize,
+    credit: u32,
+    sending: Sending,
+    sender_gone: bool,
+    /// SYN or ACK, for the next frame.
+    first: u16,
+    ready: bool,
+    send_waker: Option<Waker>,
+    reset_waker: Option<Waker>,
+    // What this side receives.
+    received: Received,
+    /// The most that the peer may have on its way or queued here.
+    window: u32,
+    /// What the peer may still send.
+    allowance: u32,
+    /// Read since the last window update.
+    consumed: u32,
+    /// Credit for the next window update.
+    owed: u32,
+    updating: bool,
+    updated_at: Instant,
+    receiving: Receiving,
+    fin_received: bool,
+    recv_waker: Option<Waker>,
+    /// The peer ended the stream.
+    reset: bool,
+}
+
+impl Stream {
+    fn new(first: u16, now: Instant) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued: 0,
+            credit: INITIAL_WINDOW,
+            sending: Sending::Open,
+            sender_gone: false,
+            first,
+            ready: false,
+            send_waker: None,
+            reset_waker: None,
+            received: Received::default(),
+            window: INITIAL_WINDOW,
+            allowance: INITIAL_WINDOW,
+            consumed: 0,
+            owed: 0,
+            updating: false,
+            updated_at: now,
+            receiving: Receiving::Open,
+            fin_received: false,
+            recv_waker: None,
+            reset: false,
+        }
+    }
+
+    fn can_send(&self) -> bool {
+        match self.sending {
+            _ if self.queued > 0 => self.credit > 0,
+            Sending::Finishing => true,
+            Sending::Open | Sending::Finished => false,
+        }
+    }
+
+    fn wake_all(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.send_waker.take());
+        wakers.extend(self.recv_waker.take());
+        wakers.extend(self.reset_waker.take());
+    }
+
+    /// Nothing more can come of it: both handles are gone and both directions are over.
+    fn is_over(&self) -> bool {
+        let handles_gone = self.sender_gone && self.receiving != Receiving::Open;
+        handles_gone && (self.reset || (self.sending == Sending::Finished && self.fin_received))
+    }
+}
+
+/// Bytes that have come and were not read yet. Holds at most about four times their number in
+/// memory, whatever the peer does: short pieces are gathered, long ones are kept as they came.
+#[derive(Debug, Default)]
+struct Received {
+    chunks: VecDeque<Bytes>,
+    tail: BytesMut,
+    len: usize,
+}
+
+impl Received {
+    fn push(&mut self, piece: Bytes) {
+        let waiting = self.len;
+        self.len += piece.len();
+        if waiting == 0 && piece.len() >= COPY_BELOW {
+            self.chunks.push_back(piece);
+        } else if waiting == 0 {
+            self.chunks.push_back(Bytes::copy_from_slice(&piece));
+        } else if piece.len() < LAGGING_COPY_BELOW {
+            self.tail.extend_from_slice(&piece);
+            if self.tail.len() >= LAGGING_COPY_BELOW {
+                self.flush_tail();
+            }
+        } else {
+            self.flush_tail();
+            let fits = waiting < SLOW_READER;
+            self.chunks.push_back(if fits { piece } else { Bytes::copy_from_slice(&piece) });
+        }
+    }
+
+    fn flush_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if self.chunks.is_empty() {
+            self.flush_tail();
+        }
+        let chunk = self.chunks.pop_front()?;
+        self.len -= chunk.len();
+        Some(chunk)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Where the incoming bytes stand between frames.
+#[derive(Debug)]
+enum Input {
+    Header { bytes: [u8; HEADER_LEN], filled: usize },
+    /// Payload of a data frame, for a stream that may be gone by now.
+    Payload { stream: u32, left: u32, fin: bool },
+}
+
+const EMPTY_HEADER: Input = Input::Header { bytes: [0; HEADER_LEN], filled: 0 };
+
+/// Round trips, measured by pings.
+#[derive(Debug, Default)]
+struct RoundTrip {
+    pending: Option<(u32, Instant)>,
+    next: u32,
+    measured: Option<Instant>,
+    min: Option<Duration>,
+}
+
+/// Figures of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Streams that exist now.
+    pub streams: usize,
+    /// Receive windows granted, in bytes.
+    pub granted: u64,
+    /// Bytes that were received and are not read yet.
+    pub received_queued: usize,
+    /// Bytes that are queued to be sent.
+    pub send_queued: usize,
+    /// The shortest round trip seen.
+    pub min_rtt: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    config: Config,
+    streams: HashMap<u32, Stream, foldhash::fast::RandomState>,
+    next_id: u32,
+    input: Input,
+    inbound: VecDeque<u32>,
+    inbound_total: u32,
+    refused: u32,
+    ready: VecDeque<u32>,
+    updates: VecDeque<u32>,
+    urgent: VecDeque<[u8; HEADER_LEN]>,
+    writer: Option<Waker>,
+    acceptor: Option<Waker>,
+    watchers: Vec<Waker>,
+    granted: u64,
+    round_trip: RoundTrip,
+    go_away_received: bool,
+    closed: Option<SessionError>,
+    /// Everything queued before the close is to be written first.
+    closing: bool,
+}
+
+impl Core {
+    pub(super) fn new(config: Config) -> Self {
+        let next_id = if config.side == Side::Client { 1 } else { 2 };
+        Self {
+            config,
+            streams: HashMap::default(),
+            next_id,
+            input: EMPTY_HEADER,
+            inbound: VecDeque::new(),
+            inbound_total: 0,
+            refused: 0,
+            ready: VecDeque::new(),
+            updates: VecDeque::new(),
+            urgent: VecDeque::new(),
+            writer: None,
+            acceptor: None,
+            watchers: Vec::new(),
+            granted: 0,
+            round_trip: RoundTrip::default(),
+            go_away_received: false,
+            closed: None,
+            closing: false,
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            streams: self.streams.len(),
+            granted: self.granted,
+            received_queued: self.streams.values().map(|s| s.received.len).sum(),
+            send_queued: self.streams.values().map(|s| s.queued).sum(),
+            min_rtt: self.round_trip.min,
+        }
+    }
+
+    // ------------------------------------------------------------ the session
+
+    pub(super) fn open(&mut self, now: Instant) -> Result<u32, OpenError> {
+        if let Some(error) = &self.closed {
+            return Err(OpenError::Closed(error.clone()));
+        }
+        if self.go_away_received || self.closing {
+            return Err(OpenError::GoAway);
+        }
+        if self.streams.len() >= self.config.max_streams {
+            return Err(OpenError::TooManyStreams);
+        }
+        let id = self.next_id;
+        self.next_id = id.checked_add(2).ok_or(OpenError::Exhausted)?;
+        self.streams.insert(id, Stream::new(flag::SYN, now));
+        self.granted += u64::from(INITIAL_WINDOW);
+        Ok(id)
+    }
+
+    pub(super) fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<Option<u32>> {
+        if let Some(id) = self.inbound.pop_front() {
+            return Poll::Ready(Some(id));
+        }
+        if self.closed.is_some() {
+            return Poll::Ready(None);
+        }
+        register(&mut self.acceptor, cx);
+        Poll::Pending
+    }
+
+    pub(super) fn poll_closed(&mut self, cx: &Context<'_>) -> Poll<SessionError> {
+        if let Some(error) = &self.closed {
+            return Poll::Ready(error.clone());
+        }
+        if !self.watchers.iter().any(|w| w.will_wake(cx.waker())) {
+            self.watchers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn closed_with(&self) -> Option<SessionError> {
+        self.closed.clone()
+    }
+
+    pub(super) fn wake_writer(&mut self) -> Option<Waker> {
+        self.writer.take()
+    }
+
+    /// No new streams from the peer; open ones go on.
+    pub(super) fn go_away(&mut self, code: u32) -> Option<Waker> {
+        let header = Header { kind: Type::GoAway, flags: 0, stream: 0, length: code };
+        self.urgent.push_back(header.encode());
+        self.writer.take()
+    }
+
+    /// Lets the writer end the session once all that is queued is written.
+    pub(super) fn close_when_written(&mut self) -> Option<Waker> {
+        self.closing = true;
+        self.writer.take()
+    }
+
+    /// Ends the session: every stream fails, every waiter wakes.
+    pub(super) fn close(&mut self, error: SessionError) -> Vec<Waker> {
+        let mut wakers = std::mem::take(&mut self.watchers);
+        if self.closed.is_none() {
+            self.closed = Some(error);
+        }
+        for stream in self.streams.values_mut() {
+            stream.queue.clear();
+            stream.queued = 0;
+            stream.wake_all(&mut wakers);
+        }
+        self.ready.clear();
+        self.updates.clear();
+        self.urgent.clear();
+        wakers.extend(self.acceptor.take());
+        wakers.extend(self.writer.take());
+        wakers
+    }
+
+    /// Measures the round trip; the answer moves [`Stats::min_rtt`].
+    pub(super) fn ping(&mut self, now: Instant) -> Option<Waker> {
+        let value = self.round_trip.next;
+        self.round_trip.next = value.wrapping_add(1);
+        self.round_trip.pending = Some((value, now));
+        let header = Header { kind: Type::Ping, flags: flag::SYN, stream: 0, length: value };
+        self.urgent.push_back(header.encode());
+        self.writer.take()
+    }
+
+    // ------------------------------------------------------------ sending
+
+    pub(super) fn poll_send_ready(
+        &mut self,
+        id: u32,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        let stream = match self.usable(id) {
+            Ok(stream) => stream,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        if stream.queued < SEND_BUFFER {
+            return Poll::Ready(Ok(()));
+        }
+        register(&mut stream.send_waker, cx);
+        Poll::Pending
+    }
+
+    pub(super) fn send(
+        &mut self,
+        id: u32,
+        prefix: Option<[u8; 4]>,
+        body: Bytes,
+        last: bool,
+    ) -> Result<Option<Waker>, StreamError> {
+        let stream = self.usable(id)?;
+        if stream.sending != Sending::Open {
+            return Err(StreamError::Finished);
+        }
+        let chunk = Chunk {
+            prefix: prefix.unwrap_or_default(),
+            prefix_from: if prefix.is_some() { 0 } else { 4 },
+            body,
+        };
+        if chunk.len() > 0 {
+            stream.queued += chunk.len();
+            stream.queue.push_back(chunk);
+        }
+        if last {
+            stream.sending = Sending::Finishing;
+        }
+        self.list_ready(id);
+        Ok(self.writer.take())
+    }
+
+    pub(super) fn poll_reset(&mut self, id: u32, cx: &Context<'_>) -> Poll<StreamError> {
+        match self.usable(id) {
+            Err(error) => Poll::Ready(error),
+            Ok(stream) => {
+                register(&mut stream.reset_waker, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The sending handle is gone. Unfinished, it takes the stream with it.
+    pub(super) fn drop_sender(&mut self, id: u32) -> Vec<Waker> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Vec::new() };
+        stream.sender_gone = true;
+        if stream.sending == Sending::Open && !stream.reset {
+            return self.reset(id);
+        }
+        self.remove_if_over(id);
+        Vec::new()
+    }
+
+    // ------------------------------------------------------------ receiving
+
+    pub(super) fn poll_recv(
+        &mut self,
+        id: u32,
+        cx: &Context<'_>,
+        now: Instant,
+    ) -> (Poll<Result<Option<Bytes>, StreamError>>, Option<Waker>) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return (Poll::Ready(Err(self.gone())), None);
+        };
+        if let Some(chunk) = stream.received.pop() {
+            let waker = self.consumed(id, chunk.len(), now);
+            return (Poll::Ready(Ok(Some(chunk))), waker);
+        }
+        if stream.fin_received {
+            return (Poll::Ready(Ok(None)), None);
+        }
+        if stream.reset || self.closed.is_some() {
+            return (Poll::Ready(Err(self.gone())), None);
+        }
+        register(&mut stream.recv_waker, cx);
+        (Poll::Pending, None)
+    }
+
+    /// The receiving handle is gone: `how` it wants what may still come to be treated.
+    pub(super) fn drop_receiver(&mut self, id: u32, how: ReceiverEnd) -> Vec<Waker> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Vec::new() };
+        stream.received.clear();
+        stream.receiving = match how {
+            ReceiverEnd::Complete => Receiving::Complete,
+            _ if stream.fin_received || stream.reset => Receiving::Complete,
+            ReceiverEnd::Stop => Receiving::Stopped,
+            ReceiverEnd::Cancel => return self.reset(id),
+        };
+        if stream.receiving == Receiving::Stopped && stream.sending == Sending::Finished {
+            return self.reset(id);
+        }
+        self.remove_if_over(id);
+        Vec::new()
+    }
+
+    /// `length` bytes were read: credit goes back in halves of the window, and the window grows
+    /// while the reader empties half of it within two round trips (the shortest ever seen: under
+    /// load the current one grows with the window).
+    fn consumed(&mut self, id: u32, length: usize, now: Instant) -> Option<Waker> {
+        let (min_rtt, budget) = (self.round_trip.min, self.budget());
+        let stream = self.streams.get_mut(&id)?;
+        stream.consumed = stream.consumed.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
+        if stream.consumed < stream.window / 2 || stream.fin_received {
+            return None;
+        }
+        let first = stream.window == INITIAL_WINDOW;
+        let quick = min_rtt.is_some_and(|rtt| now - stream.updated_at <= rtt * 2);
+        let wish = if first { SECOND_WINDOW } else { stream.window.saturating_mul(2) };
+        let wish = if first || quick { wish.min(self.config.max_window) } else { stream.window };
+        let growth = u64::from(wish.saturating_sub(stream.window)).min(budget);
+        let growth = u32::try_from(growth).unwrap_or(0);
+        stream.window += growth;
+        stream.owed = stream.owed.saturating_add(stream.consumed + growth);
+        stream.consumed = 0;
+        stream.updated_at = now;
+        self.granted += u64::from(growth);
+        if !stream.updating {
+            stream.updating = true;
+            self.updates.push_back(id);
+        }
+        if self.round_trip.measured.is_none_or(|at| now - at > RTT_AGE) && self.round_trip.pending.is_none() {
+            self.ping(now);
+        }
+        self.writer.take()
+    }
+
+    /// What the windows of this session may still grow by. The limit is kept by not growing, never
+    /// by holding a stream's first window back: stalled streams then stop nobody else.
+    fn budget(&self) -> u64 {
+        self.config.session_window.saturating_sub(self.granted)
+    }
+
+    // ------------------------------------------------------------ frames out
+
+    /// Fills `batch` with what is to be written now; pending if that is nothing. `Ready(false)`:
+    /// the session is over and nothing will follow.
+    pub(super) fn poll_gather(
+        &mut self,
+        cx: &Context<'_>,
+        batch: &mut Batch,
+        wakers: &mut Vec<Waker>,
+    ) -> Poll<bool> {
+        if self.closed.is_some() {
+            return Poll::Ready(false);
+        }
+        while let Some(header) = self.urgent.pop_front() {
+            batch.put(&header);
+        }
+        while let Some(id) = self.updates.pop_front() {
+            self.put_update(id, batch);
+        }
+        while !batch.is_full() {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.put_data(id, batch, wakers);
+        }
+        if !batch.is_empty() {
+            return Poll::Ready(true);
+        }
+        if self.closing {
+            return Poll::Ready(false);
+        }
+        register(&mut self.writer, cx);
+        Poll::Pending
+    }
+
+    fn put_update(&mut self, id: u32, batch: &mut Batch) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.updating = false;
+        let length = std::mem::take(&mut stream.owed);
+        stream.allowance = stream.allowance.saturating_add(length);
+        let flags = std::mem::take(&mut stream.first);
+        batch.put(&Header { kind: Type::WindowUpdate, flags, stream: id, length }.encode());
+    }
+
+    fn put_data(&mut self, id: u32, batch: &mut Batch, wakers: &mut Vec<Waker>) {
+        let quantum = if self.ready.is_empty() { LONE_QUANTUM } else { QUANTUM };
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.ready = false;
+        if !stream.can_send() {
+            return;
+        }
+        let credit = usize::try_from(stream.credit).unwrap_or(usize::MAX);
+        let take = stream.queued.min(credit).min(quantum);
+        let fin = stream.sending == Sending::Finishing && take == stream.queued;
+        let flags = std::mem::take(&mut stream.first) | if fin { flag::FIN } else { 0 };
+        let length = u32::try_from(take).unwrap_or(u32::MAX);
+        batch.put(&Header { kind: Type::Data, flags, stream: id, length }.encode());
+        stream.credit -= length;
+        stream.queued -= take;
+        move_bytes(&mut stream.queue, take, batch);
+        if stream.queued < SEND_BUFFER {
+            wakers.extend(stream.send_waker.take());
+        }
+        if fin {
+            stream.sending = Sending::Finished;
+            if stream.receiving == Receiving::Stopped && !stream.fin_received {
+                batch.put(&reset_header(id));
+                self.remove(id);
+            } else {
+                self.remove_if_over(id);
+            }
+        } else if stream.can_send() {
+            stream.ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    // ------------------------------------------------------------ frames in
+
+    /// Takes what has arrived. Whoever is to wake because of it is added to `wakers`.
+    pub(super) fn on_bytes(
+        &mut self,
+        mut bytes: Bytes,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        loop {
+            match &mut self.input {
+                Input::Header { bytes: header, filled } => {
+                    let take = bytes.len().min(HEADER_LEN - *filled);
+                    bytes.copy_to_slice(&mut header[*filled..*filled + take]);
+                    *filled += take;
+                    if *filled < HEADER_LEN {
+                        return Ok(());
+                    }
+                    let header = Header::decode(*header)?;
+                    self.input = EMPTY_HEADER;
+                    self.on_header(header, now, wakers)?;
+                }
+                Input::Payload { stream, left, fin } => {
+                    let take = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    if take == 0 && *left > 0 {
+                        return Ok(());
+                    }
+                    let (id, fin) = (*stream, *fin);
+                    *left -= u32::try_from(take).unwrap_or(0);
+                    let done = *left == 0;
+                    let payload = bytes.split_to(take);
+                    if done {
+                        self.input = EMPTY_HEADER;
+                    }
+                    self.on_payload(id, payload, fin && done, wakers);
+                }
+            }
+        }
+    }
+
+    fn on_header(
+        &mut self,
+        header: Header,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        match header.kind {
+            Type::Data | Type::WindowUpdate if header.stream == 0 => {
+                Err(SessionError::Protocol("a frame for stream 0"))
+            }
+            Type::Data => self.on_data(header, now, wakers),
+            Type::WindowUpdate => self.on_update(header, now, wakers),
+            Type::Ping if header.has(flag::ACK) => {
+                self.on_pong(header.length, now);
+                Ok(())
+            }
+            Type::Ping => {
+                let pong = Header { flags: flag::ACK, ..header };
+                self.push_urgent(pong.encode(), wakers)
+            }
+            Type::GoAway if header.length == 0 => {
+                self.go_away_received = true;
+                Ok(())
+            }
+            Type::GoAway => Err(SessionError::GoAway(header.length)),
+        }
+    }
+
+    fn on_data(
+        &mut self,
+        header: Header,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        self.on_flags(header, now, wakers)?;
+        match self.streams.get_mut(&header.stream) {
+            // Reset a moment ago: what was on its way is of no use.
+            None if header.length > self.config.max_window => {
+                return Err(SessionError::Protocol("a frame over the largest window"));
+            }
+            None => {}
+            Some(stream) => {
+                if header.length > stream.allowance {
+                    return Err(SessionError::Protocol("more data than the window allows"));
+                }
+                if stream.fin_received && header.length > 0 {
+                    return Err(SessionError::Protocol("data after the end of a stream"));
+                }
+                stream.allowance -= header.length;
+            }
+        }
+        let fin = header.has(flag::FIN);
+        if header.length > 0 {
+            self.input = Input::Payload { stream: header.stream, left: header.length, fin };
+        } else if fin {
+            self.on_payload(header.stream, Bytes::new(), true, wakers);
+        }
+        Ok(())
+    }
+
+    fn on_update(
+        &mut self,
+        header: Header,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        self.on_flags(header, now, wakers)?;
+        let id = header.stream;
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let credit = stream.credit.checked_add(header.length);
+            stream.credit = credit.ok_or(SessionError::Protocol("a window update overflows"))?;
+            self.list_ready(id);
+            wakers.extend(self.writer.take());
+        }
+        if header.has(flag::FIN) {
+            self.on_payload(id, Bytes::new(), true, wakers);
+        }
+        Ok(())
+    }
+
+    fn on_flags(
+        &mut self,
+        header: Header,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        if header.has(flag::SYN) {
+            self.on_syn(header.stream, now, wakers)?;
+        }
+        if header.has(flag::RST)
+            && let Some(stream) = self.streams.get_mut(&header.stream)
+        {
+            stream.reset = true;
+            stream.queue.clear();
+            stream.queued = 0;
+            stream.wake_all(wakers);
+            self.remove_if_over(header.stream);
+        }
+        Ok(())
+    }
+
+    fn on_syn(
+        &mut self,
+        id: u32,
+        now: Instant,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        let from_client = id % 2 == 1;
+        if from_client == (self.config.side == Side::Client) {
+            return Err(SessionError::Protocol("a new stream with an id of the other side"));
+        }
+        if self.streams.contains_key(&id) {
+            return Err(SessionError::Protocol("a new stream with an id in use"));
+        }
+        if self.inbound_total >= self.config.inbound_total
+            || self.streams.len() >= self.config.max_streams
+        {
+            self.refused += 1;
+            if self.config.inbound_total != u32::MAX && self.refused > MAX_REFUSED {
+                return Err(SessionError::Protocol("too many streams opened"));
+            }
+            return self.push_urgent(reset_header(id), wakers);
+        }
+        self.inbound_total = self.inbound_total.saturating_add(1);
+        self.streams.insert(id, Stream::new(flag::ACK, now));
+        self.granted += u64::from(INITIAL_WINDOW);
+        self.inbound.push_back(id);
+        wakers.extend(self.acceptor.take());
+        Ok(())
+    }
+
+    fn on_payload(&mut self, id: u32, payload: Bytes, fin: bool, wakers: &mut Vec<Waker>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.receiving == Receiving::Open && !payload.is_empty() {
+            stream.received.push(payload);
+        }
+        if fin {
+            stream.fin_received = true;
+        }
+        wakers.extend(stream.recv_waker.take());
+        if fin {
+            self.remove_if_over(id);
+        }
+    }
+
+    fn on_pong(&mut self, value: u32, now: Instant) {
+        if let Some((_, sent)) = self.round_trip.pending.take_if(|(v, _)| *v == value) {
+            let rtt = now - sent;
+            self.round_trip.measured = Some(now);
+            self.round_trip.min = Some(self.round_trip.min.map_or(rtt, |min| min.min(rtt)));
+        }
+    }
+
+    fn push_urgent(
+        &mut self,
+        frame: [u8; HEADER_LEN],
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), SessionError> {
+        if self.urgent.len() >= MAX_URGENT {
+            return Err(SessionError::Protocol("the peer asks for answers and reads none"));
+        }
+        self.urgent.push_back(frame);
+        wakers.extend(self.writer.take());
+        Ok(())
+    }
+
+    // ------------------------------------------------------------ bookkeeping
+
+    fn usable(&mut self, id: u32) -> Result<&mut Stream, StreamError> {
+        let gone = self.gone();
+        match self.streams.get_mut(&id) {
+            Some(stream) if self.closed.is_none() && !stream.reset => Ok(stream),
+            _ => Err(gone),
+        }
+    }
+
+    fn gone(&self) -> StreamError {
+        self.closed.clone().map_or(StreamError::Reset, StreamError::Session)
+    }
+
+    fn list_ready(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.ready || !stream.can_send() {
+            return;
+        }
+        stream.ready = true;
+        // The control stream, the first of the session, has its own priority.
+        if id == 1 { self.ready.push_front(id) } else { self.ready.push_back(id) }
+    }
+
+    /// Ends a stream from this side, now.
+    fn reset(&mut self, id: u32) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        let Some(stream) = self.streams.get_mut(&id) else { return wakers };
+        stream.wake_all(&mut wakers);
+        // A peer that never heard of the stream need not hear of its end.
+        let known = stream.first & flag::SYN == 0;
+        self.remove(id);
+        if known && self.closed.is_none() {
+            self.urgent.push_back(reset_header(id));
+            wakers.extend(self.writer.take());
+        }
+        wakers
+    }
+
+    fn remove_if_over(&mut self, id: u32) {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: u32) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.granted -= u64::from(stream.window);
+        }
+    }
+}
+
+/// How a receiving handle ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReceiverEnd {
+    /// All that matters was read.
+    Complete,
+    /// No more is wanted, the sending direction goes on.
+    Stop,
+    /// The whole stream is given up.
+    Cancel,
+}
+
+fn move_bytes(queue: &mut VecDeque<Chunk>, mut take: usize, batch: &mut Batch) {
+    while take > 0
+        && let Some(chunk) = queue.front_mut()
+    {
+        let prefix = chunk.prefix().len().min(take);
+        batch.put(&chunk.prefix()[..prefix]);
+        chunk.prefix_from += u8::try_from(prefix).unwrap_or(0);
+        take -= prefix;
+        let body = chunk.body.len().min(take);
+        batch.put_bytes(chunk.body.split_to(body));
+        take -= body;
+        if chunk.len() == 0 {
+            queue.pop_front();
+        }
+    }
+}
+
+fn reset_header(id: u32) -> [u8; HEADER_LEN] {
+    Header { kind: Type::WindowUpdate, flags: flag::RST, stream: id, length: 0 }.encode()
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
