@@ -1,3 +1,4 @@
 //! What carries a session's bytes: a WebSocket over TCP or TLS.
 
+pub mod upgrade;
 pub mod ws;

@@ -3,4 +3,6 @@
 #![warn(missing_docs)]
 
 pub mod carrier;
+pub mod copy;
 pub mod mux;
+pub mod stream;

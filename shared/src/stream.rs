@@ -1,0 +1,335 @@
+//! What runs on a mux stream: framed messages and bodies (`proto::codec`), as both ends use it.
+
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::{Body, Frame as BodyFrame, SizeHint};
+use uniroute_proto::{
+    codec::{self, CodecError, Decoder, Frame, Kind, MAX_DATA},
+    head, v1,
+};
+
+use crate::mux::{Receiver, Sender, StreamError};
+
+/// Bytes that a body hands on before other tasks have their turn, so that a bulk transfer never
+/// holds a runtime thread.
+const YIELD_AFTER: usize = 256 * 1024;
+
+/// Why nothing more can be read from a stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The stream was cut.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// What came is no frame of the protocol.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The peer said that the body ended before its end.
+    #[error("the other side gave up: {0}")]
+    Aborted(String),
+    /// The stream finished without its last frame.
+    #[error("the stream finished before its last frame")]
+    Truncated,
+}
+
+/// Reads frames from a stream.
+#[derive(Debug)]
+pub struct FrameReader {
+    receiver: Receiver,
+    decoder: Decoder,
+    chunk: Bytes,
+}
+
+impl FrameReader {
+    /// Frames of a request stream.
+    #[must_use]
+    pub fn new(receiver: Receiver) -> Self {
+        Self { receiver, decoder: Decoder::new(), chunk: Bytes::new() }
+    }
+
+    /// Frames of the control stream.
+    #[must_use]
+    pub fn control(receiver: Receiver) -> Self {
+        Self { receiver, decoder: Decoder::control(), chunk: Bytes::new() }
+    }
+
+    /// The next frame, or `None` after the last one.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a stream that finishes without END is [`ReadError::Truncated`].
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
+        loop {
+            if let Some(frame) = self.decoder.decode(&mut self.chunk)? {
+                if frame.end {
+                    self.receiver.complete();
+                }
+                return Poll::Ready(Ok(Some(frame)));
+            }
+            if self.decoder.ended() {
+                return Poll::Ready(Ok(None));
+            }
+            match ready!(self.receiver.poll_recv(cx))? {
+                Some(chunk) => self.chunk = chunk,
+                None => return Poll::Ready(Err(ReadError::Truncated)),
+            }
+        }
+    }
+
+    /// The next message, which must be an `M`, and whether nothing follows it.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `what` names the message in it.
+    pub fn poll_message<M: uniroute_proto::Message + Default>(
+        &mut self,
+        what: &'static str,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(M, bool), ReadError>> {
+        let frame = ready!(self.poll_frame(cx))?.ok_or(ReadError::Truncated)?;
+        if frame.kind != Kind::Message {
+            return Poll::Ready(Err(CodecError::Unexpected { expected: what, got: frame.kind }.into()));
+        }
+        Poll::Ready(Ok((codec::parse(what, frame.payload)?, frame.end)))
+    }
+
+    /// [`FrameReader::poll_message`], awaited.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `what` names the message in it.
+    pub async fn message<M: uniroute_proto::Message + Default>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<(M, bool), ReadError> {
+        std::future::poll_fn(|cx| self.poll_message(what, cx)).await
+    }
+
+    /// Whether the last frame has come out.
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        self.decoder.ended()
+    }
+
+    /// The stream turns raw here: what was read too far, and the rest.
+    #[must_use]
+    pub fn into_raw(self) -> (Bytes, Receiver) {
+        (self.chunk, self.receiver)
+    }
+
+    /// No more is wanted, but the other direction goes on; see [`Receiver::stop`].
+    pub fn stop(self) {
+        self.receiver.stop();
+    }
+}
+
+/// A body that comes in over a stream: an answer's at the edge, a request's at the agent. Dropped
+/// early, it ends as its [`OnDrop`] says.
+#[derive(Debug)]
+pub struct StreamBody {
+    reader: Option<FrameReader>,
+    length: Option<u64>,
+    since_yield: usize,
+    on_drop: OnDrop,
+}
+
+/// What dropping an unread body means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrop {
+    /// Nobody wants the stream any more (the edge: the visitor has left).
+    Cancel,
+    /// The body is not wanted, the answer is (the agent: the local server answered early).
+    Stop,
+}
+
+impl StreamBody {
+    /// The body that follows on `reader`. `length` is its length where a header told it.
+    #[must_use]
+    pub const fn new(reader: FrameReader, length: Option<u64>, on_drop: OnDrop) -> Self {
+        Self { reader: Some(reader), length, since_yield: 0, on_drop }
+    }
+
+    /// No body; the stream is over in this direction.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { reader: None, length: Some(0), since_yield: 0, on_drop: OnDrop::Cancel }
+    }
+
+    fn take_frame(&mut self, frame: Frame) -> Result<Option<BodyFrame<Bytes>>, ReadError> {
+        if frame.end {
+            self.reader = None;
+        }
+        match frame.kind {
+            Kind::Data if frame.payload.is_empty() => Ok(None),
+            Kind::Data => {
+                self.since_yield += frame.payload.len();
+                Ok(Some(BodyFrame::data(frame.payload)))
+            }
+            Kind::Trailers => {
+                let trailers: v1::Trailers = codec::parse("Trailers", frame.payload)?;
+                head::header_count("Trailers", &trailers.headers)?;
+                Ok(Some(BodyFrame::trailers(header_map("Trailers", trailers.headers)?)))
+            }
+            Kind::Abort => {
+                let abort: v1::Abort = codec::parse("Abort", frame.payload)?;
+                Err(ReadError::Aborted(abort.message))
+            }
+            Kind::Message => {
+                Err(CodecError::Unexpected { expected: "a body", got: frame.kind }.into())
+            }
+        }
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take()
+            && self.on_drop == OnDrop::Stop
+        {
+            reader.stop();
+        }
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = ReadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, ReadError>>> {
+        if self.since_yield >= YIELD_AFTER {
+            self.since_yield = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
+            let result = match reader.poll_frame(cx) {
+                Poll::Pending => {
+                    self.since_yield = 0;
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(Some(frame))) => self.take_frame(frame),
+                Poll::Ready(Ok(None)) => {
+                    self.reader = None;
+                    Ok(None)
+                }
+                Poll::Ready(Err(error)) => Err(error),
+            };
+            match result {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) => {}
+                Err(error) => {
+                    // Whatever follows is of no use; dropping the reader tells the peer.
+                    self.reader = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reader.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) if self.reader.is_some() => SizeHint::with_exact(length),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+/// Headers as they came over the wire, checked: no CR, LF or NUL passes, names are tokens.
+///
+/// # Errors
+/// [`CodecError::Malformed`], naming the field's name but never its value.
+pub fn header_map(what: &'static str, headers: Vec<v1::Header>) -> Result<HeaderMap, CodecError> {
+    let malformed = |reason: String| CodecError::Malformed { what, reason };
+    head::header_count(what, &headers)?;
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for header in headers {
+        let name = HeaderName::from_bytes(&header.name)
+            .map_err(|_| malformed("a header's name is not a token".into()))?;
+        let value = HeaderValue::from_maybe_shared(header.value)
+            .map_err(|_| malformed(format!("the header {name} holds a forbidden byte")))?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+/// Why a body was not sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError<E> {
+    /// The stream takes no more.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The body broke off; the peer was told.
+    #[error("the body broke off: {0}")]
+    Body(E),
+}
+
+/// Sends a body as frames, to its end, and watches for the peer's cancel while it waits. The last
+/// frame carries END and the stream's FIN, so that a short answer is one mux frame.
+///
+/// # Errors
+/// [`SendError`]. A body that breaks off becomes an ABORT frame: never a short body that looks
+/// whole.
+pub async fn send_body<B>(sender: &mut Sender, body: B) -> Result<(), SendError<B::Error>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let mut body = pin!(body);
+    loop {
+        let frame = std::future::poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = ready_or_reset(sender, cx) {
+                return Poll::Ready(Err(error));
+            }
+            ready!(sender.poll_ready(cx))?;
+            body.as_mut().poll_frame(cx).map(Ok)
+        });
+        match frame.await? {
+            None => return Ok(sender.send_framed(codec::header(Kind::Data, true, 0), Bytes::new(), true)?),
+            Some(Err(error)) => {
+                sender.send(head::abort(&error.to_string()), true)?;
+                return Err(SendError::Body(error));
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    let last = body.is_end_stream();
+                    send_data(sender, data, last)?;
+                    if last {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let pairs = trailers.iter().map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
+                    return Ok(sender.send(head::trailers(pairs), true)?);
+                }
+            },
+        }
+    }
+}
+
+fn ready_or_reset(sender: &mut Sender, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+    sender.poll_reset(cx).map(Err)
+}
+
+fn send_data(sender: &mut Sender, mut data: Bytes, last: bool) -> Result<(), StreamError> {
+    loop {
+        let piece = data.split_to(data.len().min(MAX_DATA));
+        let last = last && data.is_empty();
+        let prefix = codec::header(Kind::Data, last, piece.len());
+        if last || !piece.is_empty() {
+            sender.send_framed(prefix, piece, last)?;
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+    }
+}
