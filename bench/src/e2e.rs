@@ -88,7 +88,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     }
 
     let mut runner = Runner::new(program, dir);
-    let results = measure(args, &mut runner, &systems).await?;
+    let results = measure(args, &mut runner, &mut systems).await?;
 
     let names: Vec<&str> = systems.iter().map(|system| system.name).collect();
     let head = format!("{}\n{nginx_note}", procfs::machine());
@@ -131,9 +131,13 @@ async fn start_origin(program: &Path, dir: &Path) -> anyhow::Result<(Child, Sock
     Ok((origin, address))
 }
 
-async fn measure(args: &Args, runner: &mut Runner, systems: &[System]) -> anyhow::Result<Results> {
+async fn measure(
+    args: &Args,
+    runner: &mut Runner,
+    systems: &mut [System],
+) -> anyhow::Result<Results> {
     let mut results = Results::default();
-    for system in systems {
+    for system in &mut *systems {
         runner.warm_up(system).await?;
         record_memory(&mut results, system, "memory after warm-up", |memory| memory.now)?;
     }
@@ -143,7 +147,8 @@ async fn measure(args: &Args, runner: &mut Runner, systems: &[System]) -> anyhow
             output::progress(format_args!("round {}: {}", round + 1, scenario.name));
             // Whoever goes first changes, so that a drift of the machine does not favour one of them.
             for turn in 0..systems.len() {
-                let system = &systems[(turn + round as usize) % systems.len()];
+                let index = (turn + round as usize) % systems.len();
+                let system = &mut systems[index];
                 for sample in runner.measure(system, scenario).await? {
                     results.record(scenario.name, sample.metric, system.name, sample.value);
                 }

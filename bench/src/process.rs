@@ -114,12 +114,18 @@ impl Child {
 
     /// SIGTERM and a bounded wait; what is left is killed. A process that has ended already is an error.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            self.ended = true;
-            bail!("{} had ended early: {status}\n{}", self.name, self.tail());
-        }
+        self.check()?;
         send(self.pid, Signal::TERM);
         self.ended = timeout(END, self.child.wait()).await.is_ok();
+        Ok(())
+    }
+
+    /// Fails, with the end of its log, if the process has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            self.ended = true;
+            bail!("{} ended by itself: {status}\n{}", self.name, self.tail());
+        }
         Ok(())
     }
 

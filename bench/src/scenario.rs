@@ -83,7 +83,7 @@ impl Runner {
     }
 
     /// Opens connections, grows buffers and pools, and faults pages in before anything counts.
-    pub(crate) async fn warm_up(&mut self, system: &System) -> anyhow::Result<()> {
+    pub(crate) async fn warm_up(&mut self, system: &mut System) -> anyhow::Result<()> {
         for work in [
             Work::Requests { seconds: 0.5 },
             Work::Bulk { way: "download", streams: 4, bytes: 16 << 20 },
@@ -96,9 +96,16 @@ impl Runner {
 
     pub(crate) async fn measure(
         &mut self,
-        system: &System,
+        system: &mut System,
         scenario: &Scenario,
     ) -> anyhow::Result<Vec<Sample>> {
+        let samples = self.run(system, scenario).await;
+        // A process that died is the cause of whatever else went wrong.
+        system.check()?;
+        samples.with_context(|| format!("{}: {}", system.name, scenario.name))
+    }
+
+    async fn run(&mut self, system: &System, scenario: &Scenario) -> anyhow::Result<Vec<Sample>> {
         match scenario.work {
             Work::Requests { seconds } => self.requests(system, scenario.name, seconds).await,
             Work::Bulk { way, streams, bytes } => {
@@ -108,7 +115,6 @@ impl Runner {
                 self.beside(system, scenario.name, seconds, pace).await
             }
         }
-        .with_context(|| format!("{}: {}", system.name, scenario.name))
     }
 
     async fn requests(

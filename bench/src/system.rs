@@ -51,10 +51,16 @@ impl System {
         Ok(all)
     }
 
+    /// Fails if a process in the middle has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.middle.iter_mut().try_for_each(Child::check)
+    }
+
     /// Waits until a small request gets through to the origin.
-    pub(crate) async fn wait_until_answering(&self) -> anyhow::Result<()> {
+    pub(crate) async fn wait_until_answering(&mut self) -> anyhow::Result<()> {
         let end = Instant::now() + READY;
         loop {
+            self.check()?;
             match self.try_once().await {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > end => {

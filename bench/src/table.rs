@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-/// All figures of a run, in the order in which they were first recorded.
+/// All figures of a run, scenario by scenario.
 #[derive(Default)]
 pub(crate) struct Results {
     rows: Vec<Row>,
@@ -43,15 +43,17 @@ impl Results {
     ) {
         let found =
             self.rows.iter().position(|row| row.scenario == scenario && row.metric == metric);
-        let index = found.unwrap_or_else(|| {
-            self.rows.push(Row {
-                scenario: scenario.to_owned(),
-                metric: metric.to_owned(),
-                systems: BTreeMap::new(),
-            });
-            self.rows.len() - 1
-        });
+        let index = found.unwrap_or_else(|| self.insert(scenario, metric));
         self.rows[index].systems.entry(system).or_default().push(value);
+    }
+
+    /// A new row, below those of the same scenario.
+    fn insert(&mut self, scenario: &str, metric: &str) -> usize {
+        let last = self.rows.iter().rposition(|row| row.scenario == scenario);
+        let index = last.map_or(self.rows.len(), |last| last + 1);
+        let (scenario, metric) = (scenario.to_owned(), metric.to_owned());
+        self.rows.insert(index, Row { scenario, metric, systems: BTreeMap::new() });
+        index
     }
 
     pub(crate) fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
@@ -155,6 +157,16 @@ mod tests {
         assert!(json[1].get("ratio_to_direct").is_none());
         let table = results.to_table(&["nginx", "uniroute"]);
         assert!(table.contains("2.00x"), "{table}");
+    }
+
+    #[test]
+    fn a_scenario_stays_together() {
+        let mut results = Results::default();
+        for (scenario, metric) in [("a", "1"), ("b", "1"), ("a", "2")] {
+            results.record(scenario, metric, "direct", 1.0);
+        }
+        let order: Vec<&str> = results.rows.iter().map(|row| row.scenario.as_str()).collect();
+        assert_eq!(order, ["a", "a", "b"]);
     }
 
     #[test]

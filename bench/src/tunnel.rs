@@ -68,7 +68,7 @@ pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow
     // The name in the public URL need not resolve here: the edge's address is known, the name goes into `Host`.
     let named: Uri = url.parse().with_context(|| format!("public URL {url:?}"))?;
     let target = Target { address: address.to_string(), host: Target::new(&named, None)?.host };
-    let system = System { name: "uniroute", target, middle: vec![edge, agent] };
+    let mut system = System { name: "uniroute", target, middle: vec![edge, agent] };
     system.wait_until_answering().await?;
     Ok(system)
 }
