@@ -1,0 +1,454 @@
+//! The one table of errors: every failure that a visitor, an agent's owner or an operator can
+//! meet, with its number, its metric label and the words for it.
+//!
+//! `docs/errors.md` is this table as a page; a test keeps the two equal.
+
+use std::fmt;
+
+/// One kind of failure. It prints as `UR-1001`.
+///
+/// A number is never used again for something else. Its first digit tells the class: 1 name and
+/// route, 2 agent link, 3 local server, 4 access, 5 limits, 6 edge.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// The four digits.
+    pub number: u16,
+    /// Label for metrics and logs, in kebab case, as stable as the number.
+    pub name: &'static str,
+    /// The part of the way that failed.
+    pub leg: Leg,
+    /// HTTP status of the answer; `None` for what only an agent or a log is told.
+    pub status: Option<u16>,
+    /// What happened, in a few words and without a full stop.
+    pub title: &'static str,
+    /// Why it happens, for whoever sees it; full sentences.
+    pub cause: &'static str,
+    /// What to do, for whoever can do it; full sentences.
+    pub fix: &'static str,
+    /// How loudly it is logged.
+    pub level: Level,
+    /// Seconds after which to try again. Every 503 has it, and nothing else.
+    pub retry_after: Option<u32>,
+}
+
+impl Code {
+    /// Looks up a code by its four digits.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<&'static Self> {
+        ALL.iter().copied().find(|code| code.number == number)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UR-{:04}", self.number)
+    }
+}
+
+/// The parts of the way from a visitor to a local server, and the check that stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leg {
+    /// The visitor's request itself.
+    Visitor,
+    /// The public server.
+    Edge,
+    /// The connection between edge and agent.
+    Link,
+    /// The agent, or its settings.
+    Agent,
+    /// The local server behind the agent.
+    Upstream,
+    /// Tokens and permissions.
+    Access,
+}
+
+impl Leg {
+    /// The word for programs: `visitor`, `edge`, `link`, `agent`, `upstream` or `access`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Visitor => "visitor",
+            Self::Edge => "edge",
+            Self::Link => "link",
+            Self::Agent => "agent",
+            Self::Upstream => "upstream",
+            Self::Access => "access",
+        }
+    }
+}
+
+/// How loudly a failure is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Everyday noise, such as a scanner trying names.
+    Debug,
+    /// Normal, and worth knowing.
+    Info,
+    /// Something does not work for someone.
+    Warn,
+    /// Someone should act.
+    Error,
+}
+
+/// Turns each row into an associated constant and all of them into [`ALL`].
+macro_rules! codes {
+    ($(
+        $constant:ident $number:literal $name:literal $leg:ident $level:ident
+        status($($status:literal)?) retry($($retry:literal)?)
+        title: $title:literal
+        cause: $cause:literal
+        fix: $fix:literal
+    )+) => {
+        impl Code {
+            $(
+                #[doc = concat!("`UR-", $number, "`: ", $title, ".")]
+                pub const $constant: Self = Self {
+                    number: $number,
+                    name: $name,
+                    leg: Leg::$leg,
+                    status: codes!(@option $($status)?),
+                    title: $title,
+                    cause: $cause,
+                    fix: $fix,
+                    level: Level::$level,
+                    retry_after: codes!(@option $($retry)?),
+                };
+            )+
+        }
+
+        /// Every code there is, by rising number.
+        pub static ALL: &[&Code] = &[$(&Code::$constant),+];
+
+        /// Constant and metric label of each.
+        #[cfg(test)]
+        const LABELS: &[(&str, &str)] = &[$((stringify!($constant), $name)),+];
+    };
+    (@option) => { None };
+    (@option $value:literal) => { Some($value) };
+}
+
+codes! {
+    UNKNOWN_TUNNEL 1001 "unknown-tunnel" Visitor Debug status(404) retry()
+    title: "No tunnel has this address"
+    cause: "The edge knows no tunnel of this name. The address may be mistyped, or the tunnel was \
+        temporary and has been closed."
+    fix: "Check the address. If the tunnel is yours, start the agent again and use the address \
+        that it prints; a name of your own choice (`--name`) stays the same."
+
+    BAD_HOST 1002 "bad-host" Visitor Debug status(400) retry()
+    title: "The host name of the request cannot be used"
+    cause: "The request names no host, names several, or names one that is not a valid host name, \
+        so the edge cannot tell which tunnel is meant."
+    fix: "Send exactly one valid `Host` field (`:authority` in HTTP/2) that agrees with the URL."
+
+    NOT_FOUND_ON_EDGE 1003 "not-found-on-edge" Visitor Debug status(404) retry()
+    title: "The edge has no such page"
+    cause: "This is the edge's own address, not that of a tunnel, and nothing is at this path."
+    fix: "To reach a tunnel, use its own address, which the agent prints when it starts."
+
+    METHOD_REFUSED 1004 "method-refused" Visitor Debug status(405) retry()
+    title: "This HTTP method is not allowed"
+    cause: "`CONNECT` and `TRACE` do not pass through a tunnel: they address proxies, not sites."
+    fix: "Use another method. For connections that are not HTTP, open a TCP tunnel."
+
+    BAD_REQUEST 1005 "bad-request" Visitor Debug status(400) retry()
+    title: "The request is not valid HTTP"
+    cause: "The request could be understood in more than one way, or in none, so it was not passed \
+        on to the local server."
+    fix: "Check the program that sent it: its request line, its header fields, and that it gives \
+        the length of the body once and in one way."
+
+    MISDIRECTED 1006 "misdirected" Visitor Debug status(421) retry()
+    title: "The request came over a connection for another host"
+    cause: "The secure connection was made for one host name and the request asks for another."
+    fix: "Open a new connection for this host; browsers do so by themselves."
+
+    NAME_TAKEN 1101 "name-taken" Agent Info status() retry()
+    title: "The name is already in use"
+    cause: "The tunnel name belongs to someone else, or another agent of yours is serving it."
+    fix: "Choose another name, or stop the other agent first."
+
+    NAME_RESERVED 1102 "name-reserved" Agent Info status() retry()
+    title: "The name is reserved"
+    cause: "The edge keeps this name for its own pages or for a well-known service."
+    fix: "Choose another name."
+
+    NAME_INVALID 1103 "name-invalid" Agent Info status() retry()
+    title: "The name is not valid"
+    cause: "A tunnel name is one DNS label: 1 to 63 letters, digits and hyphens, no hyphen at \
+        either end and none as third and fourth character."
+    fix: "Choose a name that keeps to this, such as `my-app`."
+
+    TOO_MANY_TUNNELS 1104 "too-many-tunnels" Agent Info status() retry()
+    title: "Too many tunnels"
+    cause: "The agent asked for more tunnels than the edge allows for it."
+    fix: "Close tunnels that are not needed, or ask the edge's operator for a higher limit."
+
+    TUNNEL_KIND_UNSUPPORTED 1105 "tunnel-kind-unsupported" Agent Info status() retry()
+    title: "The edge does not offer this kind of tunnel"
+    cause: "The edge is too old for this kind of tunnel, or its operator has not switched it on."
+    fix: "Use another kind of tunnel, or ask the edge's operator to enable this one."
+
+    NO_AGENT 2001 "no-agent" Agent Info status(503) retry(5)
+    title: "The tunnel is not connected"
+    cause: "The tunnel exists, but no agent is connected that serves it. Its owner's machine may \
+        be off or without a network, or the agent is not running."
+    fix: "Start the agent, or see in its output why it does not connect. `uniroute diagnose` \
+        checks the way to the edge."
+
+    LINK_LOST 2002 "link-lost" Link Warn status(502) retry()
+    title: "The connection to the agent was lost"
+    cause: "The agent's connection ended after the request was sent and before it was answered. \
+        Whether the local server has acted on the request is not known."
+    fix: "Try again if the request may safely be made twice. If it happens often, look at the \
+        network between agent and edge, and in the agent's output for reconnects."
+
+    STREAM_LIMIT 2003 "stream-limit" Link Warn status(503) retry(1)
+    title: "The tunnel is busy"
+    cause: "The agent's connection carries as many requests at once as it may."
+    fix: "Try again in a moment. If it happens often, make the local server answer faster, run a \
+        second agent for this tunnel, or raise the limit of streams per session."
+
+    AGENT_PROTOCOL 2004 "agent-protocol" Agent Warn status(502) retry()
+    title: "The agent's answer makes no sense"
+    cause: "The agent answered with something that the tunnel protocol does not allow."
+    fix: "Update agent and edge to current versions. If it goes on, report it with the request id."
+
+    ANSWER_TIMEOUT 2005 "answer-timeout" Agent Warn status(504) retry()
+    title: "The agent did not answer in time"
+    cause: "The request was handed to the agent, and neither an answer nor an error came back in \
+        the time allowed."
+    fix: "See in the agent's output whether the request arrived. The agent's machine may be \
+        overloaded or asleep, or its network very slow."
+
+    HANDSHAKE_TIMEOUT 2101 "handshake-timeout" Link Info status() retry()
+    title: "The handshake took too long"
+    cause: "The agent's connection was open, but it did not say in time who it is and what it \
+        wants."
+    fix: "Look at the network between agent and edge; a proxy in between may hold data back."
+
+    VERSION_MISMATCH 2102 "version-mismatch" Link Warn status() retry()
+    title: "Agent and edge speak different versions"
+    cause: "There is no version of the tunnel protocol that both of them know."
+    fix: "Update the older of the two."
+
+    BAD_FRAME 2103 "bad-frame" Link Warn status() retry()
+    title: "Damaged data on the agent's connection"
+    cause: "A message was larger than allowed or could not be decoded, so the connection was \
+        closed."
+    fix: "Update agent and edge to current versions. If it goes on, something between them changes \
+        the data, or another program is connecting."
+
+    HEARTBEAT_LOST 2104 "heartbeat-lost" Link Warn status() retry()
+    title: "The other side fell silent"
+    cause: "Nothing came over the agent's connection for too long, not even a heartbeat, so it was \
+        closed."
+    fix: "The agent reconnects by itself. If it happens often, look at the network, at sleep \
+        settings, and at firewalls that drop idle connections."
+
+    BAD_UPGRADE 2105 "bad-upgrade" Link Debug status(426) retry()
+    title: "Only agents can connect here"
+    cause: "This path takes WebSocket connections with the subprotocol `uniroute.v1`, and the \
+        request is not a proper one."
+    fix: "Connect with the agent. If that was an agent, a proxy in between may not pass WebSocket \
+        upgrades on."
+
+    SESSION_REPLACED 2106 "session-replaced" Agent Info status() retry()
+    title: "A newer connection took over"
+    cause: "The same agent connected again, so its older connection was closed."
+    fix: "Nothing, after a reconnect. If it goes on, two agents use one agent id: give each its \
+        own."
+
+    UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
+    title: "The local server refused the connection"
+    cause: "The tunnel works, but nothing listens at the local address that it leads to."
+    fix: "Start the local server, and check that the agent was given its port."
+
+    UPSTREAM_CONNECT_TIMEOUT 3002 "upstream-connect-timeout" Upstream Info status(504) retry()
+    title: "The local server could not be reached in time"
+    cause: "The agent tried to connect to the local server, and got neither a connection nor a \
+        refusal."
+    fix: "Check the local address, and that no firewall drops connections from the agent to it."
+
+    UPSTREAM_TIMEOUT 3003 "upstream-timeout" Upstream Info status(504) retry()
+    title: "The local server did not answer in time"
+    cause: "The local server took the request and did not begin to answer in the time allowed."
+    fix: "See what the local server is doing, or give it more time in the settings of the tunnel."
+
+    UPSTREAM_RESET 3004 "upstream-reset" Upstream Info status(502) retry()
+    title: "The local server hung up"
+    cause: "The local server closed the connection before it answered. Whether it has acted on the \
+        request is not known."
+    fix: "Look into the local server's log: it may have crashed or restarted."
+
+    UPSTREAM_BAD_RESPONSE 3005 "upstream-bad-response" Upstream Info status(502) retry()
+    title: "The local server's answer is not valid HTTP"
+    cause: "What the local server sent cannot be passed on as an HTTP response."
+    fix: "Check the port, and that the server speaks HTTP there. If it expects HTTPS, give the \
+        agent an `https://` address."
+
+    UPSTREAM_TLS 3006 "upstream-tls" Upstream Info status(502) retry()
+    title: "No secure connection to the local server"
+    cause: "The agent and the local server could not agree on TLS, or the agent does not trust the \
+        server's certificate."
+    fix: "If the server speaks plain HTTP, give the agent an `http://` address. If its certificate \
+        is self-signed, tell the agent to trust it."
+
+    UPSTREAM_DNS 3007 "upstream-dns" Upstream Info status(502) retry()
+    title: "The local server's name was not found"
+    cause: "The agent could not find the address of the host that the tunnel leads to."
+    fix: "Check the host name in the settings of the tunnel, and name resolution on the agent's \
+        machine."
+
+    UPSTREAM_UNREACHABLE 3008 "upstream-unreachable" Upstream Info status(502) retry()
+    title: "The local server cannot be reached"
+    cause: "There is no way from the agent to the local address: no route to it, no such socket or \
+        folder, or no permission to use it."
+    fix: "Check the local address, the network of the agent's machine, and the permissions of the \
+        agent."
+
+    UPSTREAM_ABORTED 3009 "upstream-aborted" Upstream Info status() retry()
+    title: "The local server stopped in the middle of its answer"
+    cause: "The answer had begun when the local server's connection ended, so the transfer was cut \
+        off, for what came is not the whole."
+    fix: "Look into the local server's log: it may have crashed or restarted."
+
+    TOKEN_REFUSED 4001 "token-refused" Access Warn status() retry()
+    title: "The token was refused"
+    cause: "The edge does not know the agent's token, or it has expired or been revoked."
+    fix: "Check `UNIROUTE_TOKEN` or the token file, or ask the edge's operator for a new token."
+
+    CHALLENGE_REPLAYED 4002 "challenge-replayed" Access Warn status() retry()
+    title: "The answer does not fit the challenge"
+    cause: "The agent's first message answers a challenge that the edge did not give on this \
+        connection, as a recorded and repeated message would."
+    fix: "Connect again. If it goes on, update the agent, and make sure that nothing between agent \
+        and edge repeats data."
+
+    CONNECTION_LIMIT 5001 "connection-limit" Edge Warn status(503) retry(5)
+    title: "Too many connections"
+    cause: "The edge has as many connections open as it may, in all or from this address."
+    fix: "Try again in a moment. If it happens often, the edge's operator can raise the limits."
+
+    HEAD_TOO_LARGE 5002 "head-too-large" Visitor Debug status(431) retry()
+    title: "The header of the request is too large"
+    cause: "The request's header fields, often its cookies, are more than the edge takes."
+    fix: "Delete the cookies of this site and try again, or send fewer or shorter header fields."
+
+    SESSION_LIMIT 5003 "session-limit" Edge Warn status(503) retry(30)
+    title: "Too many agents"
+    cause: "The edge has as many agents connected as it may."
+    fix: "Try again later, or ask the edge's operator for a higher limit."
+
+    INTERNAL 6001 "internal" Edge Error status(500) retry()
+    title: "Something went wrong in the edge"
+    cause: "The edge failed in a way that it should not. Neither the request nor the tunnel is to \
+        blame."
+    fix: "Try again. If it goes on, tell the edge's operator the request id, by which the log can \
+        be searched."
+
+    DRAINING 6002 "draining" Edge Info status(503) retry(2)
+    title: "The edge is restarting"
+    cause: "This edge is about to stop and takes nothing new."
+    fix: "Try again in a moment; agents reconnect by themselves."
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fmt::Write;
+
+    use super::*;
+
+    const INTRO: &str = "\
+# Errors
+
+Every answer that UniRoute makes itself, instead of the local server, carries its code in the
+field `x-uniroute-error` and the request in `x-uniroute-request-id`; both are in the log too.
+Browsers get a page, other programs `application/problem+json`.
+
+The first digit is the class: 1 name and route, 2 agent link, 3 local server, 4 access, 5 limits,
+6 edge. Codes without a status are told to agents and to the log only.
+";
+
+    /// The table as a page.
+    fn markdown() -> String {
+        let mut page = INTRO.to_owned();
+        for code in ALL {
+            let Code { name, title, cause, fix, .. } = code;
+            let status = code.status.map_or("none".to_owned(), |status| status.to_string());
+            let retry = code.retry_after.map_or(String::new(), |s| format!(", retry after {s} s"));
+            let leg = code.leg.as_str();
+            write!(
+                page,
+                "\n## {code}\n\n**{title}** (`{name}`, leg: {leg}, status: {status}{retry})\n\n\
+                 *Cause:* {cause}\n\n*Fix:* {fix}\n"
+            )
+            .unwrap();
+        }
+        page
+    }
+
+    #[test]
+    fn the_page_of_errors_is_the_table() {
+        let expected = markdown();
+        let page = include_str!("../../docs/errors.md");
+        assert!(page == expected, "docs/errors.md should read:\n{expected}");
+    }
+
+    #[test]
+    fn numbers_and_names_are_unique_and_numbers_rise() {
+        assert!(ALL.is_sorted_by(|a, b| a.number < b.number));
+        assert_eq!(ALL.iter().map(|code| code.name).collect::<HashSet<_>>().len(), ALL.len());
+        for (constant, name) in LABELS {
+            assert_eq!(constant.to_lowercase().replace('_', "-"), *name);
+        }
+    }
+
+    #[test]
+    fn the_class_fits_the_leg() {
+        for code in ALL {
+            let legs: &[Leg] = match code.number / 1000 {
+                1 => &[Leg::Visitor, Leg::Agent],
+                2 => &[Leg::Link, Leg::Agent],
+                3 => &[Leg::Upstream],
+                4 => &[Leg::Access],
+                5 => &[Leg::Visitor, Leg::Edge],
+                6 => &[Leg::Edge],
+                _ => &[],
+            };
+            assert!(legs.contains(&code.leg), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_passes_by_itself_says_when() {
+        for code in ALL {
+            assert_eq!(code.status == Some(503), code.retry_after.is_some(), "{code}");
+            assert!(code.status.is_none_or(|status| (400..600).contains(&status)), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_our_own_failures_are_errors() {
+        let errors = ALL.iter().filter(|code| code.level == Level::Error);
+        assert!(errors.eq([&&Code::INTERNAL]));
+    }
+
+    #[test]
+    fn texts_are_finished() {
+        for code in ALL {
+            assert!(!code.title.ends_with('.') && !code.title.is_empty(), "{code}");
+            for text in [code.cause, code.fix] {
+                assert!(text.ends_with('.') && !text.contains("  "), "{code}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_print_and_are_found_by_number() {
+        assert_eq!(Code::UNKNOWN_TUNNEL.to_string(), "UR-1001");
+        assert_eq!(Code::from_number(2001), Some(&Code::NO_AGENT));
+        assert_eq!(Code::from_number(9999), None);
+    }
+}
