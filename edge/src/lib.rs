@@ -1,1 +1,274 @@
-//! Placeholder while the workspace is set up.
+//! The edge: the public server of UniRoute Tunnel. Visitors' requests come in at one door and go
+//! out over the sessions that agents hold open; see ARCHITECTURE.md for the map.
+//!
+//! [`Edge::start`] binds and serves, [`Edge::shutdown`] drains. The binary `uniroute-edge` adds a
+//! command line and signals.
+
+mod admin;
+pub mod config;
+mod ingress;
+mod metrics;
+mod names;
+mod registry;
+mod session;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info};
+use uniroute_shared::id::{SessionId, TokenSet};
+
+use self::{config::Settings, ingress::router::Hosts, metrics::Metrics, registry::Registry};
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// What all parts of one edge share. No globals: a process may run several edges.
+pub(crate) struct Shared {
+    pub(crate) id: String,
+    pub(crate) hosts: Hosts,
+    pub(crate) tokens: TokenSet,
+    pub(crate) heartbeat: Duration,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: TaskTracker,
+    /// Said once, when the edge is to stop: no new work, what is under way may finish.
+    pub(crate) stop: CancellationToken,
+    /// The same as a flag that costs nothing to read.
+    pub(crate) stopping: AtomicBool,
+    public: PublicUrl,
+    connections: Arc<Semaphore>,
+    max_connections: usize,
+    sessions: Arc<Semaphore>,
+    workers: Vec<runtime::Handle>,
+}
+
+impl Shared {
+    /// Where visitors find the tunnel `name`.
+    pub(crate) fn public_url(&self, name: &str) -> String {
+        let PublicUrl { scheme, domain, port } = &self.public;
+        format!("{scheme}://{name}.{domain}{port}")
+    }
+
+    /// Room for one more connection.
+    pub(crate) fn connection_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// Room for one more agent.
+    pub(crate) fn session_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.sessions).try_acquire_owned().ok()
+    }
+
+    pub(crate) fn now(&self) -> metrics::Now {
+        let (sessions, names) = self.registry.counts();
+        metrics::Now {
+            sessions,
+            names,
+            tasks: self.workers.iter().map(|worker| worker.metrics().num_alive_tasks()).sum(),
+            connections: self.max_connections - self.connections.available_permits(),
+        }
+    }
+}
+
+struct PublicUrl {
+    scheme: String,
+    domain: String,
+    /// With its colon; empty where the scheme's own port is meant.
+    port: String,
+}
+
+/// Why an edge could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address can't be listened on.
+    #[error("cannot listen on {address} ({what}): {source}")]
+    Bind {
+        /// The address as it was configured.
+        address: SocketAddr,
+        /// What was to be served there.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A runtime thread can't be made.
+    #[error("cannot start a worker thread: {0}")]
+    Worker(io::Error),
+}
+
+/// A running edge. Dropped without [`Edge::shutdown`], it stops at once.
+pub struct Edge {
+    shared: Arc<Shared>,
+    http: SocketAddr,
+    admin: Option<SocketAddr>,
+    /// Ends the workers, whatever they still do.
+    halt: CancellationToken,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Edge {
+    /// Binds every address and serves. What is returned is ready: connections are accepted.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let http = bind(settings.http, "http")?;
+        let admin = settings.admin.map(|address| bind(address, "admin")).transpose()?;
+        let bound = |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
+        let http_address = bound(&http)?;
+        let admin_address = admin.as_ref().map(bound).transpose()?;
+        let halt = CancellationToken::new();
+        let runtimes: Vec<_> =
+            (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;
+        let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+        let shared = Arc::new(shared(settings, http_address, handles));
+
+        let mut edge = Self {
+            shared: Arc::clone(&shared),
+            http: http_address,
+            admin: admin_address,
+            halt: halt.clone(),
+            threads: Vec::new(),
+        };
+        let mut admin = admin;
+        for (number, runtime) in runtimes.into_iter().enumerate() {
+            let worker = Worker {
+                edge: Arc::clone(&shared),
+                http: http.try_clone().map_err(StartError::Worker)?,
+                admin: admin.take(),
+                halt: halt.clone(),
+            };
+            let thread = thread::Builder::new().name(format!("edge-{number}"));
+            let thread = thread.spawn(move || worker.run(&runtime)).map_err(StartError::Worker)?;
+            edge.threads.push(thread);
+        }
+        Ok(edge)
+    }
+
+    /// Where visitors and agents connect.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where operators look, if anywhere.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Drains, then stops: readiness off, agents told to go elsewhere, requests under way finished;
+    /// all of it within `deadline`. Returns whether everything finished by itself.
+    pub async fn shutdown(self, deadline: Duration) -> bool {
+        info!("draining");
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        let drained = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
+        debug!(drained, "stopping");
+        drained
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.cancel();
+        self.halt.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge").field("http", &self.http).finish_non_exhaustive()
+    }
+}
+
+fn shared(settings: Settings, http: SocketAddr, workers: Vec<runtime::Handle>) -> Shared {
+    let public = settings.public_url.unwrap_or_else(|| config::PublicBase {
+        scheme: "http".into(),
+        port: (http.port() != 80).then_some(http.port()),
+    });
+    Shared {
+        id: format!("edge-{}", SessionId::new()),
+        public: PublicUrl {
+            scheme: public.scheme,
+            domain: settings.domain.clone(),
+            port: public.port.map(|port| format!(":{port}")).unwrap_or_default(),
+        },
+        hosts: Hosts { domain: settings.domain, any_is_own: settings.any_host_is_own },
+        tokens: settings.tokens,
+        heartbeat: settings.heartbeat,
+        registry: Registry::default(),
+        metrics: Metrics::new(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        stopping: AtomicBool::new(false),
+        connections: Arc::new(Semaphore::new(settings.max_connections)),
+        max_connections: settings.max_connections,
+        sessions: Arc::new(Semaphore::new(settings.max_sessions)),
+        workers,
+    }
+}
+
+/// One thread with its own runtime: a session, and most of the requests on it, stay on one core.
+struct Worker {
+    edge: Arc<Shared>,
+    http: std::net::TcpListener,
+    admin: Option<std::net::TcpListener>,
+    halt: CancellationToken,
+}
+
+impl Worker {
+    fn run(self, runtime: &runtime::Runtime) {
+        runtime.block_on(async move {
+            match TcpListener::from_std(self.http) {
+                Ok(listener) => {
+                    let serving = ingress::listener::serve(Arc::clone(&self.edge), listener);
+                    self.edge.tasks.spawn(serving);
+                }
+                Err(error) => tracing::error!(%error, "a worker can't accept connections"),
+            }
+            if let Some(Ok(listener)) = self.admin.map(TcpListener::from_std) {
+                tokio::spawn(admin::serve(Arc::clone(&self.edge), listener));
+            }
+            self.halt.cancelled().await;
+        });
+    }
+}
+
+fn worker_runtime() -> Result<runtime::Runtime, StartError> {
+    runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)
+}
+
+fn bind(address: SocketAddr, what: &'static str) -> Result<std::net::TcpListener, StartError> {
+    let bind = || -> io::Result<std::net::TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bind().map_err(|source| StartError::Bind { address, what, source })
+}

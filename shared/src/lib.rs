@@ -2,7 +2,14 @@
 //! configuration files, back-off and telemetry.
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod carrier;
+pub mod code;
+pub mod config_file;
 pub mod copy;
+pub mod headers;
+pub mod id;
 pub mod mux;
+pub mod shutdown;
 pub mod stream;
+pub mod telemetry;

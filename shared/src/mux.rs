@@ -239,6 +239,12 @@ impl Session {
         self.shared.step(|core| ((), core.ping(Instant::now())));
     }
 
+    /// When bytes last came from the peer; any byte is a sign of life.
+    #[must_use]
+    pub fn last_received(&self) -> Instant {
+        self.shared.core.lock().last_received
+    }
+
     /// Figures of this moment. Walks over the streams: not for the request path.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -259,6 +259,7 @@ pub(super) struct Core {
     granted: u64,
     round_trip: RoundTrip,
     go_away_received: bool,
+    pub(super) last_received: Instant,
     closed: Option<SessionError>,
     /// Everything queued before the close is to be written first.
     closing: bool,
@@ -284,6 +285,7 @@ impl Core {
             granted: 0,
             round_trip: RoundTrip::default(),
             go_away_received: false,
+            last_received: Instant::now(),
             closed: None,
             closing: false,
         }
@@ -618,6 +620,7 @@ impl Core {
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), SessionError> {
+        self.last_received = now;
         loop {
             match &mut self.input {
                 Input::Header { bytes: header, filled } => {

@@ -1,0 +1,47 @@
+# One word for each thing that is done often. CARGO_TARGET_DIR is honoured everywhere.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# As in: make bench ARGS="--quick --json bench.json"
+ARGS ?=
+
+.PHONY: help demo test check deny bench
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Run a site, an edge and an agent on this machine, and print the URL
+	@scripts/demo.sh
+
+test: ## Install what the tests need, then run them all
+	scripts/install-test-deps.sh
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
+	else \
+		set -x; $(CARGO) test --workspace; \
+	fi
+
+check: ## What CI runs before the tests: format, lints, docs, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	@$(MAKE) --no-print-directory deny
+
+deny: ## Licences, sources, bans and known vulnerabilities of the dependencies
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "cargo-deny is not installed: dependencies are not checked"; \
+	else \
+		set -e; \
+		$(CARGO) deny --all-features check bans licenses sources; \
+		if $(CARGO) deny fetch db >/dev/null 2>&1; then \
+			$(CARGO) deny --all-features check advisories; \
+		else \
+			echo "the advisory database cannot be fetched: known vulnerabilities are not checked"; \
+		fi; \
+	fi
+
+bench: ## Compare the tunnel with a chain of two nginx reverse proxies (ARGS="--quick --json FILE")
+	scripts/install-test-deps.sh
+	$(CARGO) build --release -p uniroute-edge -p uniroute-agent -p uniroute-bench
+	$(TARGET)/release/uniroute-bench e2e $(ARGS)

@@ -1,0 +1,189 @@
+//! The command line of `uniroute-edge`.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use uniroute_edge::config::{self, File, SAMPLE, Settings, SettingsError};
+use uniroute_shared::{id::Token, telemetry::LogFormat};
+
+/// The public server of UniRoute Tunnel.
+#[derive(Debug, Parser)]
+#[command(name = "uniroute-edge", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// All in one on this machine, to try it out: prints the exact agent command.
+    Dev(Dev),
+    /// The server.
+    Serve(Serve),
+    /// The config file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints a commented sample with every key at its default.
+    Init,
+    /// Names every fault of a config file.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Flags that `dev` and `serve` have in common. Order: flag, environment, file, default.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Where visitors and agents connect; port 0 takes a free one.
+    /// Config key `http`. Default: 127.0.0.1:8080 in dev, 0.0.0.0:8080 in serve.
+    #[arg(long, env = "UNIROUTE_HTTP", value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Where operators look, or `off`. Config key `admin`. Default: 127.0.0.1:9090.
+    #[arg(long, env = "UNIROUTE_ADMIN", value_name = "ADDR|off")]
+    admin: Option<String>,
+    /// Tunnels are one label below this name. Config key `domain`. Default: localhost.
+    #[arg(long, env = "UNIROUTE_DOMAIN", value_name = "NAME")]
+    domain: Option<String>,
+    /// How visitors reach the edge when that is not the address it listens on.
+    /// Config key `public_url`. Default: http://DOMAIN:PORT.
+    #[arg(long, env = "UNIROUTE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// Threads. Config key `workers`. Default: one for each core.
+    #[arg(long, env = "UNIROUTE_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// off, error, warn, info, debug, trace, or directives. Config key `log_level`. Default: info.
+    #[arg(long, env = "UNIROUTE_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json. Config key `log_format`. Default: text.
+    #[arg(long, env = "UNIROUTE_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    #[command(flatten)]
+    common: Common,
+    /// Where the token is kept (DATA_DIR/token). Default: a folder of this user's state.
+    #[arg(long, env = "UNIROUTE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    common: Common,
+    /// The config file; see `config init`.
+    #[arg(long, env = "UNIROUTE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One token of at least 16 characters a line; `-` reads standard input.
+    /// Config key `token_file`.
+    #[arg(long, env = "UNIROUTE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// What to run, and how to log it.
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    /// Where `dev` keeps its token.
+    pub(crate) dev_token: Option<PathBuf>,
+}
+
+impl Common {
+    /// What is given on the command line or in the environment goes over what the file says.
+    fn over(self, mut file: File) -> (File, String, LogFormat) {
+        file.http = self.http.or(file.http);
+        file.admin = self.admin.or(file.admin);
+        file.domain = self.domain.or(file.domain);
+        file.public_url = self.public_url.or(file.public_url);
+        file.workers = self.workers.or(file.workers);
+        let level = self.log_level.or(file.log_level.take()).unwrap_or_else(|| "info".into());
+        let format = self.log_format.or(file.log_format).unwrap_or_default();
+        (file, level, format)
+    }
+}
+
+impl Serve {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        let file = self.config.as_deref().map(File::load).transpose()?.unwrap_or_default();
+        let (mut file, log_level, log_format) = self.common.over(file);
+        file.token_file = self.token_file.or(file.token_file);
+        Ok(Plan { settings: file.settings()?, log_level, log_format, dev_token: None })
+    }
+}
+
+impl Dev {
+    pub(crate) fn plan(self) -> anyhow::Result<Plan> {
+        let dir = self.data_dir.unwrap_or_else(default_data_dir);
+        let token = dev_token(&dir)?;
+        let (mut file, log_level, log_format) = self.common.over(File::default());
+        file.token_file = Some(token.clone());
+        file.http = file.http.or(Some(([127, 0, 0, 1], 8080).into()));
+        let settings = Settings { any_host_is_own: true, ..file.settings()? };
+        Ok(Plan { settings, log_level, log_format, dev_token: Some(token) })
+    }
+}
+
+fn default_data_dir() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
+    state.unwrap_or_else(std::env::temp_dir).join("uniroute/edge-dev")
+}
+
+/// The token file of `dev`: the one that is there, so that agents' settings stay right, or a new
+/// one.
+fn dev_token(dir: &Path) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+    let path = dir.join("token");
+    if path.exists() {
+        config::read_tokens(&path)?;
+        return Ok(path);
+    }
+    let mut secret = [0; 24];
+    getrandom::fill(&mut secret).context("no random numbers from the system")?;
+    let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = Token::parse(&format!("ur_dev_{token}"))?;
+    write_secret(&path, token.expose())
+        .with_context(|| format!("cannot write the token to {}", path.display()))?;
+    Ok(path)
+}
+
+fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    writeln!(options.open(path)?, "{secret}")
+}
+
+impl ConfigCommand {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Init => io::stdout().write_all(SAMPLE.as_bytes())?,
+            Self::Check { file } => {
+                let checked = File::load(&file)?.settings();
+                // A file without tokens is whole all the same: they may come by flag.
+                if let Err(error) = checked
+                    && !matches!(error, SettingsError::NoTokens)
+                {
+                    bail!("{}: {error}", file.display());
+                }
+                writeln!(io::stdout(), "{}: no faults", file.display())?;
+            }
+        }
+        Ok(())
+    }
+}

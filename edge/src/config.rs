@@ -1,0 +1,246 @@
+//! What an operator writes (flags, environment, file) and what the edge uses, apart from each other.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use uniroute_shared::{
+    config_file::{self, ConfigError},
+    id::{TokenSet, TokenSetError},
+    telemetry::LogFormat,
+};
+
+/// Heartbeats of sessions, both ways.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Connections, of visitors and agents together.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Agents at a time.
+pub const MAX_SESSIONS: usize = 15_000;
+
+/// Checked settings of one edge.
+#[derive(Debug)]
+pub struct Settings {
+    /// Visitors and agents.
+    pub http: SocketAddr,
+    /// Operators; `None`: nobody.
+    pub admin: Option<SocketAddr>,
+    /// Tunnels are one label below this name.
+    pub domain: String,
+    /// Whether every host name that is no tunnel's is the edge's own, or the bare domain only.
+    pub any_host_is_own: bool,
+    /// How visitors reach the edge, where that is not the address it listens on.
+    pub public_url: Option<PublicBase>,
+    /// Tokens that agents may come with.
+    pub tokens: TokenSet,
+    /// How often each side of a session gives a sign of life.
+    pub heartbeat: Duration,
+    /// Threads, each with its own runtime.
+    pub workers: NonZeroUsize,
+    /// Connections at a time; the next one is answered 503 and closed.
+    pub max_connections: usize,
+    /// Agents at a time; the next one is answered 503.
+    pub max_sessions: usize,
+}
+
+/// Scheme and port that visitors see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicBase {
+    /// `http` or `https`.
+    pub scheme: String,
+    /// `None`: the scheme's own.
+    pub port: Option<u16>,
+}
+
+/// The file of `serve --config`, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Always 1; checked before anything else.
+    #[serde(rename = "version")]
+    _version: Option<u32>,
+    /// See [`Settings::http`].
+    pub http: Option<SocketAddr>,
+    /// An address, or `off`.
+    pub admin: Option<String>,
+    /// See [`Settings::domain`].
+    pub domain: Option<String>,
+    /// Such as `https://tunnels.example.com`.
+    pub public_url: Option<String>,
+    /// One token a line.
+    pub token_file: Option<PathBuf>,
+    /// Directives of the log.
+    pub log_level: Option<String>,
+    /// `text` or `json`.
+    pub log_format: Option<LogFormat>,
+    /// See [`Settings::workers`].
+    pub workers: Option<NonZeroUsize>,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The section `[limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// See [`Settings::max_connections`].
+    pub connections: Option<usize>,
+    /// See [`Settings::max_sessions`].
+    pub sessions: Option<usize>,
+}
+
+/// The file that `config init` writes: every key with its default.
+pub const SAMPLE: &str = include_str!("edge.sample.toml");
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// `domain` is no host name.
+    #[error("domain {0:?} is not a host name such as tunnels.example.com")]
+    Domain(String),
+    /// `public_url` is no URL, or has more than scheme, host and port.
+    #[error("public_url {0:?} must be http(s)://HOST[:PORT] with the host {1:?}, and nothing more")]
+    PublicUrl(String, String),
+    /// `admin` is no address.
+    #[error("admin {0:?} is neither an address such as 127.0.0.1:9090 nor \"off\"")]
+    Admin(String),
+    /// The token file can't be read.
+    #[error("cannot read the token file {0}: {1}")]
+    TokenFile(PathBuf, io::Error),
+    /// The token file holds something else.
+    #[error("the token file {0}: {1}")]
+    Tokens(PathBuf, TokenSetError),
+    /// No tokens are set.
+    #[error("no token: agents need one to connect. Give a file with one token of at least 16 characters a line (--token-file FILE, UNIROUTE_TOKEN_FILE, or token_file in the config file)")]
+    NoTokens,
+}
+
+impl File {
+    /// Reads a config file.
+    ///
+    /// # Errors
+    /// Every fault in it, with key, file and line.
+    pub fn load(path: &Path) -> Result<Self, SettingsError> {
+        Ok(config_file::load(path)?)
+    }
+
+    /// The settings that the file says, with what it leaves out at its default.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for values that can't be.
+    pub fn settings(self) -> Result<Settings, SettingsError> {
+        let domain = domain(self.domain.as_deref().unwrap_or("localhost"))?;
+        let path = self.token_file.ok_or(SettingsError::NoTokens)?;
+        Ok(Settings {
+            http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
+            admin: admin(self.admin.as_deref().unwrap_or("127.0.0.1:9090"))?,
+            public_url: self.public_url.as_deref().map(|url| public_base(url, &domain)).transpose()?,
+            tokens: read_tokens(&path)?,
+            domain,
+            any_host_is_own: false,
+            heartbeat: HEARTBEAT,
+            workers: self.workers.unwrap_or_else(cores),
+            max_connections: self.limits.connections.unwrap_or(MAX_CONNECTIONS),
+            max_sessions: self.limits.sessions.unwrap_or(MAX_SESSIONS),
+        })
+    }
+}
+
+/// One thread for each core.
+#[must_use]
+pub fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Reads a token file; `-` is standard input.
+///
+/// # Errors
+/// When it can't be read, or what is in it are no tokens; never with a token in the words.
+pub fn read_tokens(path: &Path) -> Result<TokenSet, SettingsError> {
+    let read = || {
+        if path == Path::new("-") {
+            let mut text = String::new();
+            return io::stdin().read_to_string(&mut text).map(|_| text);
+        }
+        fs::read_to_string(path)
+    };
+    let text = read().map_err(|error| SettingsError::TokenFile(path.to_owned(), error))?;
+    TokenSet::parse(&text).map_err(|error| SettingsError::Tokens(path.to_owned(), error))
+}
+
+/// An address, or nothing for `off`.
+///
+/// # Errors
+/// When it is neither.
+pub fn admin(text: &str) -> Result<Option<SocketAddr>, SettingsError> {
+    match text {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| SettingsError::Admin(text.to_owned())),
+    }
+}
+
+fn domain(text: &str) -> Result<String, SettingsError> {
+    let text = text.trim_end_matches('.').to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    // 63 bytes and a dot are left for a tunnel's name (RFC 1035, section 2.3.4).
+    if text.len() > 253 - 64 || !text.split('.').all(label) {
+        return Err(SettingsError::Domain(text));
+    }
+    Ok(text)
+}
+
+fn public_base(url: &str, domain: &str) -> Result<PublicBase, SettingsError> {
+    let wrong = || SettingsError::PublicUrl(url.to_owned(), domain.to_owned());
+    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+    let scheme = uri.scheme_str().filter(|s| matches!(*s, "http" | "https")).ok_or_else(wrong)?;
+    if uri.host() != Some(domain) || uri.path() != "/" || uri.query().is_some() {
+        return Err(wrong());
+    }
+    Ok(PublicBase { scheme: scheme.to_owned(), port: uri.port_u16() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_valid_and_holds_the_defaults() {
+        let file: File = config_file::parse(SAMPLE, "sample").unwrap();
+        let mut plain = File::default();
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = dir.path().join("token");
+        fs::write(&tokens, "0123456789abcdef\n").unwrap();
+        plain.token_file = Some(tokens.clone());
+        let (file, plain) = (File { token_file: Some(tokens), ..file }.settings().unwrap(), plain.settings().unwrap());
+        assert_eq!(format!("{file:?}"), format!("{plain:?}"));
+        assert!(!format!("{file:?}").contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_named() {
+        assert!(domain("Tunnels.Example.").is_ok_and(|d| d == "tunnels.example"));
+        for bad in ["", "a..b", "-a.example", "a b", "a/b"] {
+            assert!(domain(bad).is_err(), "{bad}");
+        }
+        assert!(public_base("https://t.example:8443", "t.example").is_ok_and(|b| b.port == Some(8443)));
+        for bad in ["t.example", "https://other.example", "https://t.example/x", "ftp://t.example"] {
+            assert!(public_base(bad, "t.example").is_err(), "{bad}");
+        }
+        assert!(admin("off").unwrap().is_none());
+        assert!(admin("9090").unwrap_err().to_string().contains("127.0.0.1:9090"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Every way in which a visitor's request can fail, and the code of the table that it has.
+
+use uniroute_proto::{
+    codec::CodecError,
+    v1::{UpstreamError, UpstreamErrorKind},
+};
+use uniroute_shared::{
+    code::Code,
+    mux::{OpenError, StreamError},
+    stream::ReadError,
+};
+
+/// Why a request got no answer of the local server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    #[error("the Host header is missing, repeated or malformed")]
+    BadHost,
+    #[error("{0}")]
+    BadRequest(&'static str),
+    #[error("the method {0} is not forwarded")]
+    Method(String),
+    #[error("no tunnel has this name")]
+    UnknownTunnel,
+    #[error("the edge has no such page")]
+    NotFound,
+    #[error("not a proper WebSocket upgrade: {0}")]
+    BadUpgrade(String),
+    #[error("no agent is connected for this name")]
+    Offline,
+    #[error("the edge is shutting down")]
+    Draining,
+    #[error("the edge holds as many agents as it may")]
+    SessionLimit,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the agent's answer is malformed: {0}")]
+    Answer(String),
+    #[error("no answer began within the tunnel's response timeout")]
+    Timeout,
+    #[error("the visitor's request broke off")]
+    VisitorLeft,
+    #[error("{}", .0.message)]
+    Upstream(UpstreamError),
+}
+
+impl From<CodecError> for ProxyError {
+    fn from(error: CodecError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+impl ProxyError {
+    /// The code that the visitor, the log and the metrics get.
+    pub(crate) fn code(&self) -> &'static Code {
+        match self {
+            Self::BadHost => &Code::BAD_HOST,
+            Self::BadRequest(_) | Self::VisitorLeft => &Code::BAD_REQUEST,
+            Self::Method(_) => &Code::METHOD_REFUSED,
+            Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
+            Self::NotFound => &Code::NOT_FOUND_ON_EDGE,
+            Self::BadUpgrade(_) => &Code::BAD_UPGRADE,
+            Self::Offline => &Code::NO_AGENT,
+            Self::Draining => &Code::DRAINING,
+            Self::SessionLimit => &Code::SESSION_LIMIT,
+            Self::Open(OpenError::TooManyStreams) => &Code::STREAM_LIMIT,
+            Self::Open(_) => &Code::NO_AGENT,
+            Self::Stream(_) | Self::Read(ReadError::Stream(_) | ReadError::Truncated) => {
+                &Code::LINK_LOST
+            }
+            Self::Read(_) | Self::Answer(_) => &Code::AGENT_PROTOCOL,
+            Self::Timeout => &Code::ANSWER_TIMEOUT,
+            Self::Upstream(error) => upstream_code(error.kind()),
+        }
+    }
+
+    /// What the page adds to the code's own words: the agent's, where they say more.
+    pub(crate) fn detail(&self) -> Option<String> {
+        match self {
+            Self::Upstream(error) if !error.message.is_empty() => Some(error.message.clone()),
+            Self::BadRequest(_) | Self::BadUpgrade(_) | Self::Answer(_) => Some(self.to_string()),
+            _ => None,
+        }
+    }
+}
+
+fn upstream_code(kind: UpstreamErrorKind) -> &'static Code {
+    match kind {
+        UpstreamErrorKind::ConnectionRefused => &Code::UPSTREAM_REFUSED,
+        UpstreamErrorKind::ConnectTimeout => &Code::UPSTREAM_CONNECT_TIMEOUT,
+        UpstreamErrorKind::ResponseTimeout => &Code::UPSTREAM_TIMEOUT,
+        UpstreamErrorKind::ConnectionReset => &Code::UPSTREAM_RESET,
+        UpstreamErrorKind::BadResponse => &Code::UPSTREAM_BAD_RESPONSE,
+        UpstreamErrorKind::Tls => &Code::UPSTREAM_TLS,
+        UpstreamErrorKind::Dns => &Code::UPSTREAM_DNS,
+        UpstreamErrorKind::Unreachable => &Code::UPSTREAM_UNREACHABLE,
+        UpstreamErrorKind::Unavailable => &Code::NO_AGENT,
+        UpstreamErrorKind::Unspecified
+        | UpstreamErrorKind::UnknownTunnel
+        | UpstreamErrorKind::BadRequest => &Code::AGENT_PROTOCOL,
+    }
+}

@@ -1,0 +1,140 @@
+//! Which tunnel, or the edge itself, a request's host name asks for. One routing key for each
+//! request, or none: what could be read in two ways is refused (T02).
+
+use http::{HeaderMap, Uri, header::HOST};
+
+/// The edge's own names.
+#[derive(Clone, Debug)]
+pub(crate) struct Hosts {
+    /// Tunnels are one label below this.
+    pub(crate) domain: String,
+    /// Any host that is no tunnel's is the edge's own (`dev`), not only the bare domain.
+    pub(crate) any_is_own: bool,
+}
+
+/// What a host name asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// The edge's own pages.
+    Edge,
+    /// The tunnel with this name.
+    Tunnel(&'a str),
+    /// A name that no tunnel can have.
+    Unknown,
+}
+
+impl Hosts {
+    /// Where a request for `host` (lower case, without port) goes.
+    pub(crate) fn route<'a>(&self, host: &'a str) -> Route<'a> {
+        if host == self.domain {
+            return Route::Edge;
+        }
+        match host.strip_suffix(&self.domain).and_then(|rest| rest.strip_suffix('.')) {
+            Some(name) if !name.contains('.') => Route::Tunnel(name),
+            Some(_) => Route::Unknown,
+            None if self.any_is_own => Route::Edge,
+            None => Route::Unknown,
+        }
+    }
+}
+
+/// The one host that a request names: its authority as it was written, for the `Host` header and
+/// for `Forwarded`.
+pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next().map(|value| value.to_str().ok());
+    if hosts.next().is_some() {
+        return None;
+    }
+    match (uri.authority(), host) {
+        // RFC 9112, section 3.2.2 lets the absolute form win; we want both to agree.
+        (Some(target), Some(host)) => {
+            host.filter(|host| host.eq_ignore_ascii_case(target.as_str()))
+        }
+        (Some(target), None) => Some(target.as_str()),
+        (None, host) => host?,
+    }
+    .filter(|authority| !authority.is_empty() && !authority.contains(['@', '/', '\\', ' ', '#', '?']))
+}
+
+/// The host of an authority: without port and trailing dot, in lower case.
+pub(crate) fn host(authority: &str) -> Option<String> {
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']')?;
+            if !rest.is_empty() {
+                valid_port(rest.strip_prefix(':')?)?;
+            }
+            host
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => {
+                valid_port(port)?;
+                host
+            }
+            None => authority,
+        },
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty()).then(|| host.to_ascii_lowercase())
+}
+
+fn valid_port(port: &str) -> Option<()> {
+    (port.is_empty() || (port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()))
+        .then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn tunnels_are_one_label_below_the_domain() {
+        let mut hosts = Hosts { domain: "t.example".into(), any_is_own: false };
+        assert_eq!(hosts.route("t.example"), Route::Edge);
+        assert_eq!(hosts.route("demo.t.example"), Route::Tunnel("demo"));
+        assert_eq!(hosts.route("a.demo.t.example"), Route::Unknown);
+        assert_eq!(hosts.route("demot.example"), Route::Unknown);
+        assert_eq!(hosts.route("127.0.0.1"), Route::Unknown);
+        hosts.any_is_own = true;
+        assert_eq!(hosts.route("127.0.0.1"), Route::Edge);
+    }
+
+    #[test]
+    fn a_host_without_its_port() {
+        let cases = [
+            ("Demo.Example:8080", Some("demo.example")),
+            ("demo.example.", Some("demo.example")),
+            ("[::1]:80", Some("::1")),
+            ("[::1]", Some("::1")),
+            ("demo:port", None),
+            ("demo:80:80", None),
+            ("demo:70000", None),
+            (":80", None),
+            ("[::1]x", None),
+        ];
+        for (authority, expected) in cases {
+            assert_eq!(host(authority).as_deref(), expected, "{authority}");
+        }
+    }
+
+    /// T02: host confusion.
+    #[test]
+    fn t02_two_hosts_or_two_opinions_are_no_host() {
+        let origin: Uri = "/path".parse().unwrap();
+        let absolute: Uri = "http://a.example/path".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        assert_eq!(authority(&origin, &headers), None);
+        assert_eq!(authority(&absolute, &headers), Some("a.example"));
+        headers.insert(HOST, HeaderValue::from_static("A.example"));
+        assert_eq!(authority(&absolute, &headers), Some("A.example"));
+        headers.insert(HOST, HeaderValue::from_static("b.example"));
+        assert_eq!(authority(&absolute, &headers), None);
+        headers.append(HOST, HeaderValue::from_static("b.example"));
+        assert_eq!(authority(&origin, &headers), None);
+        headers.insert(HOST, HeaderValue::from_static("user@b.example"));
+        assert_eq!(authority(&origin, &headers), None);
+    }
+}

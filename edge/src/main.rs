@@ -1,0 +1,74 @@
+//! `uniroute-edge`: parse, start, wait for a signal, drain.
+
+mod cli;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser as _;
+use tracing::{info, warn};
+use uniroute_edge::{Edge, config::SettingsError};
+use uniroute_shared::{shutdown::Signals, telemetry};
+
+use crate::cli::{Cli, Command, Plan};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What requests under way have after the first signal.
+const DRAIN: Duration = Duration::from_secs(30);
+
+const CONFIG_INVALID: u8 = 3;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Dev(dev) => dev.plan().and_then(run),
+        Command::Serve(serve) => serve.plan().map_err(Into::into).and_then(run),
+        Command::Config(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "uniroute-edge: {error:#}");
+            ExitCode::from(if error.is::<SettingsError>() { CONFIG_INVALID } else { 1 })
+        }
+    }
+}
+
+fn run(plan: Plan) -> anyhow::Result<()> {
+    telemetry::init(&plan.log_level, plan.log_format)?;
+    // Signals and the drain; the workers have runtimes of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let domain = plan.settings.domain.clone();
+        let edge = Edge::start(plan.settings)?;
+        let admin = edge.admin().map(|address| address.to_string());
+        info!(http = %edge.http(), admin = admin.as_deref().unwrap_or("off"), domain, "listening");
+        if let Some(token) = &plan.dev_token {
+            say_how_to_go_on(&edge, token);
+        }
+        signals.next().await;
+        tokio::select! {
+            drained = edge.shutdown(DRAIN) => if !drained {
+                warn!("stopped with requests under way: they took longer than the drain allows");
+            },
+            () = signals.next() => warn!("stopped at once"),
+        }
+        Ok(())
+    })
+}
+
+fn say_how_to_go_on(edge: &Edge, token: &Path) {
+    let _ = writeln!(
+        io::stderr(),
+        "\n  The edge runs. Put a local server (port 3000, say) on it with:\n\n    \
+         uniroute http 3000 --server http://{} --token-file {}\n",
+        edge.http(),
+        token.display(),
+    );
+}

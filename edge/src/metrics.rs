@@ -1,0 +1,89 @@
+//! Every metric of the edge. Counters come in pairs (opened, closed); labels are of closed sets.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use uniroute_shared::code::Code;
+
+/// Of a failure: the table's number and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: String,
+    reason: &'static str,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Requests that came in, whatever became of them.
+    pub(crate) requests: Counter,
+    failures: Family<CodeLabels, Counter>,
+    /// Agent connections that were upgraded.
+    pub(crate) sessions_opened: Counter,
+    /// The same, ended.
+    pub(crate) sessions_closed: Counter,
+    /// Control frames of a kind that this edge does not know.
+    pub(crate) unknown_frames: Counter,
+    sessions: Gauge,
+    names: Gauge,
+    tasks: Gauge,
+    connections: Gauge,
+}
+
+/// What is only looked at when somebody asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Now {
+    pub(crate) sessions: usize,
+    pub(crate) names: usize,
+    pub(crate) tasks: usize,
+    pub(crate) connections: usize,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("uniroute_edge"),
+            requests: Counter::default(),
+            failures: Family::default(),
+            sessions_opened: Counter::default(),
+            sessions_closed: Counter::default(),
+            unknown_frames: Counter::default(),
+            sessions: Gauge::default(),
+            names: Gauge::default(),
+            tasks: Gauge::default(),
+            connections: Gauge::default(),
+        };
+        let r = &mut metrics.registry;
+        r.register("requests", "Requests that came in", metrics.requests.clone());
+        r.register("failures", "Failures by their code", metrics.failures.clone());
+        r.register("sessions_opened", "Agent connections upgraded", metrics.sessions_opened.clone());
+        r.register("sessions_closed", "Agent connections ended", metrics.sessions_closed.clone());
+        r.register("unknown_control_frames", "Control frames skipped", metrics.unknown_frames.clone());
+        r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());
+        r.register("names", "Names held now, served or not", metrics.names.clone());
+        r.register("tasks", "Tasks alive now", metrics.tasks.clone());
+        r.register("connections", "Connections open now", metrics.connections.clone());
+        metrics
+    }
+
+    /// Counts a failure.
+    pub(crate) fn failed(&self, code: &'static Code) {
+        let labels = CodeLabels { code: code.to_string(), reason: code.name };
+        self.failures.get_or_create(&labels).inc();
+    }
+
+    /// All of it, in Prometheus' (OpenMetrics) text form.
+    pub(crate) fn render(&self, now: Now) -> String {
+        let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.sessions, now.sessions);
+        set(&self.names, now.names);
+        set(&self.tasks, now.tasks);
+        set(&self.connections, now.connections);
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("a String takes everything");
+        out
+    }
+}

@@ -1,0 +1,476 @@
+//! Which tunnel a name leads to, and which session serves it: the one place where the data path
+//! and the control path meet. Reading is a lock held for a hash look-up; writing happens when
+//! sessions come and go.
+//!
+//! A name belongs to an identity (owner and agent). A new session of the same identity takes its
+//! names with a higher epoch; whoever holds an older epoch can change nothing any more. A name
+//! whose agent has gone stays with its identity for a while ([`NAME_HOLD`]).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uniroute_shared::{
+    code::Code,
+    id::{AgentId, SessionId, Subdomain, TunnelId},
+    mux,
+};
+
+use crate::names;
+
+/// How long a name stays with its identity after its last session ended without closing it.
+pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
+/// Names that the registry holds at most, live and held together.
+pub(crate) const MAX_NAMES: usize = 100_000;
+/// Tries to find a free random name; with 64 bits of chance the first one does.
+const RANDOM_TRIES: usize = 8;
+/// Recent times to the first byte that a tunnel's median is taken from.
+const LATENCIES: usize = 32;
+
+/// Who a name belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The account; one built-in owner while tokens are pre-shared.
+    pub(crate) owner: Arc<str>,
+    /// The agent, stable over its restarts.
+    pub(crate) agent: AgentId,
+}
+
+/// A named route, as long as its name is held.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) id: TunnelId,
+    pub(crate) name: Subdomain,
+    pub(crate) created: Instant,
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    latencies: Mutex<Latencies>,
+    local_url: Mutex<String>,
+    /// Why the local server does not answer, as its agent last said.
+    unhealthy: Mutex<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Latencies {
+    recent_ms: [u32; LATENCIES],
+    count: usize,
+}
+
+impl Tunnel {
+    fn new(name: Subdomain, local_url: String) -> Self {
+        Self {
+            id: TunnelId::new(),
+            name,
+            created: Instant::now(),
+            requests: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            latencies: Mutex::default(),
+            local_url: Mutex::new(local_url),
+            unhealthy: Mutex::new(None),
+        }
+    }
+
+    /// Takes down how long an answer's head took.
+    pub(crate) fn answered(&self, after: Duration) {
+        let mut latencies = self.latencies.lock();
+        let place = latencies.count % LATENCIES;
+        latencies.recent_ms[place] = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        latencies.count += 1;
+    }
+
+    /// Median time to the first byte of recent answers, in milliseconds; 0 before the first.
+    pub(crate) fn latency_ms(&self) -> u32 {
+        let latencies = self.latencies.lock();
+        let mut recent = latencies.recent_ms;
+        let seen = &mut recent[..latencies.count.min(LATENCIES)];
+        seen.sort_unstable();
+        seen.get(seen.len() / 2).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn local_url(&self) -> String {
+        self.local_url.lock().clone()
+    }
+
+    pub(crate) fn set_local_url(&self, url: String) {
+        *self.local_url.lock() = url;
+    }
+
+    pub(crate) fn unhealthy(&self) -> Option<String> {
+        self.unhealthy.lock().clone()
+    }
+
+    pub(crate) fn set_unhealthy(&self, reason: Option<String>) {
+        *self.unhealthy.lock() = reason;
+    }
+}
+
+/// A session as the rest of the edge sees it.
+#[derive(Debug)]
+pub(crate) struct SessionHandle {
+    pub(crate) id: SessionId,
+    pub(crate) identity: Identity,
+    pub(crate) peer: std::net::SocketAddr,
+    pub(crate) agent_name: String,
+    pub(crate) agent_version: String,
+    pub(crate) since: Instant,
+    pub(crate) mux: mux::Session,
+    /// The last measured round trip, in microseconds; 0 before the first.
+    pub(crate) rtt_us: AtomicU32,
+    pub(crate) resume_token: [u8; 16],
+    /// A newer session has taken all its names.
+    pub(crate) replaced: CancellationToken,
+    /// A request waits suspiciously long: see whether the agent is still there.
+    pub(crate) probe: Notify,
+}
+
+/// Where a request goes: a tunnel and the session that serves it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) tunnel: Arc<Tunnel>,
+    pub(crate) session: Arc<SessionHandle>,
+    pub(crate) epoch: u64,
+    /// The request is given up when no answer has begun after this long.
+    pub(crate) response_timeout: Option<Duration>,
+}
+
+/// What a name leads to.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Unknown,
+    /// Known, but no session serves it now.
+    Offline,
+    Live(Arc<Target>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Identity,
+    tunnel: Arc<Tunnel>,
+    epoch: u64,
+    /// The session with that epoch; it may not be ready yet.
+    claimant: SessionId,
+    target: Option<Arc<Target>>,
+    offline_since: Option<Instant>,
+}
+
+/// A name that a session has got, before requests are let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) tunnel: Arc<Tunnel>,
+    pub(crate) epoch: u64,
+    pub(crate) response_timeout: Option<Duration>,
+}
+
+/// What a session wishes for.
+#[derive(Debug)]
+pub(crate) struct Wish<'a> {
+    /// Empty: the edge chooses.
+    pub(crate) name: &'a str,
+    /// The name came from an earlier session's choice: another one will do.
+    pub(crate) name_is_hint: bool,
+    pub(crate) local_url: &'a str,
+    pub(crate) response_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    names: HashMap<Subdomain, Entry>,
+    sessions: HashMap<SessionId, Arc<SessionHandle>>,
+    epoch: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    table: RwLock<Table>,
+}
+
+impl Registry {
+    /// What `name` leads to now.
+    pub(crate) fn lookup(&self, name: &str) -> Lookup {
+        match self.table.read().names.get(name) {
+            None => Lookup::Unknown,
+            Some(Entry { target: Some(target), .. }) => Lookup::Live(Arc::clone(target)),
+            Some(_) => Lookup::Offline,
+        }
+    }
+
+    /// Gives a name to a session: nobody is routed to it before [`Registry::activate`].
+    pub(crate) fn claim(
+        &self,
+        identity: &Identity,
+        session: SessionId,
+        wish: &Wish<'_>,
+    ) -> Result<Claim, &'static Code> {
+        let mut table = self.table.write();
+        table.forget_expired();
+        if wish.name.is_empty() {
+            return table.claim_random(identity, session, wish);
+        }
+        let name = Subdomain::parse(wish.name).map_err(|_| &Code::NAME_INVALID)?;
+        if names::is_reserved(name.as_str()) {
+            return Err(&Code::NAME_RESERVED);
+        }
+        match table.claim(identity, session, name, wish) {
+            Err(_) if wish.name_is_hint => table.claim_random(identity, session, wish),
+            result => result,
+        }
+    }
+
+    /// Lets requests in for `claims`. Sessions that lost their last name to this one are told.
+    pub(crate) fn activate(&self, session: &Arc<SessionHandle>, claims: &[Claim]) {
+        let mut table = self.table.write();
+        table.sessions.insert(session.id, Arc::clone(session));
+        for claim in claims {
+            let Some(entry) = table.names.get_mut(&claim.tunnel.name) else { continue };
+            if entry.epoch != claim.epoch {
+                continue;
+            }
+            entry.offline_since = None;
+            let old = entry.target.replace(Arc::new(Target {
+                tunnel: Arc::clone(&claim.tunnel),
+                session: Arc::clone(session),
+                epoch: claim.epoch,
+                response_timeout: claim.response_timeout,
+            }));
+            if let Some(old) = old {
+                table.tell_replaced(old.session.id);
+            }
+        }
+    }
+
+    /// The session that gave out `token` to `identity` is replaced whole. Returns whether it was
+    /// known.
+    pub(crate) fn resume(&self, identity: &Identity, token: &[u8]) -> bool {
+        let table = self.table.read();
+        let old = table.sessions.values().find(|session| {
+            session.identity == *identity
+                && bool::from(subtle::ConstantTimeEq::ct_eq(&session.resume_token[..], token))
+        });
+        old.inspect(|session| session.replaced.cancel()).is_some()
+    }
+
+    /// The owner gave the name up: it is free at once.
+    pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
+        let mut table = self.table.write();
+        let before = table.names.len();
+        table.names.retain(|_, entry| entry.tunnel.id != tunnel || entry.claimant != session);
+        table.names.len() < before
+    }
+
+    /// The session has ended: its names have no target, and stay with their identity for a while.
+    pub(crate) fn release(&self, session: SessionId) {
+        let mut table = self.table.write();
+        table.sessions.remove(&session);
+        let now = Instant::now();
+        for entry in table.names.values_mut() {
+            if entry.target.as_ref().is_some_and(|target| target.session.id == session) {
+                entry.target = None;
+            }
+            if entry.claimant == session && entry.target.is_none() {
+                entry.offline_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// The tunnel, if `session` is the one that serves it.
+    pub(crate) fn owned(&self, session: &SessionId, tunnel: &[u8]) -> Option<Arc<Tunnel>> {
+        let table = self.table.read();
+        let owned = |entry: &&Entry| entry.claimant == *session && entry.tunnel.id.as_bytes() == tunnel;
+        table.names.values().find(owned).map(|entry| Arc::clone(&entry.tunnel))
+    }
+
+    /// The tunnels that `session` serves.
+    pub(crate) fn tunnels_of(&self, session: &SessionId) -> Vec<Arc<Tunnel>> {
+        let table = self.table.read();
+        let mine = table.names.values().filter(|entry| entry.claimant == *session);
+        mine.map(|entry| Arc::clone(&entry.tunnel)).collect()
+    }
+
+    /// Every session, for people to look at.
+    pub(crate) fn sessions(&self) -> Vec<Arc<SessionHandle>> {
+        self.table.read().sessions.values().cloned().collect()
+    }
+
+    /// Every name with its epoch and whether it is served, for people to look at.
+    pub(crate) fn tunnels(&self) -> Vec<(Arc<Tunnel>, u64, Option<SessionId>)> {
+        let table = self.table.read();
+        let row = |e: &Entry| (Arc::clone(&e.tunnel), e.epoch, e.target.as_ref().map(|t| t.session.id));
+        table.names.values().map(row).collect()
+    }
+
+    /// Sessions and names that are there now.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let table = self.table.read();
+        (table.sessions.len(), table.names.len())
+    }
+}
+
+impl Table {
+    fn claim(
+        &mut self,
+        identity: &Identity,
+        session: SessionId,
+        name: Subdomain,
+        wish: &Wish<'_>,
+    ) -> Result<Claim, &'static Code> {
+        if self.names.get(&name).is_some_and(|held| held.identity != *identity) {
+            return Err(&Code::NAME_TAKEN);
+        }
+        if !self.names.contains_key(&name) && self.names.len() >= MAX_NAMES {
+            return Err(&Code::TOO_MANY_TUNNELS);
+        }
+        self.epoch += 1;
+        let epoch = self.epoch;
+        let entry = self.names.entry(name.clone()).or_insert_with(|| Entry {
+            identity: identity.clone(),
+            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned())),
+            epoch,
+            claimant: session,
+            target: None,
+            offline_since: None,
+        });
+        (entry.epoch, entry.claimant, entry.offline_since) = (epoch, session, None);
+        entry.tunnel.set_local_url(wish.local_url.to_owned());
+        let tunnel = Arc::clone(&entry.tunnel);
+        Ok(Claim { tunnel, epoch, response_timeout: wish.response_timeout })
+    }
+
+    fn claim_random(
+        &mut self,
+        identity: &Identity,
+        session: SessionId,
+        wish: &Wish<'_>,
+    ) -> Result<Claim, &'static Code> {
+        let free = (0..RANDOM_TRIES).map(|_| names::random_name());
+        let free = free.into_iter().find(|name| !self.names.contains_key(name));
+        self.claim(identity, session, free.ok_or(&Code::TOO_MANY_TUNNELS)?, wish)
+    }
+
+    fn tell_replaced(&self, old: SessionId) {
+        let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == old);
+        if !self.names.values().any(serves)
+            && let Some(session) = self.sessions.get(&old)
+        {
+            session.replaced.cancel();
+        }
+    }
+
+    fn forget_expired(&mut self) {
+        self.names.retain(|_, entry| entry.offline_since.is_none_or(|at| at.elapsed() < NAME_HOLD));
+    }
+}
+
+impl Target {
+    /// Counts a request in.
+    pub(crate) fn request(&self) {
+        self.tunnel.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn identity(agent: &str) -> Identity {
+        Identity { owner: "owner".into(), agent: AgentId::parse(agent).unwrap() }
+    }
+
+    fn session(agent: &str) -> Arc<SessionHandle> {
+        let (io, _) = tokio::io::duplex(1);
+        let (mux, _, _) = mux::new(mux::Config::edge(), io, Bytes::new());
+        Arc::new(SessionHandle {
+            id: SessionId::new(),
+            identity: identity(agent),
+            peer: ([127, 0, 0, 1], 1).into(),
+            agent_name: String::new(),
+            agent_version: String::new(),
+            since: Instant::now(),
+            mux,
+            rtt_us: AtomicU32::new(0),
+            resume_token: *SessionId::new().as_bytes(),
+            replaced: CancellationToken::new(),
+            probe: Notify::new(),
+        })
+    }
+
+    fn wish(name: &str) -> Wish<'_> {
+        Wish { name, name_is_hint: false, local_url: "http://localhost:3000", response_timeout: None }
+    }
+
+    fn serving(registry: &Registry, name: &str) -> Option<SessionId> {
+        match registry.lookup(name) {
+            Lookup::Live(target) => Some(target.session.id),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_newest_session_of_an_identity_takes_its_name_at_once() {
+        let registry = Registry::default();
+        let (old, new) = (session("a"), session("a"));
+        let first = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
+        assert!(matches!(registry.lookup("demo"), Lookup::Offline), "no request before Ready");
+        registry.activate(&old, &[first.clone()]);
+        let second = registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        assert!(second.epoch > first.epoch);
+        assert_eq!(serving(&registry, "demo"), Some(old.id), "the old one serves until the new one is ready");
+        registry.activate(&new, &[second]);
+        assert_eq!(serving(&registry, "demo"), Some(new.id));
+        assert!(old.replaced.is_cancelled());
+        // Late words of the old session change nothing.
+        registry.activate(&old, &[first]);
+        registry.release(old.id);
+        assert!(!registry.close(old.id, TunnelId::new()));
+        assert_eq!(serving(&registry, "demo"), Some(new.id));
+    }
+
+    #[test]
+    fn another_identity_gets_a_name_only_when_it_is_given_up() {
+        let registry = Registry::default();
+        let (mine, other) = (session("a"), session("b"));
+        let claim = registry.claim(&mine.identity, mine.id, &wish("demo")).unwrap();
+        registry.activate(&mine, &[claim.clone()]);
+        let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
+        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
+        registry.release(mine.id);
+        assert!(matches!(registry.lookup("demo"), Lookup::Offline));
+        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
+        let hint = Wish { name_is_hint: true, ..wish("demo") };
+        assert_ne!(registry.claim(&other.identity, other.id, &hint).unwrap().tunnel.name.as_str(), "demo");
+        assert!(registry.close(mine.id, claim.tunnel.id));
+        assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
+    }
+
+    #[test]
+    fn names_that_nobody_may_have() {
+        let (registry, s) = (Registry::default(), session("a"));
+        let code = |name| registry.claim(&s.identity, s.id, &wish(name)).unwrap_err().number;
+        assert_eq!((code("admin"), code("a_b"), code("-x")), (1102, 1103, 1103));
+        assert!(matches!(registry.lookup("nobody"), Lookup::Unknown));
+    }
+
+    #[test]
+    fn a_resume_token_replaces_its_whole_session_and_only_for_its_identity() {
+        let (registry, s) = (Registry::default(), session("a"));
+        let claim = registry.claim(&s.identity, s.id, &wish("")).unwrap();
+        registry.activate(&s, &[claim]);
+        assert!(!registry.resume(&identity("b"), &s.resume_token));
+        assert!(!registry.resume(&s.identity, b""));
+        assert!(!s.replaced.is_cancelled());
+        assert!(registry.resume(&s.identity, &s.resume_token));
+        assert!(s.replaced.is_cancelled());
+    }
+}

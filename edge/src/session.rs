@@ -1,0 +1,79 @@
+//! One agent connection, from its upgrade to its end: one task that owns the connection, the mux
+//! and the control stream. What it holds in the registry goes with it.
+
+mod control;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Request;
+use hyper::{body::Incoming, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream, sync::OwnedSemaphorePermit};
+use tracing::{Instrument, debug, info_span};
+use uniroute_shared::{id::SessionId, mux};
+
+use crate::Shared;
+
+/// The connection has to be there after the answer 101 for this long at the latest.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle time after which the kernel looks whether the peer is there, and between its probes.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// Bytes that the kernel may hold unsent: what it holds can't be overtaken by a small answer.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// Takes over an agent's upgraded connection and runs its session to the end.
+pub(crate) async fn accept(
+    edge: Arc<Shared>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+    place: OwnedSemaphorePermit,
+) {
+    let _place = place;
+    let upgrade = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request));
+    let upgraded = match upgrade.await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => return debug!(%peer, %error, "an agent left before the upgrade"),
+        Err(_) => return debug!(%peer, "an agent's upgrade took too long"),
+    };
+    let id = SessionId::new();
+    let span = info_span!("session", session.id = %id, %peer);
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let socket = parts.io.into_inner();
+            tune(&socket);
+            run(edge, id, peer, socket, parts.read_buf).instrument(span).await;
+        }
+        Err(upgraded) => run_upgraded(edge, id, peer, upgraded).instrument(span).await,
+    }
+}
+
+async fn run_upgraded(edge: Arc<Shared>, id: SessionId, peer: SocketAddr, upgraded: Upgraded) {
+    run(edge, id, peer, TokioIo::new(upgraded), Bytes::new()).await;
+}
+
+async fn run<Io>(edge: Arc<Shared>, id: SessionId, peer: SocketAddr, io: Io, early: Bytes)
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let (session, acceptor, driver) = mux::new(mux::Config::edge(), io, early);
+    edge.metrics.sessions_opened.inc();
+    let control = control::run(&edge, id, peer, session, acceptor);
+    // Both end when either does: control watches the session, and closes it when it is done.
+    let (ended, ()) = tokio::join!(driver.run(), control);
+    edge.registry.release(id);
+    edge.metrics.sessions_closed.inc();
+    debug!(reason = %ended, "session ended");
+}
+
+fn tune(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let tuned = socket
+        .set_tcp_keepalive(&keepalive)
+        .and_then(|()| socket.set_tcp_notsent_lowat(NOTSENT_LOWAT));
+    if let Err(error) = tuned {
+        debug!(%error, "a socket option could not be set");
+    }
+}

@@ -1,0 +1,480 @@
+//! Stream zero, seen from the edge: handshake, heartbeats, changes of tunnels, drain.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use uniroute_proto::{
+    codec,
+    handshake::{EdgeHandshake, EdgeStep, HandshakeError, NONCE_LEN, frame_name},
+    v1::{self, ControlFrame, control_frame::Frame},
+};
+use uniroute_shared::{
+    code::Code,
+    id::{AgentId, SessionId, TunnelId},
+    mux::{self, Acceptor, Sender, StreamError},
+    stream::{FrameReader, ReadError},
+};
+
+use crate::{
+    Shared,
+    registry::{Claim, Identity, SessionHandle, Wish},
+};
+
+/// The whole handshake, from the connection to `Ready`.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An agent that is asked for a sign of life has this long.
+const SILENCE: Duration = Duration::from_secs(5);
+/// A control frame has to fit the agent's window after this long.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What open streams have after a go-away.
+const DRAIN: Duration = Duration::from_secs(30);
+/// How often a draining session is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// WebSocket close code for sessions that ended for a reason of ours (RFC 6455, section 7.4.2).
+const CLOSE_CODE: u16 = 4000;
+
+/// The built-in owner of everything while tokens are pre-shared.
+const OWNER: &str = "owner";
+
+/// Why a session is ended by the edge.
+#[derive(Debug, thiserror::Error)]
+enum EndReason {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("{}", .0.title)]
+    Refused(&'static Code),
+    #[error("the handshake was not complete in time")]
+    HandshakeTimeout,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the agent takes no control frames")]
+    ControlStalled,
+    #[error("the agent gives no sign of life")]
+    Silent,
+    #[error("all its streams are finished")]
+    Drained,
+}
+
+impl EndReason {
+    fn code(&self) -> &'static Code {
+        match self {
+            Self::Handshake(HandshakeError::Version { .. }) => &Code::VERSION_MISMATCH,
+            Self::Handshake(HandshakeError::Nonce) => &Code::CHALLENGE_REPLAYED,
+            Self::Handshake(_) | Self::Read(_) => &Code::BAD_FRAME,
+            Self::Refused(code) => code,
+            Self::HandshakeTimeout => &Code::HANDSHAKE_TIMEOUT,
+            Self::Stream(_) | Self::ControlStalled | Self::Silent => &Code::HEARTBEAT_LOST,
+            Self::Drained => &Code::SESSION_REPLACED,
+        }
+    }
+}
+
+/// Runs the control stream until the session ends, or ends it.
+pub(super) async fn run(
+    edge: &Arc<Shared>,
+    id: SessionId,
+    peer: SocketAddr,
+    mux: mux::Session,
+    acceptor: Acceptor,
+) {
+    let reason = tokio::select! {
+        _ = mux.closed() => return,
+        Err(reason) = serve(edge, id, peer, &mux, acceptor) => reason,
+    };
+    match &reason {
+        EndReason::Drained => {
+            debug!("session drained");
+            mux.close();
+            return;
+        }
+        // The agent left, or its connection did.
+        EndReason::Read(ReadError::Stream(_)) | EndReason::Stream(_) => debug!(%reason, "control stream ended"),
+        EndReason::Silent => info!(code = %reason.code(), %reason, "session ended"),
+        _ => warn!(code = %reason.code(), %reason, "session refused"),
+    }
+    edge.metrics.failed(reason.code());
+    match reason {
+        // Said on the control stream already: let it be read.
+        EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => mux.close(),
+        reason => mux.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
+    }
+}
+
+async fn serve(
+    edge: &Arc<Shared>,
+    id: SessionId,
+    peer: SocketAddr,
+    mux: &mux::Session,
+    mut acceptor: Acceptor,
+) -> Result<std::convert::Infallible, EndReason> {
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    let accepted = tokio::time::timeout_at(deadline, acceptor.accept()).await;
+    let Some((sender, receiver)) = accepted.map_err(|_| EndReason::HandshakeTimeout)? else {
+        return Err(EndReason::Read(ReadError::Truncated));
+    };
+    let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
+    let shaken = tokio::time::timeout_at(deadline, handshake(edge, id, peer, mux, &mut stream));
+    let session = match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
+        Ok(session) => session,
+        Err(reason) => {
+            stream.refuse(&reason);
+            return Err(reason);
+        }
+    };
+    Control::new(edge, session, stream).run().await
+}
+
+async fn handshake(
+    edge: &Arc<Shared>,
+    id: SessionId,
+    peer: SocketAddr,
+    mux: &mux::Session,
+    stream: &mut Stream,
+) -> Result<Arc<SessionHandle>, EndReason> {
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce).expect("the system has a random source");
+    let (mut handshake, challenge) = EdgeHandshake::new(nonce, &edge.id, &[]);
+    stream.send(challenge).await?;
+    let mut made: Option<(Arc<SessionHandle>, Vec<Claim>, bool)> = None;
+    loop {
+        match handshake.on_frame(stream.next().await?)? {
+            EdgeStep::Skip => {}
+            EdgeStep::Decide(init) => {
+                let (session, answers, claims) = decide(edge, id, peer, mux, &init)?;
+                let resumed = edge.registry.resume(&session.identity, &init.resume_token);
+                for answer in answers {
+                    stream.send(answer).await?;
+                }
+                handshake.decided();
+                made = Some((session, claims, resumed));
+            }
+            EdgeStep::Ready => {
+                let Some((session, claims, resumed)) = made else {
+                    return Err(EndReason::Handshake(HandshakeError::Invalid("Ready before Init".into())));
+                };
+                edge.registry.activate(&session, &claims);
+                let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
+                info!(agent.id = %session.identity.agent, ?names, resumed, "session ready");
+                stream.send(ready_ack(edge, &session, resumed)).await?;
+                return Ok(session);
+            }
+        }
+    }
+}
+
+type Decided = (Arc<SessionHandle>, Vec<ControlFrame>, Vec<Claim>);
+
+/// Checks the token and gives out the names.
+fn decide(
+    edge: &Arc<Shared>,
+    id: SessionId,
+    peer: SocketAddr,
+    mux: &mux::Session,
+    init: &v1::Init,
+) -> Result<Decided, EndReason> {
+    if !edge.tokens.contains(&init.token) {
+        return Err(EndReason::Refused(&Code::TOKEN_REFUSED));
+    }
+    let agent = AgentId::parse(&init.agent_id)
+        .map_err(|error| HandshakeError::Invalid(format!("the agent id: {error}")))?;
+    let mut resume_token = [0; 16];
+    getrandom::fill(&mut resume_token).expect("the system has a random source");
+    let metadata = init.metadata.clone().unwrap_or_default();
+    let session = Arc::new(SessionHandle {
+        id,
+        identity: Identity { owner: OWNER.into(), agent },
+        peer,
+        agent_name: metadata.name,
+        agent_version: metadata.version,
+        since: std::time::Instant::now(),
+        mux: mux.clone(),
+        rtt_us: AtomicU32::new(0),
+        resume_token,
+        replaced: CancellationToken::new(),
+        probe: Notify::new(),
+    });
+    let mut claims = Vec::new();
+    let answers = init.tunnels.iter().map(|spec| match claim(edge, &session, spec) {
+        Ok(claim) => {
+            let created = created(edge, &spec.key, &claim);
+            claims.push(claim);
+            created
+        }
+        Err(code) => refused(&spec.key, code),
+    });
+    Ok((Arc::clone(&session), answers.collect(), claims))
+}
+
+fn claim(edge: &Shared, session: &SessionHandle, spec: &v1::TunnelSpec) -> Result<Claim, &'static Code> {
+    if !matches!(spec.kind(), v1::TunnelKind::Http | v1::TunnelKind::Unspecified) {
+        return Err(&Code::TUNNEL_KIND_UNSUPPORTED);
+    }
+    let timeout = Duration::from_millis(spec.response_timeout_ms.into());
+    let wish = Wish {
+        name: &spec.name,
+        name_is_hint: spec.name_is_hint,
+        local_url: &spec.local_url,
+        response_timeout: (!timeout.is_zero()).then_some(timeout),
+    };
+    edge.registry.claim(&session.identity, session.id, &wish)
+}
+
+fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
+    Frame::TunnelCreated(v1::TunnelCreated {
+        key: key.to_owned(),
+        tunnel_id: claim.tunnel.id.as_bytes().to_vec().into(),
+        name: claim.tunnel.name.to_string(),
+        public_url: edge.public_url(claim.tunnel.name.as_str()),
+        state: v1::TunnelState::Active.into(),
+        epoch: claim.epoch,
+    })
+    .into()
+}
+
+fn refused(key: &str, code: &'static Code) -> ControlFrame {
+    Frame::TunnelRefused(v1::TunnelRefused {
+        key: key.to_owned(),
+        code: code.number.into(),
+        message: code.title.to_owned(),
+    })
+    .into()
+}
+
+fn ready_ack(edge: &Shared, session: &SessionHandle, resumed: bool) -> ControlFrame {
+    Frame::ReadyAck(v1::ReadyAck {
+        session_id: session.id.to_string(),
+        resume_token: session.resume_token.to_vec().into(),
+        heartbeat_interval_ms: u32::try_from(edge.heartbeat.as_millis()).unwrap_or(u32::MAX),
+        features: Vec::new(),
+        resumed,
+    })
+    .into()
+}
+
+/// The control stream's two directions.
+struct Stream {
+    sender: Sender,
+    reader: FrameReader,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<ControlFrame, ReadError> {
+        Ok(self.reader.message::<ControlFrame>("ControlFrame").await?.0)
+    }
+
+    async fn send(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
+        timeout(SEND_TIMEOUT, self.sender.ready()).await.map_err(|_| EndReason::ControlStalled)??;
+        Ok(self.sender.send(codec::message(&frame, false), false)?)
+    }
+
+    /// Tells the agent why it gets no session.
+    fn refuse(&mut self, reason: &EndReason) {
+        let code = reason.code();
+        let retry = code.retry_after.map_or(0, |seconds| seconds * 1000);
+        let error = v1::InitError {
+            code: code.number.into(),
+            message: reason.to_string(),
+            retry_after_ms: retry,
+        };
+        let frame: ControlFrame = Frame::InitError(error).into();
+        if let Err(error) = self.sender.send(codec::message(&frame, true), true) {
+            debug!(%error, "a refusal could not be sent");
+        }
+    }
+}
+
+/// A session after its handshake.
+struct Control<'a> {
+    edge: &'a Arc<Shared>,
+    session: Arc<SessionHandle>,
+    stream: Stream,
+    began: Instant,
+    /// The agent has to give a sign of life by the second, after the first.
+    asked: Option<(std::time::Instant, Instant)>,
+    /// No new requests; the session ends by then.
+    draining: Option<Instant>,
+}
+
+impl<'a> Control<'a> {
+    fn new(edge: &'a Arc<Shared>, session: Arc<SessionHandle>, stream: Stream) -> Self {
+        Self { edge, session, stream, began: Instant::now(), asked: None, draining: None }
+    }
+
+    async fn run(mut self) -> Result<std::convert::Infallible, EndReason> {
+        let session = Arc::clone(&self.session);
+        let mut heartbeat = interval_at(Instant::now() + self.edge.heartbeat, self.edge.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.asked.map(|(_, deadline)| deadline);
+            tokio::select! {
+                frame = self.stream.next() => self.on_frame(frame?).await?,
+                _ = heartbeat.tick() => self.heartbeat().await?,
+                () = session.probe.notified() => self.ask(),
+                () = at(deadline) => self.check_life()?,
+                () = session.replaced.cancelled(), if self.draining.is_none() => {
+                    self.go_away(v1::GoAwayReason::Replaced, false).await?;
+                }
+                () = self.edge.stop.cancelled(), if self.draining.is_none() => {
+                    self.go_away(v1::GoAwayReason::Drain, true).await?;
+                }
+                () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
+            }
+        }
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), EndReason> {
+        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rtt_us = self.session.rtt_us.load(Ordering::Relaxed);
+        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await?;
+        self.ask();
+        for status in self.statuses() {
+            self.stream.send(status).await?;
+        }
+        Ok(())
+    }
+
+    fn statuses(&self) -> Vec<ControlFrame> {
+        let mine = self.edge.registry.tunnels_of(&self.session.id);
+        let status = |tunnel: Arc<crate::registry::Tunnel>| {
+            let status = v1::TunnelStatus {
+                tunnel_id: tunnel.id.as_bytes().to_vec().into(),
+                state: v1::TunnelState::Active.into(),
+                requests: tunnel.requests.load(Ordering::Relaxed),
+                latency_ms: tunnel.latency_ms(),
+                uptime_seconds: tunnel.created.elapsed().as_secs(),
+            };
+            Frame::TunnelStatus(status).into()
+        };
+        mine.into_iter().map(status).collect()
+    }
+
+    /// Wants a sign of life; any byte is one.
+    fn ask(&mut self) {
+        if self.asked.is_none() {
+            self.session.mux.ping();
+            self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
+        }
+    }
+
+    fn check_life(&mut self) -> Result<(), EndReason> {
+        match self.asked.take() {
+            Some((since, _)) if self.session.mux.last_received() < since => Err(EndReason::Silent),
+            _ => Ok(()),
+        }
+    }
+
+    async fn go_away(&mut self, reason: v1::GoAwayReason, reconnect: bool) -> Result<(), EndReason> {
+        let message = match reason {
+            v1::GoAwayReason::Replaced => "a newer session of this agent took over",
+            _ => "the edge is shutting down",
+        };
+        let deadline_ms = u32::try_from(DRAIN.as_millis()).unwrap_or(u32::MAX);
+        let away = v1::GoAway { reason: reason.into(), message: message.into(), deadline_ms, reconnect };
+        self.draining = Some(Instant::now() + DRAIN);
+        debug!(message, "go away");
+        self.stream.send(Frame::GoAway(away).into()).await
+    }
+
+    fn check_drained(&self) -> Result<(), EndReason> {
+        let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
+        // The control stream itself is the one that is left.
+        if over || self.session.mux.stats().streams <= 1 { Err(EndReason::Drained) } else { Ok(()) }
+    }
+
+    async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
+        let Some(frame) = frame.frame else {
+            self.edge.metrics.unknown_frames.inc();
+            return Ok(());
+        };
+        match frame {
+            Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
+                self.stream.send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into()).await
+            }
+            Frame::HeartbeatAck(ack) => {
+                let sent = Duration::from_micros(ack.timestamp_us);
+                let rtt = self.began.elapsed().saturating_sub(sent);
+                let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+                self.session.rtt_us.store(rtt, Ordering::Relaxed);
+                Ok(())
+            }
+            Frame::OpenTunnel(open) => self.open(open.tunnel.unwrap_or_default()).await,
+            Frame::UpdateTunnel(update) => {
+                let set = |tunnel: &crate::registry::Tunnel| tunnel.set_local_url(update.local_url.clone());
+                self.of_mine(&update.tunnel_id, set).await
+            }
+            Frame::UpstreamHealth(health) => {
+                let reason = (!health.healthy).then(|| health.reason.clone());
+                self.of_mine(&health.tunnel_id, |tunnel| tunnel.set_unhealthy(reason.clone())).await
+            }
+            Frame::CloseTunnel(close) => {
+                if let Ok(tunnel) = TunnelId::from_slice(&close.tunnel_id) {
+                    self.edge.registry.close(self.session.id, tunnel);
+                }
+                Ok(())
+            }
+            Frame::GoAway(away) => {
+                debug!(message = away.message, "the agent goes");
+                self.edge.registry.release(self.session.id);
+                self.draining.get_or_insert(Instant::now() + DRAIN);
+                Ok(())
+            }
+            Frame::ControlError(error) => {
+                warn!(code = error.code, message = error.message, "the agent complains");
+                Ok(())
+            }
+            other => self.complain(format!("{} has no place here", frame_name(&other))).await,
+        }
+    }
+
+    async fn open(&mut self, spec: v1::TunnelSpec) -> Result<(), EndReason> {
+        let answer = match claim(self.edge, &self.session, &spec) {
+            Ok(claim) => {
+                let created = created(self.edge, &spec.key, &claim);
+                self.edge.registry.activate(&self.session, &[claim]);
+                created
+            }
+            Err(code) => refused(&spec.key, code),
+        };
+        self.stream.send(answer).await
+    }
+
+    async fn of_mine(
+        &mut self,
+        tunnel: &[u8],
+        change: impl FnOnce(&crate::registry::Tunnel),
+    ) -> Result<(), EndReason> {
+        match self.edge.registry.owned(&self.session.id, tunnel) {
+            Some(tunnel) => {
+                change(&tunnel);
+                Ok(())
+            }
+            None => self.complain("this session serves no such tunnel".into()).await,
+        }
+    }
+
+    async fn complain(&mut self, message: String) -> Result<(), EndReason> {
+        let error = v1::ControlError { code: Code::BAD_FRAME.number.into(), message };
+        self.stream.send(Frame::ControlError(error).into()).await
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
