@@ -115,7 +115,7 @@ cat <<TEXT
 
     curl $url/headers
     curl -N $url/events
-    curl --data-binary @$target/release/uniroute $url/upload
+    curl -X POST -T $target/release/uniroute $url/upload
     curl -o /dev/null -w '%{speed_download} bytes/s\n' $url/bytes/1000000000
 
 TEXT
