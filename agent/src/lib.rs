@@ -1,1 +1,535 @@
-//! Placeholder while the workspace is set up.
+//! The agent: puts local servers on the internet through an edge. The binary `uniroute` is this
+//! library with a command line; other programs can use it too.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tokio_util::sync::CancellationToken;
+//! use uniroute_agent::{Agent, Event, Settings, TunnelSettings};
+//!
+//! let tunnel = TunnelSettings::http("web", "3000".parse()?);
+//! let settings = Settings::new("http://127.0.0.1:8080".parse()?, "a-token-of-the-edge".parse()?, vec![tunnel]);
+//! let (agent, mut events) = Agent::new(settings)?;
+//! let stop = CancellationToken::new();
+//! tokio::spawn(agent.run(stop.clone()));
+//! while let Some(event) = events.recv().await {
+//!     if let Event::Ready { url, .. } = event {
+//!         assert!(url.starts_with("http://"));
+//!         stop.cancel();
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+
+pub mod connect;
+mod forward;
+mod session;
+mod tls;
+mod tunnel;
+pub mod upstream;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::ClientConfig;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use uniroute_proto::{handshake::HandshakeError, v1};
+use uniroute_shared::{
+    backoff::Backoff,
+    code::Code,
+    id::{AgentId, Token},
+};
+
+pub(crate) use self::tunnel::Tunnels;
+use self::{
+    connect::{ConnectError, ServerUrl},
+    session::{Session, SessionEnd},
+    tunnel::Tunnel,
+    upstream::{Target, TargetError, Trust, Upstream},
+};
+
+/// First wait after a lost connection is at most this long.
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+/// Later ones are at most this long.
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// A session that lasted this long was a success: the next failure starts from the first wait.
+const STABLE: Duration = Duration::from_secs(10);
+/// How long a connection to a local server may take by default.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a local server may take to begin its answer by default.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Events that wait for a slow listener; later ones are dropped.
+const EVENTS: usize = 256;
+/// How often idle connections to local servers are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What an agent needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// The edge.
+    pub server: ServerUrl,
+    /// Proves who the agent's owner is.
+    pub token: Token,
+    /// Which agent this is. A new one with the same id takes over the names of an older one.
+    pub agent_id: AgentId,
+    /// For people: this agent's name.
+    pub agent_name: String,
+    /// Whose word the edge's certificate is taken on.
+    pub trust: Trust,
+    /// What to put on the internet.
+    pub tunnels: Vec<TunnelSettings>,
+    /// End when the first connection can't be made, instead of trying for ever.
+    pub fail_fast: bool,
+}
+
+impl Settings {
+    /// An agent with an id of this run's own and everything else at its default.
+    #[must_use]
+    pub fn new(server: ServerUrl, token: Token, tunnels: Vec<TunnelSettings>) -> Self {
+        Self {
+            server,
+            token,
+            agent_id: AgentId::random(),
+            agent_name: String::new(),
+            trust: Trust::System,
+            tunnels,
+            fail_fast: false,
+        }
+    }
+}
+
+/// One tunnel.
+#[derive(Clone, Debug)]
+pub struct TunnelSettings {
+    /// The agent's own word for it, unique among its tunnels.
+    pub key: String,
+    /// The public name wanted; `None`: the edge chooses, and the agent keeps what it chose.
+    pub name: Option<String>,
+    /// The local server.
+    pub target: Target,
+    /// Whose word its certificate is taken on.
+    pub trust: Trust,
+    /// How long a connection to it may take.
+    pub connect_timeout: Duration,
+    /// How long it may take to begin an answer; `None`: for ever.
+    pub response_timeout: Option<Duration>,
+}
+
+impl TunnelSettings {
+    /// A tunnel to `target` with a name of the edge's choice.
+    #[must_use]
+    pub fn http(key: impl Into<String>, target: Target) -> Self {
+        Self {
+            key: key.into(),
+            name: None,
+            target,
+            trust: Trust::System,
+            connect_timeout: CONNECT_TIMEOUT,
+            response_timeout: Some(RESPONSE_TIMEOUT),
+        }
+    }
+
+    fn upstream(&self) -> Result<Upstream, TargetError> {
+        Upstream::new(self.target.clone(), &self.trust, self.connect_timeout)
+    }
+}
+
+/// What happens to an agent. New kinds may be added.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A connection is tried.
+    Connecting,
+    /// A session stands.
+    Connected {
+        /// The edge's name for itself.
+        edge: String,
+    },
+    /// A tunnel takes requests.
+    Ready {
+        /// The agent's word for it.
+        key: String,
+        /// Its public name.
+        name: String,
+        /// Where visitors find it.
+        url: String,
+        /// The local server.
+        upstream: String,
+    },
+    /// A tunnel can't be had.
+    Refused {
+        /// The agent's word for it.
+        key: String,
+        /// The error table's code.
+        code: u16,
+        /// In the edge's words.
+        message: String,
+    },
+    /// The session ended or could not be made; the agent tries again.
+    Disconnected {
+        /// Why.
+        reason: String,
+        /// When it tries again.
+        retry_in: Duration,
+    },
+    /// The time to the edge and back.
+    RoundTrip(Duration),
+    /// What the edge counts of a tunnel.
+    Status {
+        /// The agent's word for it.
+        key: String,
+        /// Requests since it was created.
+        requests: u64,
+        /// Median time to the first byte.
+        latency_ms: u32,
+        /// How long it has existed.
+        uptime_seconds: u64,
+    },
+    /// A request was answered.
+    Request {
+        /// The agent's word for the tunnel.
+        tunnel: String,
+        /// The request's method.
+        method: String,
+        /// Its path and query.
+        path: String,
+        /// The answer's status.
+        status: u16,
+        /// To the answer's head.
+        duration: Duration,
+    },
+}
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The edge does not accept the token.
+    #[error("the edge does not accept the token ({code}): {}", code.fix)]
+    Token {
+        /// The code in the table.
+        code: &'static Code,
+    },
+    /// No common protocol version.
+    #[error("agent and edge speak different versions: {0}")]
+    Version(String),
+    /// None of the wanted names can be had.
+    #[error("{}", refusals(.0))]
+    Refused(Vec<Refusal>),
+    /// The first connection could not be made, and the agent was told not to try again.
+    #[error("{0}")]
+    Unreachable(ConnectError),
+    /// Another agent with the same id has taken all names.
+    #[error("another agent with this agent's id has taken over its names; this one ends")]
+    Replaced,
+}
+
+/// A tunnel that could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The agent's word for the tunnel.
+    pub key: String,
+    /// The name that was wanted.
+    pub name: String,
+    /// The error table's code.
+    pub code: u16,
+    /// In the edge's words.
+    pub message: String,
+}
+
+fn refusals(refusals: &[Refusal]) -> String {
+    let line = |refusal: &Refusal| {
+        let Refusal { key, name, code, message } = refusal;
+        let fix = Code::from_number(*code).map_or("", |code| code.fix);
+        format!("tunnel {key:?}, name {name:?}: {message} (UR-{code:04}). {fix}")
+    };
+    refusals.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Changes a running agent.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    tunnels: Arc<Tunnels>,
+}
+
+impl Handle {
+    /// Sends the requests of a tunnel to another local server from now on; open ones go on where
+    /// they are. Returns whether there is such a tunnel.
+    ///
+    /// # Errors
+    /// [`TargetError`] when the CA file can't be used.
+    pub fn retarget(&self, settings: &TunnelSettings) -> Result<bool, TargetError> {
+        Ok(self.tunnels.retarget(&settings.key, settings.upstream()?))
+    }
+}
+
+/// An agent that is ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    tls: Arc<ClientConfig>,
+    tunnels: Arc<Tunnels>,
+    resume_token: bytes::Bytes,
+    connected_before: bool,
+}
+
+/// How a session attempt ended that the agent goes on after.
+enum Next {
+    /// Wait by the back-off.
+    Wait { reason: String, at_least: Duration },
+    /// At once: the edge sends this agent elsewhere.
+    Now,
+}
+
+impl Agent {
+    /// An agent, and what will happen to it. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`TargetError`] when a CA file can't be used.
+    pub fn new(settings: Settings) -> Result<(Self, mpsc::Receiver<Event>), TargetError> {
+        let (events, listener) = mpsc::channel(EVENTS);
+        let tunnels = settings.tunnels.iter().map(|tunnel| {
+            let (key, name) = (tunnel.key.clone(), tunnel.name.clone());
+            Ok(Tunnel::new(key, name, tunnel.response_timeout, tunnel.upstream()?))
+        });
+        let tunnels = Arc::new(Tunnels::new(tunnels.collect::<Result<_, _>>()?, events));
+        let tls = tls::config(&settings.trust)?;
+        let agent = Self {
+            settings,
+            tls,
+            tunnels,
+            resume_token: bytes::Bytes::new(),
+            connected_before: false,
+        };
+        Ok((agent, listener))
+    }
+
+    /// To change the agent while it runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { tunnels: Arc::clone(&self.tunnels) }
+    }
+
+    /// The local servers, by tunnel.
+    #[must_use]
+    pub fn targets(&self) -> Vec<(String, Target)> {
+        self.tunnels.targets()
+    }
+
+    /// Connects, serves and connects again, for ever; until `stop` is cancelled, which drains.
+    ///
+    /// # Errors
+    /// [`AgentError`] for what trying again would not mend.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
+        let tunnels = Arc::clone(&self.tunnels);
+        let sweeping = async {
+            let mut tick = tokio::time::interval(SWEEP);
+            loop {
+                tick.tick().await;
+                tunnels.sweep();
+            }
+        };
+        tokio::select! {
+            result = self.keep_connected(&stop) => result,
+            () = sweeping => Ok(()),
+        }
+    }
+
+    async fn keep_connected(&mut self, stop: &CancellationToken) -> Result<(), AgentError> {
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        // Sessions that are leaving finish their streams beside the current one.
+        let mut leaving = JoinSet::new();
+        loop {
+            self.event(|| Event::Connecting);
+            let attempt = tokio::select! {
+                attempt = self.connect() => attempt,
+                () = stop.cancelled() => break,
+            };
+            let next = match attempt {
+                Ok(session) => {
+                    let began = Instant::now();
+                    let next = self.serve(session, &mut leaving, stop).await?;
+                    if began.elapsed() >= STABLE {
+                        backoff.reset();
+                    }
+                    next
+                }
+                Err(error) => self.on_failure(error)?,
+            };
+            if stop.is_cancelled() {
+                break;
+            }
+            let Next::Wait { reason, at_least } = next else { continue };
+            let retry_in = backoff.next(random()).max(at_least);
+            warn!(reason, retry_in_ms = retry_in.as_millis(), "not connected");
+            self.event(|| Event::Disconnected { reason, retry_in });
+            tokio::select! {
+                () = tokio::time::sleep(retry_in) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        while leaving.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// One attempt, up to a session that takes requests.
+    async fn connect(&self) -> Result<Session, ConnectError> {
+        let (io, early) = connect::dial(&self.settings.server, &self.tls).await?;
+        let session = session::establish(io, early, self.init()).await?;
+        Ok(session)
+    }
+
+    fn init(&self) -> v1::Init {
+        v1::Init {
+            token: self.settings.token.expose().to_owned(),
+            agent_id: self.settings.agent_id.to_string(),
+            resume_token: self.resume_token.clone(),
+            tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
+            metadata: Some(v1::AgentMetadata {
+                name: self.settings.agent_name.clone(),
+                region: String::new(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+            }),
+            ..v1::Init::default()
+        }
+    }
+
+    /// Runs a session until it ends or leaves.
+    async fn serve(
+        &mut self,
+        session: Session,
+        leaving: &mut JoinSet<SessionEnd>,
+        stop: &CancellationToken,
+    ) -> Result<Next, AgentError> {
+        self.take_in(&session)?;
+        let goes = CancellationToken::new();
+        let running = session.run(Arc::clone(&self.tunnels), goes.clone(), stop.clone());
+        let mut sessions = JoinSet::new();
+        sessions.spawn(running);
+        let ended = tokio::select! {
+            ended = sessions.join_next() => ended,
+            () = goes.cancelled() => {
+                // It goes on to the end of its streams, while another one takes its place.
+                leaving.spawn(async move {
+                    sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
+                });
+                return Ok(Next::Now);
+            }
+        };
+        let reason = match ended {
+            Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
+            Some(Ok(end)) => end.to_string(),
+            Some(Err(error)) => format!("the session's task failed: {error}"),
+            None => "the session's task is gone".to_owned(),
+        };
+        debug!(reason, "session ended");
+        Ok(Next::Wait { reason, at_least: Duration::ZERO })
+    }
+
+    /// What the handshake brought.
+    fn take_in(&mut self, session: &Session) -> Result<(), AgentError> {
+        let established = &session.established;
+        info!(edge = established.edge_id, session.id = established.ack.session_id, "connected");
+        self.resume_token = established.ack.resume_token.clone();
+        self.event(|| Event::Connected { edge: established.edge_id.clone() });
+        for created in &established.created {
+            self.tunnels.created(created);
+            self.event(|| self.ready_event(created));
+        }
+        let refused: Vec<_> = established.refused.iter().map(|r| self.refusal(r)).collect();
+        for refusal in &refused {
+            let Refusal { key, code, message, .. } = refusal.clone();
+            warn!(tunnel = key, code, message, "a tunnel was refused");
+            self.event(|| Event::Refused { key, code, message });
+        }
+        if established.created.is_empty() && !self.connected_before {
+            return Err(AgentError::Refused(refused));
+        }
+        self.connected_before = true;
+        Ok(())
+    }
+
+    fn ready_event(&self, created: &v1::TunnelCreated) -> Event {
+        let tunnel = self.tunnels.by_key(&created.key);
+        let upstream = tunnel.map(|tunnel| tunnel.upstream().target().to_string());
+        Event::Ready {
+            key: created.key.clone(),
+            name: created.name.clone(),
+            url: created.public_url.clone(),
+            upstream: upstream.unwrap_or_default(),
+        }
+    }
+
+    fn refusal(&self, refused: &v1::TunnelRefused) -> Refusal {
+        let tunnel = self.settings.tunnels.iter().find(|tunnel| tunnel.key == refused.key);
+        Refusal {
+            key: refused.key.clone(),
+            name: tunnel.and_then(|tunnel| tunnel.name.clone()).unwrap_or_default(),
+            code: u16::try_from(refused.code).unwrap_or_default(),
+            message: refused.message.clone(),
+        }
+    }
+
+    /// Whether there is any use in trying again.
+    fn on_failure(&self, error: ConnectError) -> Result<Next, AgentError> {
+        let at_least = match &error {
+            ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
+                let code = u16::try_from(*code).ok().and_then(Code::from_number);
+                match code {
+                    Some(code) if *code == Code::TOKEN_REFUSED => {
+                        return Err(AgentError::Token { code });
+                    }
+                    Some(code) if *code == Code::VERSION_MISMATCH => {
+                        return Err(AgentError::Version(message.clone()));
+                    }
+                    _ => retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into())),
+                }
+            }
+            ConnectError::Handshake(HandshakeError::Version { .. }) => {
+                return Err(AgentError::Version(error.to_string()));
+            }
+            ConnectError::Rejected { retry_after, .. } => {
+                retry_after.unwrap_or_default().min(BACKOFF_CAP)
+            }
+            _ => Duration::ZERO,
+        };
+        if self.settings.fail_fast && !self.connected_before {
+            return Err(AgentError::Unreachable(error));
+        }
+        Ok(Next::Wait { reason: error.to_string(), at_least })
+    }
+
+    fn event(&self, event: impl FnOnce() -> Event) {
+        self.tunnels.event(event);
+    }
+}
+
+/// Looks whether a local server takes connections.
+///
+/// # Errors
+/// [`upstream::UpstreamError`], in words for its owner.
+pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
+    settings.upstream()?.connect().await?;
+    Ok(())
+}
+
+/// Why a local server can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// Its settings.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// It takes no connection.
+    #[error(transparent)]
+    Upstream(#[from] upstream::UpstreamError),
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness agents would only come back closer together.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}

@@ -138,7 +138,6 @@ pub(crate) struct SessionHandle {
 pub(crate) struct Target {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) session: Arc<SessionHandle>,
-    pub(crate) epoch: u64,
     /// The request is given up when no answer has begun after this long.
     pub(crate) response_timeout: Option<Duration>,
 }
@@ -240,7 +239,6 @@ impl Registry {
             let old = entry.target.replace(Arc::new(Target {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
-                epoch: claim.epoch,
                 response_timeout: claim.response_timeout,
             }));
             if let Some(old) = old {

@@ -57,7 +57,7 @@ async fn run<Io>(edge: Arc<Shared>, id: SessionId, peer: SocketAddr, io: Io, ear
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let (session, acceptor, driver) = mux::new(mux::Config::edge(), io, early);
+    let (session, acceptor, mut driver) = mux::new(mux::Config::edge(), io, early);
     edge.metrics.sessions_opened.inc();
     let control = control::run(&edge, id, peer, session, acceptor);
     // Both end when either does: control watches the session, and closes it when it is done.

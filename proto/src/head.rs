@@ -43,10 +43,11 @@ pub struct HttpOpen<'a> {
 }
 
 impl HttpOpen<'_> {
-    /// The MESSAGE frame with this `StreamOpen`. `end`: the request has no body.
-    pub fn frame<'h, H>(&self, headers: H, end: bool) -> Bytes
+    /// The MESSAGE frame with this `StreamOpen`. `headers` is asked twice: for the length, then for
+    /// the fields. `end`: the request has no body.
+    pub fn frame<'h, H>(&self, headers: impl Fn() -> H, end: bool) -> Bytes
     where
-        H: Iterator<Item = (&'h [u8], &'h [u8])> + Clone,
+        H: Iterator<Item = (&'h [u8], &'h [u8])>,
     {
         // Field numbers of `HttpOpen` and `StreamOpen` in agent.proto.
         let fields: [(u32, &[u8]); 5] = [
@@ -58,7 +59,7 @@ impl HttpOpen<'_> {
         ];
         let version = self.version as u64;
         let http_len = fields.iter().map(|(_, v)| bytes_len(v)).sum::<usize>()
-            + headers_len(headers.clone())
+            + headers_len(headers())
             + if version == 0 { 0 } else { 1 + encoded_len_varint(version) };
         let outer: [(u32, &[u8]); 4] = [
             (1, self.tunnel_id),
@@ -76,7 +77,7 @@ impl HttpOpen<'_> {
         for (tag, value) in &fields[..4] {
             put_bytes(*tag, value, &mut out);
         }
-        put_headers(5, headers, &mut out);
+        put_headers(5, headers(), &mut out);
         if version != 0 {
             out.put_u8(6 << 3);
             encode_varint(version, &mut out);
@@ -86,22 +87,22 @@ impl HttpOpen<'_> {
     }
 }
 
-/// The MESSAGE frame with a `StreamReply`: the final head, or an informational (1xx) one. `end`:
-/// the answer has no body.
-pub fn response<'h, H>(status: u16, headers: H, end: bool) -> Bytes
+/// The MESSAGE frame with a `StreamReply`: the final head, or an informational (1xx) one. `headers`
+/// is asked twice: for the length, then for the fields. `end`: the answer has no body.
+pub fn response<'h, H>(status: u16, headers: impl Fn() -> H, end: bool) -> Bytes
 where
-    H: Iterator<Item = (&'h [u8], &'h [u8])> + Clone,
+    H: Iterator<Item = (&'h [u8], &'h [u8])>,
 {
     // 101 is final: the stream turns raw after it.
     let field = if (100..200).contains(&status) && status != 101 { 2 } else { 1 };
     let status = u64::from(status);
-    let head_len = 1 + encoded_len_varint(status) + headers_len(headers.clone());
+    let head_len = 1 + encoded_len_varint(status) + headers_len(headers());
     let mut out = begin(nested_len(head_len), end);
     put_key(field, &mut out);
     encode_varint(head_len as u64, &mut out);
     out.put_u8(1 << 3);
     encode_varint(status, &mut out);
-    put_headers(2, headers, &mut out);
+    put_headers(2, headers(), &mut out);
     out.freeze()
 }
 
@@ -189,7 +190,7 @@ mod tests {
 
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-    fn borrowed(pairs: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+    fn borrowed(pairs: &Pairs) -> impl Iterator<Item = (&[u8], &[u8])> {
         pairs.iter().map(|(n, v)| (n.as_slice(), v.as_slice()))
     }
 
@@ -226,7 +227,7 @@ mod tests {
                     headers: owned(&headers), version, upgrade: upgrade.clone().into(),
                 })),
             };
-            prop_assert_eq!(open.frame(borrowed(&headers), end), codec::message(&message, end));
+            prop_assert_eq!(open.frame(|| borrowed(&headers), end), codec::message(&message, end));
 
             let head = v1::ResponseHead { status: status.into(), headers: owned(&headers) };
             let reply = if (100..200).contains(&status) && status != 101 {
@@ -235,7 +236,7 @@ mod tests {
                 v1::stream_reply::Reply::Head(head)
             };
             let message = v1::StreamReply { reply: Some(reply) };
-            prop_assert_eq!(response(status, borrowed(&headers), end), codec::message(&message, end));
+            prop_assert_eq!(response(status, || borrowed(&headers), end), codec::message(&message, end));
             let trailer = v1::Trailers { headers: owned(&headers) };
             prop_assert_eq!(trailers(borrowed(&headers)).slice(HEADER_LEN..), trailer.encode_to_vec());
         }

@@ -25,23 +25,23 @@ pub enum CopyError {
     Stream(#[from] StreamError),
 }
 
-/// Copies until both directions have ended. `early` was read from the stream already. What ends in
-/// one direction is passed on as a half close; an error in one ends both.
+/// Copies until both directions have ended. What ends in one direction is passed on as a half
+/// close; an error in one ends both. Each side comes with what was read from it already.
 ///
 /// # Errors
 /// [`CopyError`]; the stream is then reset and the connection dropped.
 pub async fn splice<Io: AsyncRead + AsyncWrite + Unpin>(
-    io: Io,
-    sender: Sender,
-    receiver: Receiver,
-    early: Bytes,
+    (io, from_io): (Io, Bytes),
+    mut sender: Sender,
+    (receiver, from_stream): (Receiver, Bytes),
 ) -> Result<(), CopyError> {
+    sender.send(from_io, false)?;
     let mut splice = Splice {
         io,
         sender,
         receiver,
         buffer: BytesMut::new(),
-        pending: early,
+        pending: from_stream,
         up: false,
         down: Down::Copying,
     };

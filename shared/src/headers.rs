@@ -4,7 +4,7 @@
 use http::{
     HeaderMap, HeaderName,
     header::{
-        CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+        CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
@@ -42,7 +42,7 @@ impl<'a> EndToEnd<'a> {
     }
 
     /// Name and value of each field, in order.
-    pub fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
+    pub fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         self.headers
             .iter()
             .filter(move |(name, _)| self.passes(name))
@@ -53,7 +53,8 @@ impl<'a> EndToEnd<'a> {
         if is_hop_by_hop(name) || is_ours(name) {
             return false;
         }
-        if !self.keep_forwarded && is_forwarded(name) {
+        // The edge itself asks for the body, so nobody further on has to.
+        if !self.keep_forwarded && (is_forwarded(name) || *name == EXPECT) {
             return false;
         }
         !(self.nominates && is_nominated(self.headers, name))

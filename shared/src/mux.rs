@@ -341,6 +341,11 @@ impl Sender {
         Ok(())
     }
 
+    /// Lets the peer know of the stream before there is anything to send.
+    pub fn announce(&mut self) {
+        self.shared.step(|core| ((), core.announce(self.id)));
+    }
+
     /// Ready when the peer has ended the stream, or the session has ended.
     pub fn poll_reset(&mut self, cx: &Context<'_>) -> Poll<StreamError> {
         self.shared.core.lock().poll_reset(self.id, cx)
@@ -415,10 +420,10 @@ mod tests {
 
     fn pair(capacity: usize) -> (Session, Acceptor, Session, Acceptor) {
         let (a, b) = tokio::io::duplex(capacity);
-        let (client, client_accept, driver) = new(Config::agent(), a, Bytes::new());
-        tokio::spawn(driver.run());
-        let (server, server_accept, driver) = new(Config::edge(), b, Bytes::new());
-        tokio::spawn(driver.run());
+        let (client, client_accept, mut driver) = new(Config::agent(), a, Bytes::new());
+        tokio::spawn(async move { driver.run().await });
+        let (server, server_accept, mut driver) = new(Config::edge(), b, Bytes::new());
+        tokio::spawn(async move { driver.run().await });
         (client, client_accept, server, server_accept)
     }
 

@@ -13,7 +13,10 @@ use uniroute_proto::{
     head, v1,
 };
 
-use crate::mux::{Receiver, Sender, StreamError};
+use crate::{
+    headers::{is_hop_by_hop, is_ours},
+    mux::{Receiver, Sender, StreamError},
+};
 
 /// Bytes that a body hands on before other tasks have their turn, so that a bulk transfer never
 /// holds a runtime thread.
@@ -112,10 +115,10 @@ impl FrameReader {
         self.decoder.ended()
     }
 
-    /// The stream turns raw here: what was read too far, and the rest.
+    /// The stream turns raw here: the rest of it, and what was read already.
     #[must_use]
-    pub fn into_raw(self) -> (Bytes, Receiver) {
-        (self.chunk, self.receiver)
+    pub fn into_raw(self) -> (Receiver, Bytes) {
+        (self.receiver, self.chunk)
     }
 
     /// No more is wanted, but the other direction goes on; see [`Receiver::stop`].
@@ -243,7 +246,8 @@ impl Body for StreamBody {
     }
 }
 
-/// Headers as they came over the wire, checked: no CR, LF or NUL passes, names are tokens.
+/// Headers as they came over the wire, checked: no CR, LF or NUL passes, names are tokens (T10).
+/// Fields that belong to one connection, or that only we write, are left out.
 ///
 /// # Errors
 /// [`CodecError::Malformed`], naming the field's name but never its value.
@@ -256,7 +260,9 @@ pub fn header_map(what: &'static str, headers: Vec<v1::Header>) -> Result<Header
             .map_err(|_| malformed("a header's name is not a token".into()))?;
         let value = HeaderValue::from_maybe_shared(header.value)
             .map_err(|_| malformed(format!("the header {name} holds a forbidden byte")))?;
-        map.append(name, value);
+        if !is_hop_by_hop(&name) && !is_ours(&name) {
+            map.append(name, value);
+        }
     }
     Ok(map)
 }

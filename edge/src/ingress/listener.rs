@@ -80,7 +80,7 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut stop = pin!(edge.stop.cancelled());
+    let mut stop = pin!(edge.stop.clone().cancelled_owned());
     let mut listening = false;
     let mut stopping = false;
     // The stop signal is polled once, to be woken by it; after that a flag is enough, since asking

@@ -122,11 +122,11 @@ fn open_frame(
         (b"x-forwarded-proto", visit.scheme.as_bytes()),
         (b"x-forwarded-host", visit.authority.as_bytes()),
     ];
-    let fields = EndToEnd::of_visitor(&parts.headers).iter().chain(added);
-    if fields.clone().count() > head::MAX_HEADERS {
+    if parts.headers.len() + added.len() > head::MAX_HEADERS {
         return Err(ProxyError::BadRequest("too many header fields"));
     }
-    Ok(open.frame(fields, end))
+    let fields = EndToEnd::of_visitor(&parts.headers);
+    Ok(open.frame(|| fields.iter().chain(added), end))
 }
 
 /// The token of an upgrade request and the connection that will be upgraded.
@@ -249,7 +249,7 @@ fn switch(
     let mut headers = header_map("ResponseHead", head.headers)?;
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, token);
-    let (early, receiver) = exchange.reader.into_raw();
+    let from_stream = exchange.reader.into_raw();
     let stop = edge.stop.clone();
     edge.tasks.spawn(async move {
         let upgraded = match upgraded.await {
@@ -259,16 +259,17 @@ fn switch(
         let copied = async {
             match upgraded.downcast::<TokioIo<TcpStream>>() {
                 Ok(parts) => {
-                    let io = Rewound { io: parts.io.into_inner(), early: parts.read_buf };
-                    copy::splice(io, sender, receiver, early).await
+                    copy::splice((parts.io.into_inner(), parts.read_buf), sender, from_stream).await
                 }
                 Err(upgraded) => {
-                    copy::splice(TokioIo::new(upgraded), sender, receiver, early).await
+                    copy::splice((TokioIo::new(upgraded), Bytes::new()), sender, from_stream).await
                 }
             }
         };
         tokio::select! {
-            copied = copied => if let Err(error) = copied { debug!(%error, "an upgraded connection broke off") },
+            copied = copied => if let Err(error) = copied {
+                debug!(%error, "an upgraded connection broke off");
+            },
             () = stop.cancelled() => {}
         }
     });
@@ -276,45 +277,6 @@ fn switch(
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     Ok(response)
-}
-
-/// A connection with bytes that were read from it already.
-pub(crate) struct Rewound<Io> {
-    pub(crate) io: Io,
-    pub(crate) early: Bytes,
-}
-
-impl<Io: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Rewound<Io> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut tokio::io::ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.early.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buffer);
-        }
-        let take = self.early.len().min(buffer.remaining());
-        buffer.put_slice(&self.early.split_to(take));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<Io: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for Rewound<Io> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }
 
 /// A visitor's request body, counted.

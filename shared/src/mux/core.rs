@@ -436,6 +436,16 @@ impl Core {
         Ok(self.writer.take())
     }
 
+    /// A window update without credit carries the SYN alone.
+    pub(super) fn announce(&mut self, id: u32) -> Option<Waker> {
+        let stream = self.streams.get_mut(&id)?;
+        if !stream.updating {
+            stream.updating = true;
+            self.updates.push_back(id);
+        }
+        self.writer.take()
+    }
+
     pub(super) fn poll_reset(&mut self, id: u32, cx: &Context<'_>) -> Poll<StreamError> {
         match self.usable(id) {
             Err(error) => Poll::Ready(error),

@@ -39,6 +39,14 @@ pub struct Driver<Io> {
     reader: Reader,
     writer: Writer,
     pong: Arc<Mutex<Option<Bytes>>>,
+    begun: bool,
+}
+
+impl<Io> Drop for Driver<Io> {
+    /// Without its driver a session is over.
+    fn drop(&mut self) {
+        self.shared.step_all(|core| core.close(SessionError::Ended));
+    }
 }
 
 impl<Io> Driver<Io> {
@@ -56,6 +64,7 @@ impl<Io> Driver<Io> {
             },
             writer: Writer { batch: Batch::new(side), wakers: Vec::new(), stall: None, writing: false },
             pong: Arc::default(),
+            begun: false,
         }
     }
 }
@@ -81,12 +90,10 @@ struct Writer {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
-    /// Runs the session to its end and says why it ended. Dropped before that, it cuts the
-    /// connection and ends the session.
-    pub async fn run(mut self) -> SessionError {
-        let _end = EndOnDrop(Arc::clone(&self.shared));
-        self.shared.step(|core| ((), core.ping(Instant::now())));
-        let error = match self.early() {
+    /// Runs the session to its end and says why it ended. May be dropped and called again: the
+    /// session stands still meanwhile. Dropping the driver cuts the connection.
+    pub async fn run(&mut self) -> SessionError {
+        let error = match self.begin() {
             Err(error) => error,
             Ok(()) => poll_fn(|cx| self.poll(cx)).await,
         };
@@ -95,7 +102,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         error
     }
 
-    fn early(&mut self) -> Result<(), SessionError> {
+    fn begin(&mut self) -> Result<(), SessionError> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        self.shared.step(|core| ((), core.ping(Instant::now())));
         self.reader.take_apart(&self.shared, &self.pong)
     }
 
@@ -302,13 +313,5 @@ fn broken(error: &io::Error) -> SessionError {
             SessionError::Ended
         }
         _ => SessionError::Io(error.to_string()),
-    }
-}
-
-struct EndOnDrop(Arc<Shared>);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.step_all(|core| core.close(SessionError::Ended));
     }
 }

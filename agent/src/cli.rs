@@ -1,0 +1,222 @@
+//! The command line of `uniroute`.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uniroute_agent::{Settings, TunnelSettings};
+use uniroute_shared::{id::AgentId, telemetry::LogFormat};
+
+use crate::config::{self, File, FileTunnel, SAMPLE, SettingsError};
+
+/// Where an edge is looked for when nothing says otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
+
+/// Puts local servers on the internet through a UniRoute edge.
+#[derive(Debug, Parser)]
+#[command(name = "uniroute", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// One tunnel to a local HTTP server, now.
+    Http(Http),
+    /// Tunnels of the config file.
+    Start(Start),
+    /// The config file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prints the version.
+    Version,
+}
+
+/// Order: flag, environment, config file, default.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// The edge: http(s):// or ws(s)://HOST[:PORT]. Config key `server`.
+    /// Default: http://127.0.0.1:8080.
+    #[arg(long, env = "UNIROUTE_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// A file with the token, `-` for standard input; UNIROUTE_TOKEN goes over it.
+    /// Config key `token_file`.
+    #[arg(long, env = "UNIROUTE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The config file. Default: see `uniroute config path`.
+    #[arg(long, env = "UNIROUTE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// PEM file with the authorities for the edge's certificate. Default: the system's.
+    #[arg(long, env = "UNIROUTE_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+    /// Where the agent's id is kept. Default: a folder of this user's state.
+    #[arg(long, env = "UNIROUTE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// What standard output gets: text (a live view on a terminal), one JSON object a line, or
+    /// only the URLs.
+    #[arg(long, env = "UNIROUTE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// End with exit code 5 when the edge can't be reached at the start.
+    #[arg(long, env = "UNIROUTE_FAIL_FAST")]
+    fail_fast: bool,
+    /// End with exit code 7 when a local server takes no connection at the start.
+    #[arg(long, env = "UNIROUTE_REQUIRE_LOCAL")]
+    require_local: bool,
+    /// off, error, warn, info, debug, trace, or directives. Default: warn.
+    #[arg(long, env = "UNIROUTE_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// text or json. Default: text.
+    #[arg(long, env = "UNIROUTE_LOG_FORMAT", value_name = "FORMAT", default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Http {
+    /// The local server: PORT, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.
+    upstream: String,
+    /// The public name wanted; the edge chooses one otherwise.
+    #[arg(long, env = "UNIROUTE_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// PEM file with the authorities for the local server's certificate.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure_upstream")]
+    upstream_ca: Option<PathBuf>,
+    /// Take any certificate of the local server.
+    #[arg(long)]
+    insecure_upstream: bool,
+    /// Seconds for a connection to the local server.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    connect_timeout: f64,
+    /// Seconds for its answer to begin; 0 waits for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
+    response_timeout: f64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Tunnels of the config file, by the word in `[tunnels.NAME]`.
+    names: Vec<String>,
+    /// All of them.
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints a commented sample.
+    Init,
+    /// Prints where the config file is looked for.
+    Path,
+    /// Names every fault of a config file.
+    Check {
+        /// The file. Default: see `config path`.
+        file: Option<PathBuf>,
+    },
+}
+
+/// What standard output gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people; a live view on a terminal.
+    Text,
+    /// One object a line.
+    Json,
+    /// One URL a line.
+    Url,
+}
+
+/// What to run, and how to show it.
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    pub(crate) output: Output,
+    pub(crate) require_local: bool,
+    pub(crate) log_level: Option<String>,
+    pub(crate) log_format: LogFormat,
+    /// The id could not be kept: names are not taken back after a restart.
+    pub(crate) id_error: Option<io::Error>,
+}
+
+impl Http {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        let file = match &self.common.config {
+            Some(path) => File::load(path)?,
+            None => File::load_default()?,
+        };
+        let tunnel = FileTunnel {
+            upstream: self.upstream,
+            name: self.name,
+            upstream_ca: self.upstream_ca,
+            insecure_upstream: self.insecure_upstream,
+            connect_timeout: Some(self.connect_timeout),
+            response_timeout: Some(self.response_timeout),
+        };
+        self.common.plan(&file, vec![tunnel.settings("http")?])
+    }
+}
+
+impl Start {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        let path = self.common.config.clone().unwrap_or_else(config::default_path);
+        let file = File::load(&path)?;
+        file.check()?;
+        let tunnels = file.select(&path, &self.names, self.all)?;
+        self.common.plan(&file, tunnels)
+    }
+}
+
+impl Common {
+    fn plan(self, file: &File, tunnels: Vec<TunnelSettings>) -> Result<Plan, SettingsError> {
+        let server = match (&self.server, &file.server) {
+            (Some(url), _) => config::server_url("--server", url)?,
+            (None, Some(url)) => config::server_url("server", url)?,
+            (None, None) => config::server_url("default", DEFAULT_SERVER)?,
+        };
+        let token = config::token(self.token_file.as_deref().or(file.token_file.as_deref()))?;
+        let (agent_id, id_error) = match config::agent_id(self.state_dir.as_deref()) {
+            Ok(id) => (id, None),
+            Err(error) => (AgentId::random(), Some(error)),
+        };
+        let mut settings = Settings::new(server, token, tunnels);
+        settings.agent_id = agent_id;
+        settings.agent_name = hostname();
+        settings.fail_fast = self.fail_fast;
+        if let Some(path) = self.server_ca {
+            settings.trust = uniroute_agent::upstream::Trust::CaFile(path);
+        }
+        Ok(Plan {
+            settings,
+            output: self.output,
+            require_local: self.require_local,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            id_error,
+        })
+    }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    name.trim().chars().take(64).collect()
+}
+
+impl ConfigCommand {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut out = io::stdout();
+        match self {
+            Self::Init => out.write_all(SAMPLE.as_bytes())?,
+            Self::Path => writeln!(out, "{}", config::default_path().display())?,
+            Self::Check { file } => {
+                let path = file.unwrap_or_else(config::default_path);
+                File::load(&path)?.check()?;
+                writeln!(out, "{}: no faults", path.display())?;
+            }
+        }
+        Ok(())
+    }
+}

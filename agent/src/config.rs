@@ -1,0 +1,287 @@
+//! What people write (flags, environment, file) and what the agent uses, apart from each other.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use uniroute_agent::{
+    TunnelSettings,
+    connect::{ServerUrl, ServerUrlError},
+    upstream::{TargetError, Trust},
+};
+use uniroute_shared::{
+    config_file::{self, ConfigError},
+    id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
+};
+
+/// The file that `config init` writes.
+pub(crate) const SAMPLE: &str = include_str!("uniroute.sample.toml");
+
+/// The config file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    /// Always 1; checked before anything else.
+    #[serde(rename = "version")]
+    _version: Option<u32>,
+    /// URL of the edge.
+    pub(crate) server: Option<String>,
+    /// Holds the token.
+    pub(crate) token_file: Option<PathBuf>,
+    /// By the word that `start` takes.
+    #[serde(default)]
+    pub(crate) tunnels: BTreeMap<String, FileTunnel>,
+}
+
+/// The section `[tunnels.NAME]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileTunnel {
+    /// The local server.
+    pub(crate) upstream: String,
+    /// The public name wanted; the edge chooses one otherwise.
+    pub(crate) name: Option<String>,
+    /// PEM file with the authorities for an https upstream.
+    pub(crate) upstream_ca: Option<PathBuf>,
+    /// Takes any certificate of an https upstream.
+    #[serde(default)]
+    pub(crate) insecure_upstream: bool,
+    /// Seconds for a connection to the local server.
+    pub(crate) connect_timeout: Option<f64>,
+    /// Seconds for its answer to begin; 0: for ever.
+    pub(crate) response_timeout: Option<f64>,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    #[error("{0}: {1}")]
+    Server(&'static str, ServerUrlError),
+    #[error("tunnel {0:?}: {1}")]
+    Target(String, TargetError),
+    #[error("tunnel {0:?}: the name {1:?}: {2}")]
+    Name(String, String, SubdomainError),
+    #[error("tunnel {0:?}: {1} is {2}, which is no number of seconds from 0 to 86400")]
+    Seconds(String, &'static str, f64),
+    #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
+    Trust(String),
+    #[error("cannot read the token file {0}: {1}")]
+    TokenFile(PathBuf, io::Error),
+    #[error("the token in {0}: {1}")]
+    Token(String, TokenError),
+    #[error(
+        "no token. Give one by UNIROUTE_TOKEN, by UNIROUTE_TOKEN_FILE or --token-file FILE (`-` reads standard input), or by token_file in the config file. `uniroute-edge dev` prints where its token is"
+    )]
+    NoToken,
+    #[error("no tunnel {name:?} in {file}; there are: {known}")]
+    NoTunnel { name: String, file: String, known: String },
+    #[error("{0} has no tunnels: add [tunnels.NAME] with upstream = \"3000\"")]
+    NoTunnels(String),
+    #[error("which tunnels? Name them, or say --all. {file} has: {known}")]
+    WhichTunnels { file: String, known: String },
+}
+
+impl File {
+    pub(crate) fn load(path: &Path) -> Result<Self, SettingsError> {
+        Ok(config_file::load(path)?)
+    }
+
+    /// The file at the usual place, if there is one.
+    pub(crate) fn load_default() -> Result<Self, SettingsError> {
+        let path = default_path();
+        if path.exists() { Self::load(&path) } else { Ok(Self::default()) }
+    }
+
+    /// The tunnels with these names, or all.
+    pub(crate) fn select(
+        &self,
+        file: &Path,
+        names: &[String],
+        all: bool,
+    ) -> Result<Vec<TunnelSettings>, SettingsError> {
+        let file = file.display().to_string();
+        let known = || self.tunnels.keys().cloned().collect::<Vec<_>>().join(", ");
+        if self.tunnels.is_empty() {
+            return Err(SettingsError::NoTunnels(file));
+        }
+        if all {
+            return self.tunnels.iter().map(|(key, tunnel)| tunnel.settings(key)).collect();
+        }
+        if names.is_empty() {
+            return Err(SettingsError::WhichTunnels { file, known: known() });
+        }
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        let one = |name: &String| match self.tunnels.get(name) {
+            Some(tunnel) => tunnel.settings(name),
+            None => Err(SettingsError::NoTunnel {
+                name: name.clone(),
+                file: file.clone(),
+                known: known(),
+            }),
+        };
+        names.iter().map(one).collect()
+    }
+
+    /// Every fault that shows without connecting.
+    pub(crate) fn check(&self) -> Result<(), SettingsError> {
+        if let Some(server) = &self.server {
+            server_url("server", server)?;
+        }
+        self.tunnels.iter().try_for_each(|(key, tunnel)| tunnel.settings(key).map(|_| ()))
+    }
+}
+
+impl FileTunnel {
+    /// Checked settings.
+    pub(crate) fn settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
+        let target = self.upstream.parse().map_err(|e| SettingsError::Target(key.to_owned(), e))?;
+        if let Some(name) = &self.name {
+            Subdomain::parse(name)
+                .map_err(|error| SettingsError::Name(key.to_owned(), name.clone(), error))?;
+        }
+        let mut settings = TunnelSettings::http(key, target);
+        settings.name.clone_from(&self.name);
+        settings.trust = match (&self.upstream_ca, self.insecure_upstream) {
+            (Some(_), true) => return Err(SettingsError::Trust(key.to_owned())),
+            (Some(path), false) => Trust::CaFile(path.clone()),
+            (None, true) => Trust::Insecure,
+            (None, false) => Trust::System,
+        };
+        if let Some(limit) = self.connect_timeout {
+            settings.connect_timeout = seconds(key, "connect_timeout", limit)?;
+        }
+        if let Some(limit) = self.response_timeout {
+            let limit = seconds(key, "response_timeout", limit)?;
+            settings.response_timeout = (!limit.is_zero()).then_some(limit);
+        }
+        Ok(settings)
+    }
+}
+
+fn seconds(key: &str, what: &'static str, value: f64) -> Result<Duration, SettingsError> {
+    if !(0.0..=86_400.0).contains(&value) {
+        return Err(SettingsError::Seconds(key.to_owned(), what, value));
+    }
+    Ok(Duration::from_secs_f64(value))
+}
+
+pub(crate) fn server_url(place: &'static str, text: &str) -> Result<ServerUrl, SettingsError> {
+    text.parse().map_err(|error| SettingsError::Server(place, error))
+}
+
+/// The token: from the environment, from the file of the flag, or from the config file's.
+pub(crate) fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
+    if let Ok(token) = std::env::var("UNIROUTE_TOKEN") {
+        let parsed = Token::parse(token.trim());
+        return parsed.map_err(|error| SettingsError::Token("UNIROUTE_TOKEN".into(), error));
+    }
+    let path = file.ok_or(SettingsError::NoToken)?;
+    let text = read(path).map_err(|error| SettingsError::TokenFile(path.to_owned(), error))?;
+    // The edge's own file may hold several, and comments: the first one is ours.
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    Token::parse(line.unwrap_or_default())
+        .map_err(|error| SettingsError::Token(path.display().to_string(), error))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        return io::stdin().read_to_string(&mut text).map(|_| text);
+    }
+    fs::read_to_string(path)
+}
+
+/// Where the config file is when nobody says otherwise.
+pub(crate) fn default_path() -> PathBuf {
+    folder("XDG_CONFIG_HOME", ".config").join("uniroute/uniroute.toml")
+}
+
+fn folder(variable: &str, in_home: &str) -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(in_home));
+    std::env::var_os(variable)
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_else(std::env::temp_dir)
+}
+
+/// This machine's agent id: made once, kept in the user's state folder, so that a restarted agent
+/// takes its names back.
+///
+/// # Errors
+/// When the folder can't be written; the caller goes on with an id of this run's own.
+pub(crate) fn agent_id(state_dir: Option<&Path>) -> io::Result<AgentId> {
+    let dir = state_dir.map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned);
+    let path = dir.join("agent-id");
+    if let Ok(text) = fs::read_to_string(&path)
+        && let Ok(id) = AgentId::parse(text.trim())
+    {
+        return Ok(id);
+    }
+    fs::create_dir_all(&dir)?;
+    let id = AgentId::random();
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    writeln!(options.open(&path)?, "{id}")?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<File, SettingsError> {
+        Ok(config_file::parse(&format!("version = 1\n{text}"), "uniroute.toml")?)
+    }
+
+    #[test]
+    fn the_sample_is_valid() {
+        let file: File = config_file::parse(SAMPLE, "sample").unwrap();
+        file.check().unwrap();
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
+        let error = file("[tunnels.web]\nupstrem = \"3000\"\n").unwrap_err().to_string();
+        for part in ["uniroute.toml:3:", "upstrem", "\"upstream\""] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn tunnels_are_selected_by_name() {
+        let file = file("[tunnels.a]\nupstream = \"1\"\n[tunnels.b]\nupstream = \"2\"\nname = \"bee\"").unwrap();
+        let select = |names: &[&str], all| {
+            let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
+            file.select(Path::new("f"), &names, all)
+        };
+        assert_eq!(select(&["b", "b"], false).unwrap()[0].name.as_deref(), Some("bee"));
+        assert!(select(&[], false).unwrap_err().to_string().contains("a, b"));
+        assert!(select(&["c"], false).unwrap_err().to_string().contains("a, b"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_named() {
+        for (line, part) in [
+            ("upstream = \"x\"", "port is missing"),
+            ("upstream = \"1\"\nname = \"a_b\"", "a_b"),
+            ("upstream = \"1\"\nconnect_timeout = -1.0", "connect_timeout"),
+            ("upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"", "exclude each other"),
+        ] {
+            let file = file(&format!("[tunnels.web]\n{line}")).unwrap();
+            let error = file.check().unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("web"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Each stream of the edge to its local server, and the answer back. One task a stream.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONNECTION, HOST, UPGRADE},
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+use uniroute_proto::{
+    codec, head,
+    v1::{self, UpstreamErrorKind, stream_open::Kind, stream_reply::Reply},
+};
+use uniroute_shared::{
+    copy,
+    headers::{EndToEnd, content_length},
+    mux::{Receiver, Sender, StreamError},
+    stream::{FrameReader, OnDrop, SendError, StreamBody, header_map, send_body},
+};
+
+use crate::{
+    Event, Tunnels,
+    tunnel::Tunnel,
+    upstream::{AnswerBody, Connection, RequestBody, Upstream, UpstreamError, UpstreamIo},
+};
+
+/// The edge sends a stream's first message at once; later than this it never comes.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a stream's work ended early.
+#[derive(Debug, thiserror::Error)]
+enum ForwardError {
+    /// The visitor left, or the session ended: nobody waits for an answer.
+    #[error("cancelled: {0}")]
+    Cancelled(#[from] StreamError),
+    /// No answer, and the visitor is told.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The answer broke off; the visitor sees that.
+    #[error("the answer broke off: {0}")]
+    Broken(String),
+}
+
+/// Serves one stream to its end.
+pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: Receiver) {
+    let mut reader = FrameReader::new(receiver);
+    let opening = tokio::time::timeout(OPEN_TIMEOUT, reader.message::<v1::StreamOpen>("StreamOpen"));
+    let (open, end) = match opening.await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return debug!(%error, "a stream began wrongly"),
+        Err(_) => return debug!("a stream began with silence"),
+    };
+    // The edge names one of this agent's tunnels, never a target (T23).
+    let tunnel = tunnels.by_id(&open.tunnel_id);
+    let result = match (tunnel, open.kind) {
+        (Some(tunnel), Some(Kind::Http(http))) => {
+            let request = StreamRequest { http, end, tunnel };
+            request.forward(&tunnels, &mut sender, reader).await
+        }
+        (None, _) => Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel")),
+        (_, None) => Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here")),
+    };
+    match result {
+        Ok(None) => {}
+        Ok(Some(Switched { io, rest })) => {
+            if let Err(error) = copy::splice(io, sender, rest).await {
+                debug!(%error, "an upgraded connection broke off");
+            }
+        }
+        Err(ForwardError::Upstream(error)) => {
+            let reply = v1::UpstreamError { kind: error.kind.into(), message: error.message };
+            let reply = v1::StreamReply { reply: Some(Reply::Error(reply)) };
+            if let Err(error) = sender.send(codec::message(&reply, true), true) {
+                debug!(%error, "nobody waits for the error");
+            }
+        }
+        Err(error) => debug!(%error, "a request ended early"),
+    }
+}
+
+fn refusal(kind: UpstreamErrorKind, message: &str) -> ForwardError {
+    UpstreamError { kind, message: message.to_owned() }.into()
+}
+
+/// A request as it came in over its stream.
+struct StreamRequest {
+    http: v1::HttpOpen,
+    /// It has no body.
+    end: bool,
+    tunnel: Arc<Tunnel>,
+}
+
+impl StreamRequest {
+    async fn forward(
+        self,
+        tunnels: &Tunnels,
+        sender: &mut Sender,
+        reader: FrameReader,
+    ) -> Result<Option<Switched>, ForwardError> {
+        let began = Instant::now();
+        let Self { http, end, tunnel } = self;
+        let method = Method::from_bytes(&http.method)
+            .map_err(|_| refusal(UpstreamErrorKind::BadRequest, "the method is no token"))?;
+        let target = Uri::from_maybe_shared(http.target.clone())
+            .ok()
+            .filter(|uri| uri.scheme().is_none() && uri.authority().is_none())
+            .ok_or_else(|| refusal(UpstreamErrorKind::BadRequest, "the target is no path"))?;
+        let headers = request_headers(&http)?;
+        let head = Head { method, target, headers };
+
+        let upstream = tunnel.upstream();
+        let mut switching = None;
+        let exchanged = if end {
+            exchange_bodyless(&tunnel, &upstream, sender, &head).await
+        } else if let Some(token) = upgrade_token(&http)? {
+            switching = Some(reader);
+            exchange_upgrade(&tunnel, &upstream, sender, &head, token).await
+        } else {
+            exchange_with_body(&upstream, sender, reader, &head).await
+        };
+        let (mut connection, answer) =
+            exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
+        tunnel.report(None);
+        tunnels.event(|| Event::Request {
+            tunnel: tunnel.key.clone(),
+            method: head.method.to_string(),
+            path: head.target.to_string(),
+            status: answer.status().as_u16(),
+            duration: began.elapsed(),
+        });
+        match switching {
+            Some(reader) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let fields = EndToEnd::of(answer.headers());
+                sender.send(head::response(101, || fields.iter(), false), false)?;
+                let io = connection.into_raw().await;
+                return Ok(Some(Switched { io, rest: reader.into_raw() }));
+            }
+            // Declined: an answer like any other.
+            Some(reader) => reader.stop(),
+            None => {}
+        }
+        send_answer(&upstream, sender, &mut connection, answer).await?;
+        upstream.put_back(connection);
+        Ok(None)
+    }
+}
+
+/// Both sides have switched protocols: from here on bytes are copied.
+struct Switched {
+    io: (UpstreamIo, Bytes),
+    rest: (Receiver, Bytes),
+}
+
+impl ForwardError {
+    fn upstream(&self) -> Option<&UpstreamError> {
+        match self {
+            Self::Upstream(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A request's head, kept so that it can be sent again.
+struct Head {
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn request(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+fn request_headers(http: &v1::HttpOpen) -> Result<HeaderMap, ForwardError> {
+    let wrong = |why: String| refusal(UpstreamErrorKind::BadRequest, &why);
+    let mut headers =
+        header_map("StreamOpen", http.headers.clone()).map_err(|error| wrong(error.to_string()))?;
+    // One routing key: what the edge routed by is what the local server sees (T02).
+    let host = HeaderValue::from_maybe_shared(http.authority.clone())
+        .map_err(|_| wrong("the authority holds a forbidden byte".into()))?;
+    headers.insert(HOST, host);
+    content_length(&headers).map_err(|()| wrong("Content-Length can't be read".into()))?;
+    Ok(headers)
+}
+
+type Exchanged = Result<(Connection, Response<Incoming>), ForwardError>;
+
+/// Without a body a request can be sent again, so a pooled connection that turns out to be closed
+/// costs nothing but a new one. What is not idempotent is sent again only if it never went out.
+async fn exchange_bodyless(
+    tunnel: &Tunnel,
+    upstream: &Upstream,
+    sender: &mut Sender,
+    head: &Head,
+) -> Exchanged {
+    let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
+    let (mut connection, reused) = cancellable(sender, upstream.connection()).await??;
+    match answer(upstream, sender, &mut connection, head.request(RequestBody::Empty), deadline).await? {
+        Ok(answer) => Ok((connection, answer)),
+        Err(error) if reused && (error.is_canceled() || may_repeat(head, &error)) => {
+            let mut connection = cancellable(sender, upstream.connect()).await??;
+            let request = head.request(RequestBody::Empty);
+            let answered = answer(upstream, sender, &mut connection, request, deadline).await?;
+            Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
+        }
+        Err(error) => Err(upstream.failed(&error).into()),
+    }
+}
+
+/// Nothing of an answer came, and asking twice is as good as once (RFC 9110, section 9.2.2).
+fn may_repeat(head: &Head, error: &hyper::Error) -> bool {
+    head.method.is_idempotent() && (error.is_incomplete_message() || error.is_closed() || !error.is_parse())
+}
+
+async fn exchange_with_body(
+    upstream: &Upstream,
+    sender: &mut Sender,
+    reader: FrameReader,
+    head: &Head,
+) -> Exchanged {
+    let length = content_length(&head.headers).unwrap_or_default();
+    let body = StreamBody::new(reader, length, OnDrop::Stop);
+    let (mut connection, _) = cancellable(sender, upstream.connection()).await??;
+    let request = head.request(RequestBody::Stream(body));
+    // The edge counts the wait from the end of the request, which is not seen here.
+    let answered = answer(upstream, sender, &mut connection, request, None).await?;
+    Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
+}
+
+/// A request to switch protocols, on a connection of its own: it will not come back.
+async fn exchange_upgrade(
+    tunnel: &Tunnel,
+    upstream: &Upstream,
+    sender: &mut Sender,
+    head: &Head,
+    token: HeaderValue,
+) -> Exchanged {
+    let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
+    let mut connection = cancellable(sender, upstream.connect()).await??;
+    let mut request = head.request(RequestBody::Empty);
+    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    request.headers_mut().insert(UPGRADE, token);
+    let answered = answer(upstream, sender, &mut connection, request, deadline).await?;
+    Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
+}
+
+fn upgrade_token(http: &v1::HttpOpen) -> Result<Option<HeaderValue>, ForwardError> {
+    if http.upgrade.is_empty() {
+        return Ok(None);
+    }
+    let token = HeaderValue::from_maybe_shared(http.upgrade.clone());
+    token.map(Some).map_err(|_| refusal(UpstreamErrorKind::BadRequest, "the upgrade is no token"))
+}
+
+/// Sends a request and waits for the answer's head.
+async fn answer(
+    upstream: &Upstream,
+    sender: &mut Sender,
+    connection: &mut Connection,
+    request: Request<RequestBody>,
+    deadline: Option<Instant>,
+) -> Result<Result<Response<Incoming>, hyper::Error>, ForwardError> {
+    let sending = connection.send(request, |cx| sender.poll_reset(cx));
+    let Some(deadline) = deadline else { return Ok(sending.await?) };
+    match timeout_at(deadline, sending).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => {
+            let message = format!("{} gave no answer in time", upstream.target());
+            Err(UpstreamError { kind: UpstreamErrorKind::ResponseTimeout, message }.into())
+        }
+    }
+}
+
+/// `future`, unless the visitor leaves first.
+async fn cancellable<F: Future>(sender: &mut Sender, future: F) -> Result<F::Output, StreamError> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if let Poll::Ready(error) = sender.poll_reset(cx) {
+            return Poll::Ready(Err(error));
+        }
+        future.as_mut().poll(cx).map(Ok)
+    })
+    .await
+}
+
+async fn send_answer(
+    upstream: &Upstream,
+    sender: &mut Sender,
+    connection: &mut Connection,
+    answer: Response<Incoming>,
+) -> Result<(), ForwardError> {
+    let (parts, body) = answer.into_parts();
+    if parts.status.is_informational() {
+        let message = format!("{} switches protocols, which nobody asked for", upstream.target());
+        return Err(refusal(UpstreamErrorKind::BadResponse, &message));
+    }
+    let end = body.is_end_stream();
+    let fields = EndToEnd::of(&parts.headers);
+    sender.send(head::response(parts.status.as_u16(), || fields.iter(), end), end)?;
+    if end {
+        return Ok(());
+    }
+    match send_body(sender, AnswerBody { connection, body }).await {
+        Ok(()) => Ok(()),
+        Err(SendError::Stream(error)) => Err(error.into()),
+        Err(SendError::Body(error)) => Err(ForwardError::Broken(error.to_string())),
+    }
+}
+

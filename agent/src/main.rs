@@ -1,0 +1,115 @@
+//! `uniroute`: parse, connect, show what happens, drain on a signal.
+
+mod cli;
+mod config;
+mod output;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use tokio_util::sync::CancellationToken;
+use uniroute_agent::{Agent, AgentError, CheckError, check_local};
+use uniroute_shared::{shutdown::Signals, telemetry};
+
+use crate::{
+    cli::{Cli, Command, Plan},
+    config::SettingsError,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Why the program ends, as its exit code says it.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("the local server is not there: {0}")]
+    Local(#[from] CheckError),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Other(error) if error.is::<SettingsError>() => 3,
+            Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
+            Self::Settings(_) => 3,
+            Self::Agent(AgentError::Token { .. }) => 4,
+            Self::Agent(AgentError::Unreachable(_)) => 5,
+            Self::Agent(AgentError::Refused(_)) => 6,
+            Self::Local(_) => 7,
+            Self::Agent(AgentError::Version(_)) => 8,
+            Self::Agent(AgentError::Replaced) | Self::Other(_) => 1,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
+        Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
+        Command::Config(command) => command.run().map_err(Failure::from),
+        Command::Version => {
+            let version = concat!("uniroute ", env!("CARGO_PKG_VERSION"));
+            writeln!(io::stdout(), "{version}").map_err(|error| Failure::Other(error.into()))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "uniroute: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(plan: Plan) -> Result<(), Failure> {
+    let live = match plan.log_level {
+        // Log lines and a live view don't go together.
+        Some(_) => None,
+        None => output::live_view(plan.output, &plan.settings.server.to_string()),
+    };
+    let quiet = if live.is_some() { "off" } else { "warn" };
+    let level = plan.log_level.as_deref().unwrap_or(quiet);
+    telemetry::init(level, plan.log_format).map_err(anyhow::Error::from)?;
+    if let Some(error) = &plan.id_error {
+        tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
+    }
+    // One thread: a session and its requests share it, so nobody wakes another thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(anyhow::Error::from)?;
+    runtime.block_on(async {
+        if plan.require_local {
+            for tunnel in &plan.settings.tunnels {
+                check_local(tunnel).await?;
+            }
+        }
+        let (agent, events) = Agent::new(plan.settings).map_err(anyhow::Error::from)?;
+        let shown = tokio::spawn(output::show(events, plan.output, live));
+        let result = until_signalled(agent).await;
+        // The last events are still to be shown.
+        let _ = shown.await;
+        result
+    })
+}
+
+async fn until_signalled(agent: Agent) -> Result<(), Failure> {
+    let mut signals = Signals::new().map_err(anyhow::Error::from)?;
+    let stop = CancellationToken::new();
+    let mut running = std::pin::pin!(agent.run(stop.clone()));
+    tokio::select! {
+        result = &mut running => return Ok(result?),
+        () = signals.next() => stop.cancel(),
+    }
+    tokio::select! {
+        result = running => Ok(result?),
+        () = signals.next() => Ok(()),
+    }
+}

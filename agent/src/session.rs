@@ -1,0 +1,384 @@
+//! One session with the edge: its handshake, stream zero, and the streams that come in.
+
+use std::{sync::Arc, time::{Duration, SystemTime}};
+
+use bytes::Bytes;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use uniroute_proto::{
+    codec,
+    handshake::{AgentHandshake, AgentStep, Established, frame_name},
+    v1::{self, ControlFrame, control_frame::Frame},
+};
+use uniroute_shared::{
+    mux::{self, Acceptor, Sender, StreamError},
+    stream::{FrameReader, ReadError},
+};
+
+use crate::{
+    Event, Tunnels,
+    connect::{ConnectError, EdgeIo},
+    forward,
+};
+
+/// The whole handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// An edge that is asked for a sign of life has this long.
+const SILENCE: Duration = Duration::from_secs(5);
+/// A control frame has to fit the edge's window after this long.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// What open streams have when the agent is to end.
+pub(crate) const DRAIN: Duration = Duration::from_secs(30);
+/// How often small things are looked at: health to report, the clock, a drain's end.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same while draining.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// A wall clock that ran this much further than the monotonic one: the machine slept.
+const CLOCK_JUMP: Duration = Duration::from_secs(5);
+/// Shortest heartbeat interval that an edge may ask for.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionEnd {
+    #[error("{0}")]
+    Mux(mux::SessionError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the edge takes no control frames")]
+    ControlStalled,
+    #[error("the edge gives no sign of life")]
+    Silent,
+    #[error("another session of this agent took over")]
+    Replaced,
+    #[error("the edge said go away: {0}")]
+    GoAway(String),
+    /// This side wished it, and its streams are finished or their time is up.
+    #[error("drained")]
+    Drained,
+}
+
+/// A session after its handshake, before it runs.
+pub(crate) struct Session {
+    mux: mux::Session,
+    acceptor: Acceptor,
+    driver: mux::Driver<Box<dyn EdgeIo>>,
+    stream: Stream,
+    pub(crate) established: Established,
+}
+
+/// Shakes hands over a fresh connection.
+///
+/// # Errors
+/// [`ConnectError`]; the connection is gone then.
+pub(crate) async fn establish(
+    io: Box<dyn EdgeIo>,
+    early: Bytes,
+    init: v1::Init,
+) -> Result<Session, ConnectError> {
+    let (mux, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
+    let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
+    let (sender, receiver) = mux.open().map_err(|error| lost(&error))?;
+    let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
+    let shaken = {
+        let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init));
+        tokio::select! {
+            shaken = shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
+            ended = driver.run() => Err(lost(&ended)),
+        }
+    };
+    let established = shaken?;
+    Ok(Session { mux, acceptor, driver, stream, established })
+}
+
+async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
+    let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
+    let mut handshake = AgentHandshake::new(init);
+    // The edge speaks first, so it has to see the stream.
+    stream.sender.announce();
+    loop {
+        let frame = stream.next().await.map_err(|error| lost(&error))?;
+        match handshake.on_frame(frame)? {
+            AgentStep::Wait => {}
+            AgentStep::Send(frame) => stream.send(*frame).await.map_err(|error| lost(&error))?,
+            AgentStep::Done(established) => return Ok(*established),
+        }
+    }
+}
+
+/// The control stream's two directions.
+struct Stream {
+    sender: Sender,
+    reader: FrameReader,
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<ControlFrame, ReadError> {
+        Ok(self.reader.message::<ControlFrame>("ControlFrame").await?.0)
+    }
+
+    async fn send(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
+        timeout(SEND_TIMEOUT, self.sender.ready()).await.map_err(|_| SessionEnd::ControlStalled)??;
+        Ok(self.sender.send(codec::message(&frame, false), false)?)
+    }
+}
+
+impl Session {
+    /// Runs the session to its end. `leaving`: it takes no new requests any more, and a new
+    /// session should take its place. `stop`: the agent is to end.
+    pub(crate) async fn run(
+        self,
+        tunnels: Arc<Tunnels>,
+        leaving: CancellationToken,
+        stop: CancellationToken,
+    ) -> SessionEnd {
+        let Self { mux, acceptor, mut driver, stream, established } = self;
+        let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
+        let control = Control {
+            mux: mux.clone(),
+            stream,
+            tunnels: Arc::clone(&tunnels),
+            heartbeat: interval.max(MIN_HEARTBEAT),
+            began: Instant::now(),
+            rtt: Duration::ZERO,
+            asked: None,
+            draining: None,
+            ended_as: None,
+            leaving,
+            stop,
+        };
+        let streams = accept_streams(acceptor, tunnels);
+        let controlled = async {
+            let Err(end) = control.run().await;
+            match end {
+                SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => mux.close(),
+                _ => mux.abort(4000, end.to_string()),
+            }
+            end
+        };
+        // The driver ends last: what control said at the end still has to go out.
+        let mut controlled = std::pin::pin!(controlled);
+        tokio::select! {
+            ended = driver.run() => SessionEnd::Mux(ended),
+            () = streams => SessionEnd::Mux(mux.closed().await),
+            end = &mut controlled => {
+                let _ = timeout(SILENCE, driver.run()).await;
+                end
+            }
+        }
+    }
+}
+
+/// One task for each stream; they end with the session.
+async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = acceptor.accept() => {
+                let Some((sender, receiver)) = stream else { return };
+                tasks.spawn(forward::serve(Arc::clone(&tunnels), sender, receiver));
+            }
+            Some(done) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Err(error) = done {
+                    warn!(%error, "a request's task failed");
+                }
+            }
+        }
+    }
+}
+
+struct Control {
+    mux: mux::Session,
+    stream: Stream,
+    tunnels: Arc<Tunnels>,
+    heartbeat: Duration,
+    began: Instant,
+    rtt: Duration,
+    /// The edge has to give a sign of life by the second, after the first.
+    asked: Option<(std::time::Instant, Instant)>,
+    draining: Option<Instant>,
+    ended_as: Option<SessionEnd>,
+    leaving: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Control {
+    async fn run(mut self) -> Result<std::convert::Infallible, SessionEnd> {
+        let stop = self.stop.clone();
+        let tunnels = Arc::clone(&self.tunnels);
+        let mut heartbeat = interval_at(Instant::now() + self.heartbeat, self.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clock = Clock::new();
+        loop {
+            let deadline = self.asked.map(|(_, deadline)| deadline);
+            tokio::select! {
+                frame = self.stream.next() => self.on_frame(frame?).await?,
+                _ = heartbeat.tick() => self.send_heartbeat().await?,
+                _ = look.tick() => {
+                    if let Some(asleep) = clock.jumped() {
+                        info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
+                        self.ask();
+                    }
+                    for health in tunnels.unsaid_health() {
+                        self.stream.send(Frame::UpstreamHealth(health).into()).await?;
+                    }
+                }
+                () = tunnels.changed.notified() => {
+                    for update in tunnels.updates() {
+                        self.stream.send(Frame::UpdateTunnel(update).into()).await?;
+                    }
+                }
+                () = at(deadline) => self.check_life()?,
+                () = stop.cancelled(), if self.draining.is_none() => self.say_goodbye().await?,
+                () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
+            }
+        }
+    }
+
+    async fn send_heartbeat(&mut self) -> Result<(), SessionEnd> {
+        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
+        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await?;
+        self.ask();
+        Ok(())
+    }
+
+    /// Wants a sign of life; any byte is one.
+    fn ask(&mut self) {
+        if self.asked.is_none() {
+            self.mux.ping();
+            self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
+        }
+    }
+
+    fn check_life(&mut self) -> Result<(), SessionEnd> {
+        match self.asked.take() {
+            Some((since, _)) if self.mux.last_received() < since => Err(SessionEnd::Silent),
+            _ => Ok(()),
+        }
+    }
+
+    /// The agent is to end: its names are free at once, open streams go on for a while.
+    async fn say_goodbye(&mut self) -> Result<(), SessionEnd> {
+        for tunnel_id in self.tunnels.ids() {
+            let close = v1::CloseTunnel { tunnel_id, code: 0, message: String::new() };
+            self.stream.send(Frame::CloseTunnel(close).into()).await?;
+        }
+        let away = v1::GoAway {
+            reason: v1::GoAwayReason::Drain.into(),
+            message: "the agent is shutting down".into(),
+            deadline_ms: u32::try_from(DRAIN.as_millis()).unwrap_or(u32::MAX),
+            reconnect: false,
+        };
+        self.stream.send(Frame::GoAway(away).into()).await?;
+        self.drain(SessionEnd::Drained, DRAIN);
+        Ok(())
+    }
+
+    fn drain(&mut self, end: SessionEnd, within: Duration) {
+        if self.draining.is_none() {
+            self.draining = Some(Instant::now() + within);
+            self.ended_as = Some(end);
+        }
+    }
+
+    fn check_drained(&mut self) -> Result<(), SessionEnd> {
+        let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
+        // The control stream itself is the one that is left.
+        if over || self.mux.stats().streams <= 1 {
+            return Err(self.ended_as.take().unwrap_or(SessionEnd::Drained));
+        }
+        Ok(())
+    }
+
+    async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
+        let Some(frame) = frame.frame else { return Ok(()) };
+        match frame {
+            Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
+                self.stream.send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into()).await
+            }
+            Frame::HeartbeatAck(ack) => {
+                self.rtt = self.began.elapsed().saturating_sub(Duration::from_micros(ack.timestamp_us));
+                let rtt = self.rtt;
+                self.tunnels.event(|| Event::RoundTrip(rtt));
+                Ok(())
+            }
+            Frame::TunnelStatus(status) => {
+                if let Some(tunnel) = self.tunnels.by_id(&status.tunnel_id) {
+                    self.tunnels.event(|| Event::Status {
+                        key: tunnel.key.clone(),
+                        requests: status.requests,
+                        latency_ms: status.latency_ms,
+                        uptime_seconds: status.uptime_seconds,
+                    });
+                }
+                Ok(())
+            }
+            Frame::GoAway(away) => {
+                self.on_go_away(&away);
+                Ok(())
+            }
+            Frame::CloseTunnel(close) => {
+                warn!(code = close.code, message = close.message, "the edge closed a tunnel");
+                Ok(())
+            }
+            Frame::ControlError(error) => {
+                warn!(code = error.code, message = error.message, "the edge complains");
+                Ok(())
+            }
+            other => {
+                debug!(frame = frame_name(&other), "a control frame that has no place here");
+                Ok(())
+            }
+        }
+    }
+
+    fn on_go_away(&mut self, away: &v1::GoAway) {
+        info!(message = away.message, "the edge sends this session away");
+        let within = Duration::from_millis(away.deadline_ms.into()).min(DRAIN);
+        if away.reconnect {
+            self.leaving.cancel();
+        }
+        let end = match away.reason() {
+            v1::GoAwayReason::Replaced => SessionEnd::Replaced,
+            _ => SessionEnd::GoAway(away.message.clone()),
+        };
+        self.drain(end, within);
+    }
+}
+
+/// Notices that the machine slept: then the wall clock has gone on and the monotonic one has not,
+/// or both have but nothing ran.
+struct Clock {
+    wall: SystemTime,
+    monotonic: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { wall: SystemTime::now(), monotonic: Instant::now() }
+    }
+
+    /// How long the machine slept since the last look, if it did.
+    fn jumped(&mut self) -> Option<Duration> {
+        let before = std::mem::replace(self, Self::new());
+        let wall = self.wall.duration_since(before.wall).unwrap_or_default();
+        let slept = wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
+        (slept > CLOCK_JUMP).then_some(slept)
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,181 @@
+//! The tunnels of one agent: what it wants, and what it has.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, mpsc};
+use uniroute_proto::v1;
+
+use crate::{
+    Event,
+    upstream::{Target, Upstream, UpstreamError},
+};
+
+/// A tunnel that this agent serves.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    /// The agent's own word for it.
+    pub(crate) key: String,
+    /// The name that was asked for, if any.
+    wanted: Option<String>,
+    pub(crate) response_timeout: Option<Duration>,
+    upstream: RwLock<Arc<Upstream>>,
+    live: Mutex<Live>,
+}
+
+/// What the edge last said of it.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    id: Bytes,
+    name: Option<String>,
+    /// What is wrong with the local server, as far as requests have shown.
+    fault: Option<String>,
+    /// The edge was not yet told of the last change.
+    unsaid: bool,
+}
+
+impl Tunnel {
+    pub(crate) fn new(
+        key: String,
+        wanted: Option<String>,
+        response_timeout: Option<Duration>,
+        upstream: Upstream,
+    ) -> Self {
+        let upstream = RwLock::new(Arc::new(upstream));
+        Self { key, wanted, response_timeout, upstream, live: Mutex::default() }
+    }
+
+    pub(crate) fn upstream(&self) -> Arc<Upstream> {
+        Arc::clone(&self.upstream.read())
+    }
+
+    pub(crate) fn set_upstream(&self, upstream: Upstream) {
+        *self.upstream.write() = Arc::new(upstream);
+    }
+
+    /// What to ask the edge for: the name that was chosen before, where none was wished for.
+    pub(crate) fn spec(&self) -> v1::TunnelSpec {
+        let earlier = self.live.lock().name.clone();
+        let timeout = self.response_timeout.unwrap_or_default();
+        v1::TunnelSpec {
+            key: self.key.clone(),
+            kind: v1::TunnelKind::Http.into(),
+            name_is_hint: self.wanted.is_none() && earlier.is_some(),
+            name: self.wanted.clone().or(earlier).unwrap_or_default(),
+            local_url: self.upstream().target().to_string(),
+            response_timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What the last request showed of the local server.
+    pub(crate) fn report(&self, error: Option<&UpstreamError>) {
+        let mut live = self.live.lock();
+        if error.is_none() && live.fault.is_none() {
+            return;
+        }
+        let fault = error.map(|error| error.message.clone());
+        if live.fault != fault {
+            (live.fault, live.unsaid) = (fault, true);
+        }
+    }
+
+    fn unsaid_health(&self) -> Option<v1::UpstreamHealth> {
+        let mut live = self.live.lock();
+        std::mem::take(&mut live.unsaid).then(|| v1::UpstreamHealth {
+            tunnel_id: live.id.clone(),
+            healthy: live.fault.is_none(),
+            reason: live.fault.clone().unwrap_or_default(),
+        })
+    }
+}
+
+/// All tunnels of one agent, and who is told what happens on them.
+#[derive(Debug)]
+pub(crate) struct Tunnels {
+    all: Vec<Arc<Tunnel>>,
+    by_id: RwLock<HashMap<Bytes, Arc<Tunnel>>>,
+    events: mpsc::Sender<Event>,
+    /// A tunnel's local server was changed: the edge is to be told.
+    pub(crate) changed: Notify,
+}
+
+impl Tunnels {
+    pub(crate) fn new(all: Vec<Tunnel>, events: mpsc::Sender<Event>) -> Self {
+        let all = all.into_iter().map(Arc::new).collect();
+        Self { all, by_id: RwLock::default(), events, changed: Notify::new() }
+    }
+
+    pub(crate) fn all(&self) -> &[Arc<Tunnel>] {
+        &self.all
+    }
+
+    pub(crate) fn by_id(&self, id: &[u8]) -> Option<Arc<Tunnel>> {
+        self.by_id.read().get(id).cloned()
+    }
+
+    pub(crate) fn by_key(&self, key: &str) -> Option<&Arc<Tunnel>> {
+        self.all.iter().find(|tunnel| tunnel.key == key)
+    }
+
+    /// The edge has made a tunnel. Its id stays valid while the tunnel's name does, so an older
+    /// session's streams still find it.
+    pub(crate) fn created(&self, created: &v1::TunnelCreated) {
+        if let Some(tunnel) = self.by_key(&created.key) {
+            let mut by_id = self.by_id.write();
+            let mut live = tunnel.live.lock();
+            by_id.remove(&live.id);
+            live.id = created.tunnel_id.clone();
+            live.name = Some(created.name.clone());
+            by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
+        }
+    }
+
+    /// The edge's ids of the tunnels that it has made.
+    pub(crate) fn ids(&self) -> Vec<Bytes> {
+        self.by_id.read().keys().cloned().collect()
+    }
+
+    /// Changes a tunnel's local server; requests from now on go to the new one.
+    pub(crate) fn retarget(&self, key: &str, upstream: Upstream) -> bool {
+        let Some(tunnel) = self.by_key(key) else { return false };
+        tunnel.set_upstream(upstream);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Where each tunnel goes, for the edge to know.
+    pub(crate) fn updates(&self) -> Vec<v1::UpdateTunnel> {
+        let update = |(id, tunnel): (&Bytes, &Arc<Tunnel>)| v1::UpdateTunnel {
+            tunnel_id: id.clone(),
+            local_url: tunnel.upstream().target().to_string(),
+        };
+        self.by_id.read().iter().map(update).collect()
+    }
+
+    /// Changes of local servers' health that the edge does not know yet.
+    pub(crate) fn unsaid_health(&self) -> Vec<v1::UpstreamHealth> {
+        self.all.iter().filter_map(|tunnel| tunnel.unsaid_health()).collect()
+    }
+
+    pub(crate) fn targets(&self) -> Vec<(String, Target)> {
+        let target = |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.upstream().target().clone());
+        self.all.iter().map(target).collect()
+    }
+
+    pub(crate) fn sweep(&self) {
+        self.all.iter().for_each(|tunnel| tunnel.upstream().sweep());
+    }
+
+    /// Tells whoever listens. A listener that lags misses events rather than slow a request; one
+    /// that is gone costs nothing.
+    pub(crate) fn event(&self, event: impl FnOnce() -> Event) {
+        if let Ok(place) = self.events.try_reserve() {
+            place.send(event());
+        }
+    }
+}

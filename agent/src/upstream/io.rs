@@ -1,0 +1,197 @@
+//! Connections to the local server: TCP, Unix sockets, TLS over TCP.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use uniroute_proto::v1::UpstreamErrorKind;
+
+use super::{
+    UpstreamError,
+    target::{Place, Target, TargetError, Trust},
+};
+use crate::tls;
+
+/// Makes connections to one place.
+pub(super) struct Connector {
+    target: Target,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// `localhost` was last found at 127.0.0.1 rather than at ::1.
+    prefers_v4: AtomicBool,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    pub(super) fn new(target: &Target, trust: &Trust) -> Result<Self, TargetError> {
+        let tls = match &target.place {
+            Place::Tcp(host, _) if target.tls => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| TargetError::Invalid {
+                    text: target.to_string(),
+                    why: "the host can't be in a certificate",
+                })?;
+                Some((tls::config(trust)?, name))
+            }
+            _ => None,
+        };
+        Ok(Self { target: target.clone(), tls, prefers_v4: AtomicBool::new(true) })
+    }
+
+    pub(super) async fn connect(&self) -> Result<UpstreamIo, UpstreamError> {
+        let socket = match &self.target.place {
+            #[cfg(unix)]
+            Place::Unix(path) => {
+                let socket = tokio::net::UnixStream::connect(path).await;
+                return socket.map(UpstreamIo::Unix).map_err(|error| self.no_connection(&error));
+            }
+            #[cfg(not(unix))]
+            Place::Unix(_) => {
+                let error = io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets here");
+                return Err(self.no_connection(&error));
+            }
+            Place::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
+                self.connect_localhost(*port).await.map_err(|error| self.no_connection(&error))?
+            }
+            Place::Tcp(host, port) => self.connect_host(host, *port).await?,
+        };
+        socket.set_nodelay(true).map_err(|error| self.no_connection(&error))?;
+        let Some((config, name)) = &self.tls else { return Ok(UpstreamIo::Tcp(socket)) };
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
+        let stream = connecting.await.map_err(|error| {
+            let message = format!("the TLS handshake with {} failed: {error}", self.target);
+            UpstreamError::new(UpstreamErrorKind::Tls, message)
+        })?;
+        Ok(UpstreamIo::Tls(Box::new(stream)))
+    }
+
+    /// Servers listen on ::1, on 127.0.0.1 or on both: whichever answered last is tried first, the
+    /// other beside it as soon as that fails.
+    async fn connect_localhost(&self, port: u16) -> io::Result<TcpStream> {
+        let addresses = [IpAddr::from(Ipv6Addr::LOCALHOST), IpAddr::from(Ipv4Addr::LOCALHOST)];
+        let prefers_v4 = self.prefers_v4.load(Ordering::Relaxed);
+        let first = SocketAddr::new(addresses[usize::from(prefers_v4)], port);
+        let second = SocketAddr::new(addresses[usize::from(!prefers_v4)], port);
+        match TcpStream::connect(first).await {
+            Ok(socket) => Ok(socket),
+            Err(error) => match TcpStream::connect(second).await {
+                Ok(socket) => {
+                    self.prefers_v4.store(!prefers_v4, Ordering::Relaxed);
+                    Ok(socket)
+                }
+                Err(_) => Err(error),
+            },
+        }
+    }
+
+    async fn connect_host(&self, host: &str, port: u16) -> Result<TcpStream, UpstreamError> {
+        let addresses = tokio::net::lookup_host((host, port)).await;
+        let addresses: Vec<_> = addresses
+            .map_err(|error| {
+                let message = format!("the name {host} does not resolve: {error}");
+                UpstreamError::new(UpstreamErrorKind::Dns, message)
+            })?
+            .collect();
+        let socket = TcpStream::connect(&addresses[..]).await;
+        socket.map_err(|error| self.no_connection(&error))
+    }
+
+    fn no_connection(&self, error: &io::Error) -> UpstreamError {
+        let target = &self.target;
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => UpstreamError::new(
+                UpstreamErrorKind::ConnectionRefused,
+                format!("nothing listens on {target}"),
+            ),
+            io::ErrorKind::TimedOut => UpstreamError::new(
+                UpstreamErrorKind::ConnectTimeout,
+                format!("{target} does not answer"),
+            ),
+            _ => UpstreamError::new(
+                UpstreamErrorKind::Unreachable,
+                format!("{target} can't be reached: {error}"),
+            ),
+        }
+    }
+}
+
+/// A connection to the local server.
+#[derive(Debug)]
+pub(crate) enum UpstreamIo {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            Self::Tcp($io) => $call,
+            #[cfg(unix)]
+            Self::Unix($io) => $call,
+            Self::Tls($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(io) => io.is_write_vectored(),
+            #[cfg(unix)]
+            Self::Unix(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,151 @@
+//! What people write for a local server, and what it means.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use http::Uri;
+
+/// A local server's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// How to get there.
+    pub place: Place,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+}
+
+/// How to get to a local server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Host (name or address, IPv6 without brackets) and port.
+    Tcp(String, u16),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Whose word a local server's certificate is taken on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// The system's certificate authorities.
+    #[default]
+    System,
+    /// The authorities in this PEM file, and no others.
+    CaFile(PathBuf),
+    /// Anybody's: for self-signed certificates on one's own machine.
+    Insecure,
+}
+
+/// What was written is no place of a local server.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The text can't be read.
+    #[error("{text:?} is not a local server: {why}. Write a port (3000), HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH")]
+    Invalid {
+        /// As it was written.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The CA file can't be read or used.
+    #[error("the CA file {0}: {1}")]
+    CaFile(PathBuf, String),
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        parse(text).map_err(|why| TargetError::Invalid { text: text.to_owned(), why })
+    }
+}
+
+fn parse(text: &str) -> Result<Target, &'static str> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            return Err("the path of the socket is missing");
+        }
+        return Ok(Target { place: Place::Unix(path.into()), tls: false });
+    }
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(Target { place: Place::Tcp("localhost".into(), port(text)?), tls: false });
+    }
+    let (tls, rest) = match text.split_once("://") {
+        None => (false, text),
+        Some(("http", rest)) => (false, rest),
+        Some(("https", rest)) => (true, rest),
+        Some(_) => return Err("only http, https and unix can be forwarded to"),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#']) {
+        return Err("it must not have a path");
+    }
+    if authority.contains('@') {
+        return Err("it must not have a user name");
+    }
+    let uri: Uri = authority.parse().map_err(|_| "the host or port can't be read")?;
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or("the host is missing")?;
+    let port = match authority.rsplit_once(':') {
+        Some((_, digits)) if !digits.ends_with(']') => port(digits)?,
+        _ if text.contains("://") => if tls { 443 } else { 80 },
+        _ => return Err("the port is missing"),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok(Target { place: Place::Tcp(host.to_owned(), port), tls })
+}
+
+fn port(digits: &str) -> Result<u16, &'static str> {
+    digits.parse().ok().filter(|port| *port != 0).ok_or("a port is a number from 1 to 65535")
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        match &self.place {
+            Place::Tcp(host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
+            Place::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}"),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        let cases = [
+            ("3000", "http://localhost:3000"),
+            ("localhost:3000", "http://localhost:3000"),
+            ("127.0.0.1:80", "http://127.0.0.1:80"),
+            ("[::1]:8080", "http://[::1]:8080"),
+            ("http://dev.test", "http://dev.test:80"),
+            ("https://dev.test/", "https://dev.test:443"),
+            ("https://localhost:8443", "https://localhost:8443"),
+            ("unix:app.sock", "unix:app.sock"),
+            ("unix:///run/app.sock", "unix:/run/app.sock"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let cases = [
+            ("0", "65535"),
+            ("70000", "65535"),
+            ("localhost", "port is missing"),
+            ("localhost:http", "65535"),
+            ("ftp://a", "only http"),
+            ("http://a/b", "path"),
+            ("http://u@a", "user name"),
+            ("unix:", "path of the socket"),
+            ("", "can't be read"),
+        ];
+        for (text, why) in cases {
+            let error = text.parse::<Target>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
