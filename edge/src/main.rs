@@ -69,6 +69,6 @@ fn say_how_to_go_on(edge: &Edge, token: &Path) {
         "\n  The edge runs. Put a local server (port 3000, say) on it with:\n\n    \
          uniroute http 3000 --server http://{} --token-file {}\n",
         edge.http(),
-        token.display(),
+        std::path::absolute(token).unwrap_or_else(|_| token.to_owned()).display(),
     );
 }

@@ -42,23 +42,22 @@ const TAIL_LEN: usize = 10;
 
 #[rustfmt::skip]
 const RESERVED: &[&str] = &[
-    // Our own.
-    "access", "account", "accounts", "admin", "administrator", "agent", "api", "app", "apps",
-    "assets", "auth", "billing", "blog", "cdn", "cluster", "connect", "console", "control",
-    "dashboard", "demo", "dev", "docs", "download", "downloads", "edge", "health", "healthz",
-    "help", "id", "install", "internal", "login", "logout", "metrics", "node", "oauth", "official",
-    "panel", "payment", "payments", "portal", "public", "readyz", "register", "root", "secure",
-    "security", "server", "signin", "signup", "sso", "static", "status", "support", "system",
-    "tunnel", "tunnels", "uniroute", "update", "updates", "web", "ws", "wss",
+    // Our own, and what a stranger would take for the operator's word. Everyday words such as
+    // demo, dev, app or blog are free: people want them.
+    "account", "accounts", "admin", "administrator", "api", "assets", "auth", "billing", "cdn",
+    "cluster", "connect", "console", "control", "dashboard", "edge", "health", "healthz", "help",
+    "internal", "login", "logout", "metrics", "oauth", "official", "payment", "payments", "portal",
+    "readyz", "register", "root", "security", "signin", "signup", "sso", "static", "status",
+    "support", "system", "tunnel", "tunnels", "uniroute", "update", "updates", "web", "ws", "wss",
     // Looked up by mail programs and other software, or by certificate authorities.
-    "abuse", "autoconfig", "autodiscover", "broadcasthost", "ftp", "hostmaster", "imap", "info",
+    "abuse", "autoconfig", "autodiscover", "broadcasthost", "ftp", "hostmaster", "imap",
     "isatap", "localdomain", "localhost", "mail", "mailer-daemon", "mta-sts", "noc", "no-reply",
     "noreply", "openpgpkey", "pop", "pop3", "postmaster", "sftp", "smtp", "ssladmin",
     "ssladministrator", "sslwebmaster", "sysadmin", "webmail", "webmaster", "wpad",
 ];
 
 /// Reserved alone and with any number behind.
-const NUMBERED: &[&str] = &["dns", "edge", "mx", "node", "ns", "www"];
+const NUMBERED: &[&str] = &["dns", "edge", "mx", "ns", "www"];
 
 #[rustfmt::skip]
 const ADJECTIVES: [&str; 256] = [

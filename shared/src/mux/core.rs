@@ -34,11 +34,17 @@ const LAGGING_COPY_BELOW: usize = 32 * 1024;
 /// Queued bytes from which a reader counts as slow, and everything for it is copied to fit.
 const SLOW_READER: usize = 64 * 1024;
 /// Answers (pongs, resets) that may wait for a peer that does not read, before the session ends.
-const MAX_URGENT: usize = 1024;
+const MAX_ANSWERS: usize = 1024;
+/// Control frames of any kind that may wait before a peer that opens streams counts as one that
+/// does not read. This side's own resets are among them: all its streams may end at once.
+const MAX_URGENT: usize = 8 * 1024;
 /// Streams that a peer may open beyond what it is allowed, each reset, before the session ends.
 const MAX_REFUSED: u32 = 64;
 /// How old the last measurement of the round trip may get while windows grow by it.
 const RTT_AGE: Duration = Duration::from_secs(10);
+
+const READS_NO_ANSWERS: SessionError =
+    SessionError::Protocol("the peer asks for answers and reads none");
 
 /// A piece to send: a short prefix (the header of a frame above the mux) and the bytes it stands
 /// for, so that a prefix costs no allocation.
@@ -151,10 +157,14 @@ impl Stream {
         wakers.extend(self.reset_waker.take());
     }
 
+    fn handles_gone(&self) -> bool {
+        self.sender_gone && self.receiving != Receiving::Open
+    }
+
     /// Nothing more can come of it: both handles are gone and both directions are over.
     fn is_over(&self) -> bool {
-        let handles_gone = self.sender_gone && self.receiving != Receiving::Open;
-        handles_gone && (self.reset || (self.sending == Sending::Finished && self.fin_received))
+        let both_finished = self.sending == Sending::Finished && self.fin_received;
+        self.handles_gone() && (self.reset || both_finished)
     }
 }
 
@@ -253,6 +263,8 @@ pub(super) struct Core {
     ready: VecDeque<u32>,
     updates: VecDeque<u32>,
     urgent: VecDeque<[u8; HEADER_LEN]>,
+    /// How many of those the peer asked for.
+    answers: usize,
     writer: Option<Waker>,
     acceptor: Option<Waker>,
     watchers: Vec<Waker>,
@@ -279,6 +291,7 @@ impl Core {
             ready: VecDeque::new(),
             updates: VecDeque::new(),
             urgent: VecDeque::new(),
+            answers: 0,
             writer: None,
             acceptor: None,
             watchers: Vec::new(),
@@ -368,6 +381,10 @@ impl Core {
         if self.closed.is_none() {
             self.closed = Some(error);
         }
+        // Streams without a handle have nobody left to remove them.
+        self.inbound.drain(..).for_each(|id| drop(self.streams.remove(&id)));
+        self.streams.retain(|_, stream| !stream.handles_gone());
+        self.granted = self.streams.values().map(|s| u64::from(s.window)).sum();
         for stream in self.streams.values_mut() {
             stream.queue.clear();
             stream.queued = 0;
@@ -495,11 +512,12 @@ impl Core {
     /// The receiving handle is gone: `how` it wants what may still come to be treated.
     pub(super) fn drop_receiver(&mut self, id: u32, how: ReceiverEnd) -> Vec<Waker> {
         let Some(stream) = self.streams.get_mut(&id) else { return Vec::new() };
+        let unread = stream.received.len;
         stream.received.clear();
         stream.receiving = match how {
-            ReceiverEnd::Complete => Receiving::Complete,
             _ if stream.fin_received || stream.reset => Receiving::Complete,
-            ReceiverEnd::Stop => Receiving::Stopped,
+            ReceiverEnd::Complete if unread == 0 => Receiving::Complete,
+            ReceiverEnd::Complete | ReceiverEnd::Stop => Receiving::Stopped,
             ReceiverEnd::Cancel => return self.reset(id),
         };
         if stream.receiving == Receiving::Stopped && stream.sending == Sending::Finished {
@@ -559,6 +577,7 @@ impl Core {
         if self.closed.is_some() {
             return Poll::Ready(false);
         }
+        self.answers = 0;
         while let Some(header) = self.urgent.pop_front() {
             batch.put(&header);
         }
@@ -680,7 +699,7 @@ impl Core {
             }
             Type::Ping => {
                 let pong = Header { flags: flag::ACK, ..header };
-                self.push_urgent(pong.encode(), wakers)
+                self.answer(pong.encode(), wakers)
             }
             Type::GoAway if header.length == 0 => {
                 self.go_away_received = true;
@@ -783,7 +802,10 @@ impl Core {
             if self.config.inbound_total != u32::MAX && self.refused > MAX_REFUSED {
                 return Err(SessionError::Protocol("too many streams opened"));
             }
-            return self.push_urgent(reset_header(id), wakers);
+            return self.answer(reset_header(id), wakers);
+        }
+        if self.urgent.len() >= MAX_URGENT {
+            return Err(READS_NO_ANSWERS);
         }
         self.inbound_total = self.inbound_total.saturating_add(1);
         self.streams.insert(id, Stream::new(flag::ACK, now));
@@ -795,8 +817,12 @@ impl Core {
 
     fn on_payload(&mut self, id: u32, payload: Bytes, fin: bool, wakers: &mut Vec<Waker>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.receiving == Receiving::Open && !payload.is_empty() {
-            stream.received.push(payload);
+        match stream.receiving {
+            _ if payload.is_empty() => {}
+            Receiving::Open => stream.received.push(payload),
+            // The reader had it all, the peer goes on: it would wait for credit for ever.
+            Receiving::Complete => stream.receiving = Receiving::Stopped,
+            Receiving::Stopped => {}
         }
         if fin {
             stream.fin_received = true;
@@ -804,6 +830,8 @@ impl Core {
         wakers.extend(stream.recv_waker.take());
         if fin {
             self.remove_if_over(id);
+        } else if stream.receiving == Receiving::Stopped && stream.sending == Sending::Finished {
+            wakers.extend(self.reset(id));
         }
     }
 
@@ -815,14 +843,15 @@ impl Core {
         }
     }
 
-    fn push_urgent(
+    fn answer(
         &mut self,
         frame: [u8; HEADER_LEN],
         wakers: &mut Vec<Waker>,
     ) -> Result<(), SessionError> {
-        if self.urgent.len() >= MAX_URGENT {
-            return Err(SessionError::Protocol("the peer asks for answers and reads none"));
+        if self.answers >= MAX_ANSWERS {
+            return Err(READS_NO_ANSWERS);
         }
+        self.answers += 1;
         self.urgent.push_back(frame);
         wakers.extend(self.writer.take());
         Ok(())
@@ -868,7 +897,8 @@ impl Core {
     }
 
     fn remove_if_over(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
+        let closed = self.closed.is_some();
+        if self.streams.get(&id).is_some_and(|s| s.is_over() || (closed && s.handles_gone())) {
             self.remove(id);
         }
     }
