@@ -109,13 +109,25 @@ impl End {
     }
 
     /// A frame as a hostile peer would send it, past our own writer.
-    fn on(&mut self, kind: Type, flags: u16, stream: u32, payload: &[u8]) -> Result<(), SessionError> {
+    fn on(
+        &mut self,
+        kind: Type,
+        flags: u16,
+        stream: u32,
+        payload: &[u8],
+    ) -> Result<(), SessionError> {
         let length = payload.len().try_into().unwrap();
         let header = Header { kind, flags, stream, length };
         self.on_raw(&[&header.encode()[..], payload].concat())
     }
 
-    fn on_word(&mut self, kind: Type, flags: u16, stream: u32, length: u32) -> Result<(), SessionError> {
+    fn on_word(
+        &mut self,
+        kind: Type,
+        flags: u16,
+        stream: u32,
+        length: u32,
+    ) -> Result<(), SessionError> {
         self.on_raw(&Header { kind, flags, stream, length }.encode())
     }
 
@@ -531,7 +543,11 @@ fn a_sender_stops_at_the_window_and_goes_on_after_reads() {
     let mut woken = Vec::new();
     let wire = pair.edge.gather(&mut woken);
     woken.into_iter().for_each(Waker::wake);
-    assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1, "the sender is told that there is room");
+    assert_eq!(
+        wakes.0.load(Ordering::Relaxed),
+        before + 1,
+        "the sender is told that there is room"
+    );
     pair.agent.take(&wire, pair.now).unwrap();
     let mut got = read;
     for _ in 0..100 {
@@ -659,7 +675,8 @@ fn control_frames_and_the_control_stream_go_first() {
     pair.edge.send(control, "heartbeat", false);
     let order: Vec<(Type, u32)> = pair.down().iter().map(|f| (f.0.kind, f.0.stream)).collect();
     // The first ping was the reader's own: its window grew by a round trip not yet measured.
-    let pings = order.iter().take_while(|(kind, _)| *kind == Type::Ping || *kind == Type::WindowUpdate);
+    let pings =
+        order.iter().take_while(|(kind, _)| *kind == Type::Ping || *kind == Type::WindowUpdate);
     let before = pings.count();
     assert_eq!(order[before], (Type::Data, control));
     assert!(order[..before].contains(&(Type::WindowUpdate, cancelled)));

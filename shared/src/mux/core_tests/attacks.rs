@@ -174,9 +174,7 @@ fn t06_what_no_honest_peer_sends_ends_the_session() {
     }
 }
 
-fn until_error(
-    mut steps: impl Iterator<Item = Result<(), SessionError>>,
-) -> (usize, SessionError) {
+fn until_error(mut steps: impl Iterator<Item = Result<(), SessionError>>) -> (usize, SessionError) {
     let mut fine = 0;
     loop {
         match steps.next().expect("an error was due") {
