@@ -51,10 +51,13 @@ use self::{
     upstream::{Target, TargetError, Trust, Upstream},
 };
 
-/// First wait after a lost connection is at most this long.
+/// First wait is at most this long.
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Later ones are at most this long.
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
+/// Longest wait while nothing answers: that costs an edge nothing, and when one is there again its
+/// agents are back within two seconds.
+const UNREACHABLE_CAP: Duration = Duration::from_millis(1_500);
+/// Longest wait while an edge answers and turns the agent away.
+const TURNED_AWAY_CAP: Duration = Duration::from_secs(30);
 /// A session that lasted this long was a success: the next failure starts from the first wait.
 const STABLE: Duration = Duration::from_secs(10);
 /// How long a connection to a local server may take by default.
@@ -277,8 +280,10 @@ pub struct Agent {
 
 /// How a session attempt ended that the agent goes on after.
 enum Next {
-    /// Wait by the back-off.
-    Wait { reason: String, at_least: Duration },
+    /// Nothing is there.
+    Unreachable(String),
+    /// An edge is there, but gives no session.
+    TurnedAway { reason: String, at_least: Duration },
     /// At once: the edge sends this agent elsewhere.
     Now,
 }
@@ -338,7 +343,8 @@ impl Agent {
     }
 
     async fn keep_connected(&mut self, stop: &CancellationToken) -> Result<(), AgentError> {
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut unreachable = Backoff::new(BACKOFF_BASE, UNREACHABLE_CAP);
+        let mut turned_away = Backoff::new(BACKOFF_BASE, TURNED_AWAY_CAP);
         // Sessions that are leaving finish their streams beside the current one.
         let mut leaving = JoinSet::new();
         loop {
@@ -352,7 +358,8 @@ impl Agent {
                     let began = Instant::now();
                     let next = self.serve(session, &mut leaving, stop).await?;
                     if began.elapsed() >= STABLE {
-                        backoff.reset();
+                        unreachable.reset();
+                        turned_away.reset();
                     }
                     next
                 }
@@ -361,8 +368,13 @@ impl Agent {
             if stop.is_cancelled() {
                 break;
             }
-            let Next::Wait { reason, at_least } = next else { continue };
-            let retry_in = backoff.next(random()).max(at_least);
+            let (reason, retry_in) = match next {
+                Next::Now => continue,
+                Next::Unreachable(reason) => (reason, unreachable.next(random())),
+                Next::TurnedAway { reason, at_least } => {
+                    (reason, turned_away.next(random()).max(at_least))
+                }
+            };
             warn!(reason, retry_in_ms = retry_in.as_millis(), "not connected");
             self.event(|| Event::Disconnected { reason, retry_in });
             tokio::select! {
@@ -426,7 +438,7 @@ impl Agent {
             None => "the session's task is gone".to_owned(),
         };
         debug!(reason, "session ended");
-        Ok(Next::Wait { reason, at_least: Duration::ZERO })
+        Ok(Next::Unreachable(reason))
     }
 
     /// What the handshake brought.
@@ -492,14 +504,20 @@ impl Agent {
                 return Err(AgentError::Version(error.to_string()));
             }
             ConnectError::Rejected { retry_after, .. } => {
-                retry_after.unwrap_or_default().min(BACKOFF_CAP)
+                retry_after.unwrap_or_default().min(TURNED_AWAY_CAP)
             }
             _ => Duration::ZERO,
         };
         if self.settings.fail_fast && !self.connected_before {
             return Err(AgentError::Unreachable(error));
         }
-        Ok(Next::Wait { reason: error.to_string(), at_least })
+        let reason = error.to_string();
+        Ok(match error {
+            ConnectError::Dns { .. } | ConnectError::Tcp { .. } | ConnectError::Lost(_) => {
+                Next::Unreachable(reason)
+            }
+            _ => Next::TurnedAway { reason, at_least },
+        })
     }
 
     fn event(&self, event: impl FnOnce() -> Event) {

@@ -1,6 +1,8 @@
 //! Which tunnel, or the edge itself, a request's host name asks for. One routing key for each
 //! request, or none: what could be read in two ways is refused (T02).
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, Uri, header::HOST};
 
 /// The edge's own names.
@@ -8,7 +10,8 @@ use http::{HeaderMap, Uri, header::HOST};
 pub(crate) struct Hosts {
     /// Tunnels are one label below this.
     pub(crate) domain: String,
-    /// Any host that is no tunnel's is the edge's own (`dev`), not only the bare domain.
+    /// Any host that is no tunnel's is the edge's own (`dev`), not only the bare domain and
+    /// addresses.
     pub(crate) any_is_own: bool,
 }
 
@@ -32,7 +35,8 @@ impl Hosts {
         match host.strip_suffix(&self.domain).and_then(|rest| rest.strip_suffix('.')) {
             Some(name) if !name.contains('.') => Route::Tunnel(name),
             Some(_) => Route::Unknown,
-            None if self.any_is_own => Route::Edge,
+            // No tunnel's name is an address, and an agent may know the edge by nothing else.
+            None if self.any_is_own || host.parse::<IpAddr>().is_ok() => Route::Edge,
             None => Route::Unknown,
         }
     }
@@ -97,9 +101,10 @@ mod tests {
         assert_eq!(hosts.route("demo.t.example"), Route::Tunnel("demo"));
         assert_eq!(hosts.route("a.demo.t.example"), Route::Unknown);
         assert_eq!(hosts.route("demot.example"), Route::Unknown);
-        assert_eq!(hosts.route("127.0.0.1"), Route::Unknown);
-        hosts.any_is_own = true;
         assert_eq!(hosts.route("127.0.0.1"), Route::Edge);
+        assert_eq!(hosts.route("other.example"), Route::Unknown);
+        hosts.any_is_own = true;
+        assert_eq!(hosts.route("other.example"), Route::Edge);
     }
 
     #[test]

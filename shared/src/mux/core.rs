@@ -400,12 +400,16 @@ impl Core {
 
     /// Measures the round trip; the answer moves [`Stats::min_rtt`].
     pub(super) fn ping(&mut self, now: Instant) -> Option<Waker> {
+        self.queue_ping(now);
+        self.writer.take()
+    }
+
+    fn queue_ping(&mut self, now: Instant) {
         let value = self.round_trip.next;
         self.round_trip.next = value.wrapping_add(1);
         self.round_trip.pending = Some((value, now));
         let header = Header { kind: Type::Ping, flags: flag::SYN, stream: 0, length: value };
         self.urgent.push_back(header.encode());
-        self.writer.take()
     }
 
     // ------------------------------------------------------------ sending
@@ -553,7 +557,7 @@ impl Core {
             self.updates.push_back(id);
         }
         if self.round_trip.measured.is_none_or(|at| now - at > RTT_AGE) && self.round_trip.pending.is_none() {
-            self.ping(now);
+            self.queue_ping(now);
         }
         self.writer.take()
     }

@@ -1,0 +1,10 @@
+//! The mux against other implementations and against hostile peers, over real sockets; the golden
+//! vectors of what lies below `proto`; and the fuzz targets' entry points on stable Rust.
+
+mod fuzz_entries;
+mod go;
+mod harness;
+mod hostile;
+mod service;
+mod vectors;
+mod yamux_crate;
