@@ -22,11 +22,16 @@ use self::{
     proxy::{ResponseBody, Visit},
     router::Route,
 };
-use crate::{Shared, registry::Lookup, session};
+use crate::{
+    Shared,
+    registry::{Lookup, Origin},
+    session,
+};
 
-/// Answers one request, whatever happens.
+/// Answers one request, whatever happens. `worker` is the thread that it is on.
 pub(crate) async fn handle(
     edge: Arc<Shared>,
+    worker: usize,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
@@ -34,7 +39,7 @@ pub(crate) async fn handle(
     edge.metrics.requests.inc();
     let accept = request.headers().get(ACCEPT).cloned();
     let host = request.headers().get(http::header::HOST).cloned();
-    match answer(&edge, peer, id.clone(), request).await {
+    match answer(&edge, worker, peer, id, request).await {
         Ok(response) => response,
         Err(error) => {
             edge.metrics.failed(error.code());
@@ -48,6 +53,7 @@ pub(crate) async fn handle(
 
 async fn answer(
     edge: &Arc<Shared>,
+    worker: usize,
     peer: SocketAddr,
     id: RequestId,
     request: Request<Incoming>,
@@ -56,7 +62,7 @@ async fn answer(
     let authority = router::authority(request.uri(), request.headers()).ok_or(ProxyError::BadHost)?;
     let host = router::host(authority).ok_or(ProxyError::BadHost)?;
     let name = match edge.hosts.route(&host) {
-        Route::Edge => return own_page(edge, peer, request),
+        Route::Edge => return own_page(edge, worker, peer, request),
         Route::Unknown => return Err(ProxyError::UnknownTunnel),
         Route::Tunnel(name) => name,
     };
@@ -93,6 +99,7 @@ fn check(request: &Request<Incoming>) -> Result<(), ProxyError> {
 /// The edge's own host.
 fn own_page(
     edge: &Arc<Shared>,
+    worker: usize,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
@@ -104,7 +111,7 @@ fn own_page(
     }
     let response = upgrade::response(&request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
     let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
-    edge.tasks.spawn(session::accept(Arc::clone(edge), peer, request, place));
+    edge.tasks.spawn(session::accept(Arc::clone(edge), Origin { worker, peer }, request, place));
     Ok(response.map(|()| ResponseBody::Full(bytes::Bytes::new())))
 }
 

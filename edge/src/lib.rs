@@ -27,13 +27,21 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 use uniroute_shared::id::{SessionId, TokenSet};
 
-use self::{config::Settings, ingress::router::Hosts, metrics::Metrics, registry::Registry};
+use self::{
+    config::Settings,
+    ingress::{
+        listener::{self, Handover},
+        router::Hosts,
+    },
+    metrics::Metrics,
+    registry::Registry,
+};
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -56,6 +64,8 @@ pub(crate) struct Shared {
     max_connections: usize,
     sessions: Arc<Semaphore>,
     workers: Vec<runtime::Handle>,
+    /// To each worker, for connections that belong to its sessions.
+    pub(crate) handovers: Vec<mpsc::Sender<Handover>>,
 }
 
 impl Shared {
@@ -136,7 +146,9 @@ impl Edge {
         let runtimes: Vec<_> =
             (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;
         let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
-        let shared = Arc::new(shared(settings, http_address, handles));
+        let (handovers, handed): (_, Vec<_>) =
+            runtimes.iter().map(|_| mpsc::channel(listener::HANDOVERS)).unzip();
+        let shared = Arc::new(shared(settings, http_address, handles, handovers));
 
         let mut edge = Self {
             shared: Arc::clone(&shared),
@@ -146,9 +158,11 @@ impl Edge {
             threads: Vec::new(),
         };
         let mut admin = admin;
-        for (number, runtime) in runtimes.into_iter().enumerate() {
+        for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
+                number,
                 edge: Arc::clone(&shared),
+                handed,
                 http: http.try_clone().map_err(StartError::Worker)?,
                 admin: admin.take(),
                 halt: halt.clone(),
@@ -204,7 +218,12 @@ impl std::fmt::Debug for Edge {
     }
 }
 
-fn shared(settings: Settings, http: SocketAddr, workers: Vec<runtime::Handle>) -> Shared {
+fn shared(
+    settings: Settings,
+    http: SocketAddr,
+    workers: Vec<runtime::Handle>,
+    handovers: Vec<mpsc::Sender<Handover>>,
+) -> Shared {
     let public = settings.public_url.unwrap_or_else(|| config::PublicBase {
         scheme: "http".into(),
         port: (http.port() != 80).then_some(http.port()),
@@ -228,12 +247,15 @@ fn shared(settings: Settings, http: SocketAddr, workers: Vec<runtime::Handle>) -
         max_connections: settings.max_connections,
         sessions: Arc::new(Semaphore::new(settings.max_sessions)),
         workers,
+        handovers,
     }
 }
 
 /// One thread with its own runtime: a session, and most of the requests on it, stay on one core.
 struct Worker {
+    number: usize,
     edge: Arc<Shared>,
+    handed: mpsc::Receiver<Handover>,
     http: std::net::TcpListener,
     admin: Option<std::net::TcpListener>,
     halt: CancellationToken,
@@ -244,7 +266,8 @@ impl Worker {
         runtime.block_on(async move {
             match TcpListener::from_std(self.http) {
                 Ok(listener) => {
-                    let serving = ingress::listener::serve(Arc::clone(&self.edge), listener);
+                    let edge = Arc::clone(&self.edge);
+                    let serving = listener::serve(edge, listener, self.number, self.handed);
                     self.edge.tasks.spawn(serving);
                 }
                 Err(error) => tracing::error!(%error, "a worker can't accept connections"),

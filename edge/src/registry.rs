@@ -114,12 +114,22 @@ impl Tunnel {
     }
 }
 
+/// Where a session came from, and where it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The thread that it, and so its requests, run on.
+    pub(crate) worker: usize,
+    pub(crate) peer: std::net::SocketAddr,
+}
+
 /// A session as the rest of the edge sees it.
 #[derive(Debug)]
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     pub(crate) identity: Identity,
     pub(crate) peer: std::net::SocketAddr,
+    /// The thread that it runs on.
+    pub(crate) worker: usize,
     pub(crate) agent_name: String,
     pub(crate) agent_version: String,
     pub(crate) since: Instant,
@@ -393,6 +403,7 @@ mod tests {
             id: SessionId::new(),
             identity: identity(agent),
             peer: ([127, 0, 0, 1], 1).into(),
+            worker: 0,
             agent_name: String::new(),
             agent_version: String::new(),
             since: Instant::now(),

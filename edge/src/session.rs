@@ -3,7 +3,7 @@
 
 mod control;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
@@ -14,7 +14,7 @@ use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream, sync::OwnedSemaphorePer
 use tracing::{Instrument, debug, info_span};
 use uniroute_shared::{id::SessionId, mux};
 
-use crate::Shared;
+use crate::{Shared, registry::Origin};
 
 /// The connection has to be there after the answer 101 for this long at the latest.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,11 +26,12 @@ const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// Takes over an agent's upgraded connection and runs its session to the end.
 pub(crate) async fn accept(
     edge: Arc<Shared>,
-    peer: SocketAddr,
+    origin: Origin,
     request: Request<Incoming>,
     place: OwnedSemaphorePermit,
 ) {
     let _place = place;
+    let peer = origin.peer;
     let upgrade = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request));
     let upgraded = match upgrade.await {
         Ok(Ok(upgraded)) => upgraded,
@@ -43,23 +44,23 @@ pub(crate) async fn accept(
         Ok(parts) => {
             let socket = parts.io.into_inner();
             tune(&socket);
-            run(edge, id, peer, socket, parts.read_buf).instrument(span).await;
+            run(edge, id, origin, socket, parts.read_buf).instrument(span).await;
         }
-        Err(upgraded) => run_upgraded(edge, id, peer, upgraded).instrument(span).await,
+        Err(upgraded) => run_upgraded(edge, id, origin, upgraded).instrument(span).await,
     }
 }
 
-async fn run_upgraded(edge: Arc<Shared>, id: SessionId, peer: SocketAddr, upgraded: Upgraded) {
-    run(edge, id, peer, TokioIo::new(upgraded), Bytes::new()).await;
+async fn run_upgraded(edge: Arc<Shared>, id: SessionId, origin: Origin, upgraded: Upgraded) {
+    run(edge, id, origin, TokioIo::new(upgraded), Bytes::new()).await;
 }
 
-async fn run<Io>(edge: Arc<Shared>, id: SessionId, peer: SocketAddr, io: Io, early: Bytes)
+async fn run<Io>(edge: Arc<Shared>, id: SessionId, origin: Origin, io: Io, early: Bytes)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let (session, acceptor, mut driver) = mux::new(mux::Config::edge(), io, early);
     edge.metrics.sessions_opened.inc();
-    let control = control::run(&edge, id, peer, session, acceptor);
+    let control = control::run(&edge, id, origin, session, acceptor);
     // Both end when either does: control watches the session, and closes it when it is done.
     let (ended, ()) = tokio::join!(driver.run(), control);
     edge.registry.release(id);

@@ -169,9 +169,9 @@ pub struct AgentHandshake {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AgentState {
-    AwaitChallenge,
-    AwaitTunnels,
-    AwaitAck,
+    Challenge,
+    Tunnels,
+    Ack,
 }
 
 /// What the agent has to do next.
@@ -203,7 +203,7 @@ impl AgentHandshake {
     #[must_use]
     pub fn new(init: v1::Init) -> Self {
         let waiting = init.tunnels.iter().map(|t| t.key.clone()).collect();
-        let state = AgentState::AwaitChallenge;
+        let state = AgentState::Challenge;
         Self { init, waiting, session: Established::default(), state }
     }
 
@@ -220,26 +220,26 @@ impl AgentHandshake {
                 retry_after_ms: (error.retry_after_ms > 0).then_some(error.retry_after_ms),
             }),
             (_, Some(Frame::GoAway(away))) => Err(HandshakeError::GoAway(away.message)),
-            (AgentState::AwaitChallenge, Some(Frame::AuthChallenge(challenge))) => {
+            (AgentState::Challenge, Some(Frame::AuthChallenge(challenge))) => {
                 self.on_challenge(challenge)
             }
-            (AgentState::AwaitTunnels, Some(Frame::TunnelCreated(created))) => {
+            (AgentState::Tunnels, Some(Frame::TunnelCreated(created))) => {
                 self.answered(&created.key)?;
                 self.session.created.push(created);
                 Ok(self.ready_if_complete())
             }
-            (AgentState::AwaitTunnels, Some(Frame::TunnelRefused(refused))) => {
+            (AgentState::Tunnels, Some(Frame::TunnelRefused(refused))) => {
                 self.answered(&refused.key)?;
                 self.session.refused.push(refused);
                 Ok(self.ready_if_complete())
             }
-            (AgentState::AwaitAck, Some(Frame::ReadyAck(ack))) => {
+            (AgentState::Ack, Some(Frame::ReadyAck(ack))) => {
                 self.session.ack = ack;
                 Ok(AgentStep::Done(Box::new(std::mem::take(&mut self.session))))
             }
-            (AgentState::AwaitChallenge, Some(frame)) => Err(unexpected("AuthChallenge", &frame)),
-            (AgentState::AwaitTunnels, Some(frame)) => Err(unexpected("TunnelCreated", &frame)),
-            (AgentState::AwaitAck, Some(frame)) => Err(unexpected("ReadyAck", &frame)),
+            (AgentState::Challenge, Some(frame)) => Err(unexpected("AuthChallenge", &frame)),
+            (AgentState::Tunnels, Some(frame)) => Err(unexpected("TunnelCreated", &frame)),
+            (AgentState::Ack, Some(frame)) => Err(unexpected("ReadyAck", &frame)),
         }
     }
 
@@ -251,7 +251,7 @@ impl AgentHandshake {
         self.session.edge_id = challenge.edge_id;
         self.init.version = VERSION;
         self.init.nonce = challenge.nonce;
-        self.state = AgentState::AwaitTunnels;
+        self.state = AgentState::Tunnels;
         Ok(AgentStep::Send(Box::new(Frame::Init(std::mem::take(&mut self.init)).into())))
     }
 
@@ -268,7 +268,7 @@ impl AgentHandshake {
         if !self.waiting.is_empty() {
             return AgentStep::Wait;
         }
-        self.state = AgentState::AwaitAck;
+        self.state = AgentState::Ack;
         AgentStep::Send(Box::new(Frame::Ready(v1::Ready {}).into()))
     }
 }

@@ -63,7 +63,7 @@ struct Splice<Io> {
 #[derive(PartialEq, Eq)]
 enum Down {
     Copying,
-    ShuttingDown,
+    Closing,
     Over,
 }
 
@@ -94,7 +94,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Splice<Io> {
                 };
                 match chunk {
                     Some(chunk) => self.pending = chunk,
-                    None => self.down = Down::ShuttingDown,
+                    None => self.down = Down::Closing,
                 }
                 continue;
             }
@@ -104,7 +104,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Splice<Io> {
             }
             self.pending.advance(written);
         }
-        if self.down == Down::ShuttingDown {
+        if self.down == Down::Closing {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
             self.down = Down::Over;
         }

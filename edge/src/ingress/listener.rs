@@ -1,4 +1,9 @@
 //! Accepts visitors' and agents' connections and serves HTTP/1.1 on them, within limits.
+//!
+//! A visitor's connection is served by the worker that has the session it asks for: a request then
+//! wakes no other thread, which is worth a third of its cost. Whoever accepts a connection looks at
+//! the `Host` of its first bytes, without taking them, and hands the socket over. That decides
+//! where work is done and nothing else: what does not fit is served where it is.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,10 +17,15 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 use tracing::{debug, warn};
 
-use crate::{Shared, ingress};
+use super::router::{self, Route};
+use crate::{Shared, ingress, registry::Lookup};
 
 /// A request's head has to be complete after this long (T04).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,15 +36,36 @@ const MAX_HEADERS: usize = 128;
 /// Wait after the system had no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the edge stops.
-pub(crate) async fn serve(edge: Arc<Shared>, listener: TcpListener) {
+/// Bytes of a connection's beginning in which its `Host` is looked for.
+const PEEK: usize = 2048;
+/// Connections that may wait to be taken over by a worker; further ones stay where they are.
+pub(crate) const HANDOVERS: usize = 1024;
+
+/// A connection on its way to another worker.
+pub(crate) struct Handover {
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+}
+
+/// Accepts until the edge stops; `worker` is this thread's number.
+pub(crate) async fn serve(
+    edge: Arc<Shared>,
+    listener: TcpListener,
+    worker: usize,
+    mut handed: mpsc::Receiver<Handover>,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Some(handover) = handed.recv() => {
+                take_over(&edge, worker, handover);
+                continue;
+            }
             () = edge.stop.cancelled() => return,
         };
         match accepted {
-            Ok((socket, peer)) => accept(&edge, socket, peer),
+            Ok((socket, peer)) => accept(&edge, worker, socket, peer),
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection failed"),
             Err(error) => {
                 warn!(%error, "no connection can be accepted");
@@ -44,7 +75,7 @@ pub(crate) async fn serve(edge: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-fn accept(edge: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
+fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr) {
     let Some(place) = edge.connection_place() else {
         edge.metrics.failed(&uniroute_shared::code::Code::CONNECTION_LIMIT);
         let _ = socket.try_write(&ingress::connection_refusal());
@@ -53,24 +84,95 @@ fn accept(edge: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
     if let Err(error) = socket.set_nodelay(true) {
         return debug!(%error, "a connection ended before it was served");
     }
-    let edge_of_task = Arc::clone(edge);
-    edge.tasks.spawn(async move {
-        let _place = place;
-        if let Err(error) = serve_connection(edge_of_task, socket, peer).await {
-            debug!(%peer, %error, "a visitor's connection broke off");
+    let edge = Arc::clone(edge);
+    edge.clone().tasks.spawn(async move {
+        let Ok(home) = timeout(HEAD_TIMEOUT, home(&edge, &socket)).await else {
+            return debug!(%peer, "a connection said nothing");
+        };
+        match home {
+            Some(home) if home != worker => hand_over(edge, worker, home, socket, peer, place).await,
+            _ => serve_connection(edge, worker, socket, peer, place).await,
         }
     });
 }
 
+/// The worker that has the session which the connection's first request asks for.
+async fn home(edge: &Shared, socket: &TcpStream) -> Option<usize> {
+    if edge.handovers.len() < 2 {
+        return None;
+    }
+    let mut head = [0; PEEK];
+    let length = socket.peek(&mut head).await.ok()?;
+    let host = router::host(peeked_host(&head[..length])?)?;
+    let Route::Tunnel(name) = edge.hosts.route(&host) else { return None };
+    match edge.registry.lookup(name) {
+        Lookup::Live(target) => Some(target.session.worker),
+        Lookup::Offline | Lookup::Unknown => None,
+    }
+}
+
+/// The value of the first `Host` field in the beginning of a request.
+fn peeked_host(head: &[u8]) -> Option<&str> {
+    let mut lines = head.split(|byte| *byte == b'\n').skip(1);
+    let value = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(5)?;
+        name.eq_ignore_ascii_case(b"host:").then_some(value)
+    })?;
+    // Only a whole line: the rest of a cut one may still come.
+    std::str::from_utf8(value.strip_suffix(b"\r")?).ok().map(str::trim)
+}
+
+async fn hand_over(
+    edge: Arc<Shared>,
+    worker: usize,
+    home: usize,
+    socket: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    let Some(room) = edge.handovers.get(home).and_then(|worker| worker.try_reserve().ok()) else {
+        return serve_connection(edge, worker, socket, peer, place).await;
+    };
+    match socket.into_std() {
+        Ok(socket) => room.send(Handover { socket, peer, place }),
+        Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
+    }
+}
+
+fn take_over(edge: &Arc<Shared>, worker: usize, handover: Handover) {
+    let Handover { socket, peer, place } = handover;
+    match TcpStream::from_std(socket) {
+        Ok(socket) => {
+            let serving = serve_connection(Arc::clone(edge), worker, socket, peer, place);
+            edge.tasks.spawn(serving);
+        }
+        Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
+    }
+}
+
 async fn serve_connection(
     edge: Arc<Shared>,
+    worker: usize,
+    socket: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    let _place = place;
+    if let Err(error) = serve_http(edge, worker, socket, peer).await {
+        debug!(%peer, %error, "a visitor's connection broke off");
+    }
+}
+
+async fn serve_http(
+    edge: Arc<Shared>,
+    worker: usize,
     socket: TcpStream,
     peer: SocketAddr,
 ) -> Result<(), hyper::Error> {
     let service_edge = Arc::clone(&edge);
     let service = service_fn(move |request| {
         let edge = Arc::clone(&service_edge);
-        async move { Ok::<_, std::convert::Infallible>(ingress::handle(edge, peer, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(ingress::handle(edge, worker, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -112,4 +214,23 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::ConnectionReset
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::peeked_host;
+
+    #[test]
+    fn the_host_is_found_in_a_whole_line_only() {
+        let cases: [(&[u8], Option<&str>); 5] = [
+            (b"GET / HTTP/1.1\r\nHost: a.example:80\r\nX: y\r\n", Some("a.example:80")),
+            (b"GET / HTTP/1.1\r\nx: y\r\nhOST:b\r\n\r\n", Some("b")),
+            (b"GET / HTTP/1.1\r\nHost: a.exam", None),
+            (b"Host: a\r\n", None),
+            (b"", None),
+        ];
+        for (head, host) in cases {
+            assert_eq!(peeked_host(head), host);
+        }
+    }
 }

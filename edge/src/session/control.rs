@@ -1,7 +1,6 @@
 //! Stream zero, seen from the edge: handshake, heartbeats, changes of tunnels, drain.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -29,7 +28,7 @@ use uniroute_shared::{
 
 use crate::{
     Shared,
-    registry::{Claim, Identity, SessionHandle, Wish},
+    registry::{Claim, Identity, Origin, SessionHandle, Wish},
 };
 
 /// The whole handshake, from the connection to `Ready`.
@@ -87,13 +86,13 @@ impl EndReason {
 pub(super) async fn run(
     edge: &Arc<Shared>,
     id: SessionId,
-    peer: SocketAddr,
+    origin: Origin,
     mux: mux::Session,
     acceptor: Acceptor,
 ) {
     let reason = tokio::select! {
         _ = mux.closed() => return,
-        Err(reason) = serve(edge, id, peer, &mux, acceptor) => reason,
+        Err(reason) = serve(edge, id, origin, &mux, acceptor) => reason,
     };
     match &reason {
         EndReason::Drained => {
@@ -117,7 +116,7 @@ pub(super) async fn run(
 async fn serve(
     edge: &Arc<Shared>,
     id: SessionId,
-    peer: SocketAddr,
+    origin: Origin,
     mux: &mux::Session,
     mut acceptor: Acceptor,
 ) -> Result<std::convert::Infallible, EndReason> {
@@ -127,7 +126,7 @@ async fn serve(
         return Err(EndReason::Read(ReadError::Truncated));
     };
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
-    let shaken = tokio::time::timeout_at(deadline, handshake(edge, id, peer, mux, &mut stream));
+    let shaken = tokio::time::timeout_at(deadline, handshake(edge, id, origin, mux, &mut stream));
     let session = match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
         Ok(session) => session,
         Err(reason) => {
@@ -141,7 +140,7 @@ async fn serve(
 async fn handshake(
     edge: &Arc<Shared>,
     id: SessionId,
-    peer: SocketAddr,
+    origin: Origin,
     mux: &mux::Session,
     stream: &mut Stream,
 ) -> Result<Arc<SessionHandle>, EndReason> {
@@ -154,7 +153,7 @@ async fn handshake(
         match handshake.on_frame(stream.next().await?)? {
             EdgeStep::Skip => {}
             EdgeStep::Decide(init) => {
-                let (session, answers, claims) = decide(edge, id, peer, mux, &init)?;
+                let (session, answers, claims) = decide(edge, id, origin, mux, &init)?;
                 let resumed = edge.registry.resume(&session.identity, &init.resume_token);
                 for answer in answers {
                     stream.send(answer).await?;
@@ -182,7 +181,7 @@ type Decided = (Arc<SessionHandle>, Vec<ControlFrame>, Vec<Claim>);
 fn decide(
     edge: &Arc<Shared>,
     id: SessionId,
-    peer: SocketAddr,
+    origin: Origin,
     mux: &mux::Session,
     init: &v1::Init,
 ) -> Result<Decided, EndReason> {
@@ -197,7 +196,8 @@ fn decide(
     let session = Arc::new(SessionHandle {
         id,
         identity: Identity { owner: OWNER.into(), agent },
-        peer,
+        peer: origin.peer,
+        worker: origin.worker,
         agent_name: metadata.name,
         agent_version: metadata.version,
         since: std::time::Instant::now(),

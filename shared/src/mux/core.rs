@@ -621,12 +621,20 @@ impl Core {
         let credit = usize::try_from(stream.credit).unwrap_or(usize::MAX);
         let take = stream.queued.min(credit).min(quantum);
         let fin = stream.sending == Sending::Finishing && take == stream.queued;
-        let flags = std::mem::take(&mut stream.first) | if fin { flag::FIN } else { 0 };
+        let flags = std::mem::take(&mut stream.first);
         let length = u32::try_from(take).unwrap_or(u32::MAX);
-        batch.put(&Header { kind: Type::Data, flags, stream: id, length }.encode());
-        stream.credit -= length;
-        stream.queued -= take;
-        move_bytes(&mut stream.queue, take, batch);
+        let header = |flags, length| Header { kind: Type::Data, flags, stream: id, length }.encode();
+        if take > 0 {
+            batch.put(&header(flags, length));
+            stream.credit -= length;
+            stream.queued -= take;
+            move_bytes(&mut stream.queue, take, batch);
+        }
+        if fin {
+            // A frame of its own, in the same batch: hashicorp's library acts on a FIN before it
+            // reads the payload of its frame, and a reader in between sees an early end.
+            batch.put(&header(if take > 0 { flag::FIN } else { flags | flag::FIN }, 0));
+        }
         if stream.queued < SEND_BUFFER {
             wakers.extend(stream.send_waker.take());
         }

@@ -14,6 +14,7 @@ enum Op {
     Recv { stream: usize, chunks: usize },
     DropSender { stream: usize },
     DropReceiver { stream: usize, how: ReceiverEnd },
+    Announce { stream: usize },
     Ping,
     Gather,
     Deliver { bytes: usize },
@@ -36,6 +37,7 @@ fn ops() -> impl Strategy<Value = Vec<(bool, Op)>> {
         8 => (stream.clone(), 1_usize..5).prop_map(|(stream, chunks)| Op::Recv { stream, chunks }),
         1 => stream.clone().prop_map(|stream| Op::DropSender { stream }),
         1 => (stream, how).prop_map(|(stream, how)| Op::DropReceiver { stream, how }),
+        1 => (0_usize..6).prop_map(|stream| Op::Announce { stream }),
         1 => Just(Op::Ping),
         8 => Just(Op::Gather),
         8 => prop_oneof![1_usize..30, 1_000_usize..100_000].prop_map(|bytes| Op::Deliver { bytes }),
@@ -136,6 +138,11 @@ impl World {
                 let model = self.streams.get_mut(&id).unwrap();
                 model.halves[end].receiver = false;
                 model.cut |= how == ReceiverEnd::Cancel;
+            }
+            Op::Announce { stream } => {
+                if let Some(id) = self.pick(end, stream, |h| h.sender) {
+                    self.ends[end].core.announce(id);
+                }
             }
             Op::Ping => {
                 self.ends[end].core.ping(self.now);

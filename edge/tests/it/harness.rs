@@ -1,0 +1,254 @@
+//! What every test stands on: an edge, an agent, local servers and a visitor, each on a free port
+//! and gone with its value. Nothing sleeps to be in step: [`eventually`] and [`within`] wait for a
+//! condition, with a bound.
+
+pub(crate) mod hand;
+pub(crate) mod link;
+pub(crate) mod process;
+pub(crate) mod upstream;
+pub(crate) mod wire;
+
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uniroute_agent::{Agent, AgentError, Event, Settings as AgentSettings, TunnelSettings};
+use uniroute_edge::{Edge, config::Settings};
+use uniroute_shared::id::{AgentId, TokenSet};
+
+use self::wire::{Answer, Wire};
+
+/// What agents come with.
+pub(crate) const TOKEN: &str = "ur_test_0123456789abcdef";
+/// Tunnels are `NAME.tunnels.test`.
+pub(crate) const DOMAIN: &str = "tunnels.test";
+/// Longest wait for anything; far more than it takes on a busy machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What `future` gives; a panic that names `what` if it takes too long.
+#[track_caller]
+pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
+    let place = std::panic::Location::caller();
+    async move {
+        let waited = tokio::time::timeout(BOUND, future).await;
+        waited.unwrap_or_else(|_| panic!("{place}: {what}: nothing within {BOUND:?}"))
+    }
+}
+
+/// Waits until `look` sees something.
+#[track_caller]
+pub(crate) fn eventually<T>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "{place}: {what}: not within {BOUND:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// An edge on free ports; any host that is no tunnel's is its own, as in `dev`.
+pub(crate) struct TestEdge {
+    edge: Edge,
+}
+
+impl TestEdge {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// Signs of life every 200 ms, so that a silent link is noticed in little more than 5 s.
+    pub(crate) fn with_short_heartbeat() -> Self {
+        Self::with(|settings| settings.heartbeat = Duration::from_millis(200))
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            http: ([127, 0, 0, 1], 0).into(),
+            admin: Some(([127, 0, 0, 1], 0).into()),
+            domain: DOMAIN.into(),
+            any_host_is_own: true,
+            public_url: None,
+            tokens: TokenSet::parse(TOKEN).unwrap(),
+            heartbeat: uniroute_edge::config::HEARTBEAT,
+            workers: NonZeroUsize::new(2).unwrap(),
+            max_connections: 2_000,
+            max_sessions: 500,
+        };
+        change(&mut settings);
+        Self { edge: Edge::start(settings).unwrap() }
+    }
+
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.edge.http()
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.edge.admin().unwrap()
+    }
+
+    /// A visitor's connection.
+    pub(crate) async fn visitor(&self) -> Wire {
+        Wire::connect(self.http()).await
+    }
+
+    /// One GET on a connection of its own.
+    pub(crate) async fn get(&self, name: &str, path: &str) -> Answer {
+        get(self.http(), name, path).await
+    }
+
+    /// What `/debug/status` says.
+    pub(crate) async fn status(&self) -> Value {
+        let answer = self.ask_admin("/debug/status").await;
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
+    /// A figure of `/metrics`, such as `sessions`.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let answer = self.ask_admin("/metrics").await;
+        let prefix = format!("uniroute_edge_{name} ");
+        let line = answer.text().lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+    }
+
+    pub(crate) async fn ask_admin(&self, path: &str) -> Answer {
+        let mut wire = Wire::connect(self.admin()).await;
+        wire.send(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
+        wire.answer("GET").await
+    }
+
+    /// Drains; whether everything under way came to its end.
+    pub(crate) async fn shutdown(self) -> bool {
+        self.edge.shutdown(BOUND).await
+    }
+}
+
+/// `NAME.tunnels.test`.
+pub(crate) fn host(name: &str) -> String {
+    format!("{name}.{DOMAIN}")
+}
+
+/// One GET to the edge at `edge`, on a connection of its own.
+pub(crate) async fn get(edge: SocketAddr, name: &str, path: &str) -> Answer {
+    let mut wire = Wire::connect(edge).await;
+    wire.get(name, path).await
+}
+
+/// An agent on a task of its own; dropped, it is gone without a word, as if killed.
+pub(crate) struct TestAgent {
+    events: Arc<Mutex<Vec<Event>>>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<Result<(), AgentError>>>,
+}
+
+impl TestAgent {
+    /// Settings for the edge at `edge`.
+    pub(crate) fn settings(edge: SocketAddr, tunnels: Vec<TunnelSettings>) -> AgentSettings {
+        let server = format!("http://{edge}").parse().unwrap();
+        AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels)
+    }
+
+    /// One tunnel with the public name `name`; its key is the same.
+    pub(crate) fn tunnel(name: &str, upstream: &str) -> TunnelSettings {
+        let mut tunnel = TunnelSettings::http(name, upstream.parse().unwrap());
+        tunnel.name = Some(name.into());
+        tunnel
+    }
+
+    /// An agent with one tunnel, ready.
+    pub(crate) async fn start(edge: &TestEdge, name: &str, upstream: &str) -> Self {
+        Self::serve(edge, Self::tunnel(name, upstream)).await
+    }
+
+    /// An agent with `tunnel`, ready.
+    pub(crate) async fn serve(edge: &TestEdge, tunnel: TunnelSettings) -> Self {
+        Self::launch(Self::settings(edge.http(), vec![tunnel])).await
+    }
+
+    /// An agent whose tunnels are all ready.
+    pub(crate) async fn launch(settings: AgentSettings) -> Self {
+        let tunnels = settings.tunnels.len();
+        let agent = Self::spawn(settings);
+        agent.readies(tunnels).await;
+        agent
+    }
+
+    /// An agent that may never get anywhere.
+    pub(crate) fn spawn(settings: AgentSettings) -> Self {
+        let (agent, mut listener) = Agent::new(settings).unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&events);
+        tokio::spawn(async move {
+            while let Some(event) = listener.recv().await {
+                log.lock().await.push(event);
+            }
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(agent.run(stop.clone()));
+        Self { events, stop, task: Some(task) }
+    }
+
+    /// Waits until tunnels became ready `count` times, over all sessions.
+    pub(crate) async fn readies(&self, count: usize) {
+        eventually("the agent's tunnels are ready", async || {
+            let seen = self.seen(|event| matches!(event, Event::Ready { .. }).then_some(())).await;
+            if self.is_over() {
+                panic!("the agent ended instead of getting ready");
+            }
+            (seen.len() >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// What `pick` takes from the events so far.
+    pub(crate) async fn seen<T>(&self, pick: impl FnMut(&Event) -> Option<T>) -> Vec<T> {
+        self.events.lock().await.iter().filter_map(pick).collect()
+    }
+
+    /// Public names that were given out, in order.
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let name = |event: &Event| match event {
+            Event::Ready { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        self.seen(name).await
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.task.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), AgentError> {
+        within("the agent ends", self.task.take().unwrap()).await.unwrap()
+    }
+
+    /// Drains.
+    pub(crate) async fn stop(self) -> Result<(), AgentError> {
+        self.stop.cancel();
+        self.ended().await
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// An agent's identity with a name that can be read in a log.
+pub(crate) fn agent_id(text: &str) -> AgentId {
+    AgentId::parse(text).unwrap()
+}

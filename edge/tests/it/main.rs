@@ -1,0 +1,17 @@
+//! The whole path in one process: a real edge, a real agent and local servers of every temper, all
+//! on port 0 of 127.0.0.1. One binary, one module for each part of the behaviour.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
+
+mod cli;
+mod errors;
+mod framing;
+mod harness;
+mod link;
+mod origins;
+mod routing;
+mod sessions;
+mod smuggling;
+mod stalls;
+mod streaming;
+mod takeover;
+mod upgrades;
