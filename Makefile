@@ -16,6 +16,7 @@ demo: ## Run a site, an edge and an agent on this machine, and print the URL
 
 test: ## Install what the tests need, then run them all
 	scripts/install-test-deps.sh
+	$(CARGO) build --workspace --bins
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
 	else \
@@ -43,5 +44,5 @@ deny: ## Licences, sources, bans and known vulnerabilities of the dependencies
 
 bench: ## Compare the tunnel with a chain of two nginx reverse proxies (ARGS="--quick --json FILE")
 	scripts/install-test-deps.sh
-	$(CARGO) build --release -p uniroute-edge -p uniroute-agent -p uniroute-bench
+	$(CARGO) build --release --workspace --bins
 	$(TARGET)/release/uniroute-bench e2e $(ARGS)

@@ -39,18 +39,26 @@ impl End {
 
     /// One batch as it goes over the wire; empty if there is nothing to say.
     fn gather(&mut self, wakers: &mut Vec<Waker>) -> BytesMut {
+        match self.poll_gather(&cx(), wakers) {
+            Poll::Ready(wire) => wire,
+            Poll::Pending => BytesMut::new(),
+        }
+    }
+
+    fn poll_gather(&mut self, cx: &Context<'_>, wakers: &mut Vec<Waker>) -> Poll<BytesMut> {
         let mut batch = Batch::new(self.side);
         let mut wire = BytesMut::new();
-        if self.core.poll_gather(&cx(), &mut batch, wakers) != Poll::Ready(true) {
-            return wire;
+        match self.core.poll_gather(cx, &mut batch, wakers) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(false) => return Poll::Ready(wire),
+            Poll::Ready(true) => batch.seal(),
         }
-        batch.seal();
         while !batch.is_empty() {
             let take = batch.front().len();
             wire.extend_from_slice(batch.front());
             batch.advance(take);
         }
-        wire
+        Poll::Ready(wire)
     }
 
     fn take(&mut self, wire: &[u8], now: Instant) -> Result<(), SessionError> {

@@ -46,11 +46,44 @@ fn ops() -> impl Strategy<Value = Vec<(bool, Op)>> {
     prop::collection::vec((any::<bool>(), op), 1..250)
 }
 
+/// A task as a runtime knows it: once it was told to wait, it may find something only after it was
+/// woken.
+#[derive(Default)]
+struct Task {
+    wakes: Arc<Wakes>,
+    asleep_since: Option<usize>,
+}
+
+impl Task {
+    fn poll<T>(&mut self, poll: impl FnOnce(&Context<'_>) -> Poll<T>) -> Poll<T> {
+        let wakes = self.wakes.0.load(Ordering::Relaxed);
+        let result = poll(&Context::from_waker(&Waker::from(Arc::clone(&self.wakes))));
+        let slept_on = self.asleep_since == Some(wakes);
+        assert!(result.is_pending() || !slept_on, "a task was not woken");
+        // Woken for nothing, it waits on.
+        self.asleep_since = result.is_pending().then_some(wakes);
+        result
+    }
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.asleep_since.is_some() { "asleep" } else { "awake" })
+    }
+}
+
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
 /// One end's view of a stream.
 #[derive(Debug, Default)]
 struct Half {
     sender: bool,
     receiver: bool,
+    sending: Task,
+    watching: Task,
+    receiving: Task,
     sent: usize,
     finished: bool,
     read: usize,
@@ -68,6 +101,8 @@ struct Model {
 
 struct World {
     ends: [End; 2],
+    writers: [Task; 2],
+    acceptors: [Task; 2],
     /// Bytes on their way from each end.
     wires: [BytesMut; 2],
     streams: BTreeMap<u32, Model>,
@@ -85,6 +120,8 @@ impl World {
         let config = |side| Config { side, inbound_total: u32::MAX, ..Config::edge() };
         Self {
             ends: [End::new(config(Side::Client)), End::new(config(Side::Server))],
+            writers: Default::default(),
+            acceptors: Default::default(),
             wires: Default::default(),
             streams: Default::default(),
             now: Instant::now(),
@@ -110,15 +147,16 @@ impl World {
                 self.handles(id, end);
             }
             Op::Accept => {
-                if let Some(id) = self.ends[end].accept() {
-                    self.handles(id, end);
-                }
+                self.accept(end);
             }
             Op::Send { stream, len, last, framed } => {
                 let Some(id) = self.pick(end, stream, |h| h.sender && !h.finished) else {
                     return Ok(());
                 };
-                if self.ends[end].core.poll_send_ready(id, &cx()).is_ready() || last {
+                let half = &mut self.streams.get_mut(&id).unwrap().halves[end];
+                let core = &mut self.ends[end].core;
+                let ready = half.sending.poll(|cx| core.poll_send_ready(id, cx)).is_ready();
+                if ready || last {
                     self.send(end, id, len, last, framed)?;
                 }
             }
@@ -134,32 +172,49 @@ impl World {
             }
             Op::DropReceiver { stream, how } => {
                 let Some(id) = self.pick(end, stream, |h| h.receiver) else { return Ok(()) };
-                self.ends[end].core.drop_receiver(id, how);
+                wake(self.ends[end].core.drop_receiver(id, how));
                 let model = self.streams.get_mut(&id).unwrap();
                 model.halves[end].receiver = false;
                 model.cut |= how == ReceiverEnd::Cancel;
             }
             Op::Announce { stream } => {
                 if let Some(id) = self.pick(end, stream, |h| h.sender) {
-                    self.ends[end].core.announce(id);
+                    wake(self.ends[end].core.announce(id));
                 }
             }
             Op::Ping => {
-                self.ends[end].core.ping(self.now);
+                wake(self.ends[end].core.ping(self.now));
             }
             Op::Gather => {
-                let wire = self.ends[end].gather(&mut Vec::new());
-                self.wires[end].extend_from_slice(&wire);
+                let mut woken = Vec::new();
+                let (writer, core) = (&mut self.writers[end], &mut self.ends[end]);
+                if let Poll::Ready(wire) = writer.poll(|cx| core.poll_gather(cx, &mut woken)) {
+                    self.wires[end].extend_from_slice(&wire);
+                }
+                wake(woken);
             }
             Op::Deliver { bytes } => {
                 let take = bytes.min(self.wires[end].len());
                 let bytes = self.wires[end].split_to(take);
-                let taken = self.ends[1 - end].take(&bytes, self.now);
+                let mut woken = Vec::new();
+                let taken = self.ends[1 - end].take_waking(&bytes, self.now, &mut woken);
                 prop_assert_eq!(taken, Ok(()));
+                wake(woken);
             }
             Op::Wait { ms } => self.now += Duration::from_millis(ms),
         }
         Ok(())
+    }
+
+    fn accept(&mut self, end: usize) -> Option<u32> {
+        let core = &mut self.ends[end].core;
+        match self.acceptors[end].poll(|cx| core.poll_accept(cx)) {
+            Poll::Ready(Some(id)) => {
+                self.handles(id, end);
+                Some(id)
+            }
+            Poll::Ready(None) | Poll::Pending => None,
+        }
     }
 
     fn send(
@@ -177,7 +232,8 @@ impl World {
         let prefix =
             (framed && len >= 4).then(|| bytes.drain(..4).collect::<Vec<_>>().try_into().unwrap());
         match self.ends[end].core.send(id, prefix, bytes.into(), last) {
-            Ok(_) => {
+            Ok(woken) => {
+                wake(woken);
                 half.sent += len;
                 half.finished = last;
             }
@@ -191,8 +247,16 @@ impl World {
     }
 
     fn recv(&mut self, end: usize, id: u32) -> Result<bool, TestCaseError> {
-        let result = self.ends[end].recv(id, self.now);
         let model = self.streams.get_mut(&id).unwrap();
+        let (half, core) = (&mut model.halves[end], &mut self.ends[end].core);
+        let _ = half.watching.poll(|cx| core.poll_reset(id, cx));
+        let mut woken = None;
+        let result = half.receiving.poll(|cx| {
+            let (result, waker) = core.poll_recv(id, cx, self.now);
+            woken = waker;
+            result
+        });
+        wake(woken);
         let far = (model.halves[1 - end].sent, model.halves[1 - end].finished);
         let half = &mut model.halves[end];
         match result {
@@ -219,7 +283,7 @@ impl World {
     }
 
     fn drop_sender(&mut self, end: usize, id: u32) {
-        self.ends[end].core.drop_sender(id);
+        wake(self.ends[end].core.drop_sender(id));
         let model = self.streams.get_mut(&id).unwrap();
         model.halves[end].sender = false;
         model.cut |= !model.halves[end].finished;
@@ -235,8 +299,7 @@ impl World {
         }
         self.settle()?;
         for end in 0..2 {
-            while let Some(id) = self.ends[end].accept() {
-                self.handles(id, end);
+            while let Some(id) = self.accept(end) {
                 self.send(end, id, 3, true, false)?;
                 self.streams.get_mut(&id).unwrap().halves[end].finished = true;
             }
@@ -273,12 +336,9 @@ impl World {
                 self.apply(end, Op::Gather)?;
                 moved |= !self.wires[end].is_empty();
                 self.apply(end, Op::Deliver { bytes: usize::MAX })?;
-                let ids: Vec<u32> = self.streams.keys().copied().collect();
-                for id in ids
-                    .into_iter()
-                    .filter(|id| self.streams[id].halves[end].receiver)
-                    .collect::<Vec<_>>()
-                {
+                let reading = self.streams.iter().filter(|(_, m)| m.halves[end].receiver);
+                let reading: Vec<u32> = reading.map(|(id, _)| *id).collect();
+                for id in reading {
                     while self.recv(end, id)? {
                         moved = true;
                     }

@@ -1,0 +1,126 @@
+//! The two programs themselves.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use super::{eventually, within};
+
+/// `uniroute-edge`, without the environment of whoever runs the tests.
+pub(crate) fn edge(home: &Path) -> Command {
+    command(Path::new(env!("CARGO_BIN_EXE_uniroute-edge")), home)
+}
+
+/// `uniroute`, likewise. It is of another package, so it has to be there already.
+pub(crate) fn agent(home: &Path) -> Command {
+    let program: PathBuf = Path::new(env!("CARGO_BIN_EXE_uniroute-edge")).with_file_name("uniroute");
+    assert!(
+        program.exists(),
+        "{} is missing: test the whole workspace, or build it with `cargo build -p uniroute-agent`",
+        program.display(),
+    );
+    command(&program, home)
+}
+
+fn command(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home).current_dir(home);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// A program that runs; killed with its value.
+pub(crate) struct Process {
+    child: Child,
+    out: Arc<Mutex<Vec<String>>>,
+    err: Arc<Mutex<Vec<String>>>,
+    readers: [JoinHandle<()>; 2],
+}
+
+/// How a program ended, and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let (out, err) = (Arc::default(), Arc::default());
+        let readers = [
+            tokio::spawn(read_lines(child.stdout.take().unwrap(), Arc::clone(&out))),
+            tokio::spawn(read_lines(child.stderr.take().unwrap(), Arc::clone(&err))),
+        ];
+        Self { child, out, err, readers }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// The first line on standard output with `text` in it.
+    pub(crate) async fn out_line(&self, text: &str) -> String {
+        self.line(&self.out, text).await
+    }
+
+    /// The first line on standard error with `text` in it.
+    pub(crate) async fn err_line(&self, text: &str) -> String {
+        self.line(&self.err, text).await
+    }
+
+    async fn line(&self, lines: &Mutex<Vec<String>>, text: &str) -> String {
+        let what = format!("a line with {text:?}");
+        eventually(&what, async || {
+            let found = lines.lock().iter().find(|line| line.contains(text)).cloned();
+            if found.is_none() && self.readers.iter().all(JoinHandle::is_finished) {
+                panic!("no {what}: {:?} {:?}", self.out.lock(), self.err.lock());
+            }
+            found
+        })
+        .await
+    }
+
+    /// Sends a signal such as `TERM`.
+    pub(crate) async fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.id())).status();
+        assert!(sent.await.unwrap().success());
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn ended(self) -> impl Future<Output = Ended> {
+        let Self { mut child, out, err, readers } = self;
+        within("the program ends", async move {
+            let code = child.wait().await.unwrap().code();
+            for reader in readers {
+                reader.await.unwrap();
+            }
+            let text = |lines: &Mutex<Vec<String>>| lines.lock().join("\n");
+            Ended { code, out: text(&out), err: text(&err) }
+        })
+    }
+}
+
+/// Runs a program to its end.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> impl Future<Output = Ended> {
+    Process::start(command).ended()
+}
+
+async fn read_lines(from: impl AsyncRead + Unpin, into: Arc<Mutex<Vec<String>>>) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        into.lock().push(line);
+    }
+}
