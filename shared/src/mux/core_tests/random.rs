@@ -10,15 +10,39 @@ use super::*;
 enum Op {
     Open,
     Accept,
-    Send { stream: usize, len: usize, last: bool, framed: bool },
-    Recv { stream: usize, chunks: usize },
-    DropSender { stream: usize },
-    DropReceiver { stream: usize, how: ReceiverEnd },
-    Announce { stream: usize },
+    Send {
+        stream: usize,
+        len: usize,
+        last: bool,
+        framed: bool,
+    },
+    /// As much as fits, across at once, so that windows run full.
+    Bulk {
+        stream: usize,
+        rounds: usize,
+    },
+    Recv {
+        stream: usize,
+        chunks: usize,
+    },
+    DropSender {
+        stream: usize,
+    },
+    DropReceiver {
+        stream: usize,
+        how: ReceiverEnd,
+    },
+    Announce {
+        stream: usize,
+    },
     Ping,
     Gather,
-    Deliver { bytes: usize },
-    Wait { ms: u64 },
+    Deliver {
+        bytes: usize,
+    },
+    Wait {
+        ms: u64,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<(bool, Op)>> {
@@ -35,6 +59,7 @@ fn ops() -> impl Strategy<Value = Vec<(bool, Op)>> {
         12 => (stream.clone(), len, prop::bool::weighted(0.1), any::<bool>())
             .prop_map(|(stream, len, last, framed)| Op::Send { stream, len, last, framed }),
         8 => (stream.clone(), 1_usize..5).prop_map(|(stream, chunks)| Op::Recv { stream, chunks }),
+        1 => (stream.clone(), 1_usize..12).prop_map(|(stream, rounds)| Op::Bulk { stream, rounds }),
         1 => stream.clone().prop_map(|stream| Op::DropSender { stream }),
         1 => (stream, how).prop_map(|(stream, how)| Op::DropReceiver { stream, how }),
         1 => (0_usize..6).prop_map(|stream| Op::Announce { stream }),
@@ -153,11 +178,20 @@ impl World {
                 let Some(id) = self.pick(end, stream, |h| h.sender && !h.finished) else {
                     return Ok(());
                 };
-                let half = &mut self.streams.get_mut(&id).unwrap().halves[end];
-                let core = &mut self.ends[end].core;
-                let ready = half.sending.poll(|cx| core.poll_send_ready(id, cx)).is_ready();
-                if ready || last {
+                if self.ready(end, id) || last {
                     self.send(end, id, len, last, framed)?;
+                }
+            }
+            Op::Bulk { stream, rounds } => {
+                let Some(id) = self.pick(end, stream, |h| h.sender && !h.finished) else {
+                    return Ok(());
+                };
+                for _ in 0..rounds {
+                    if self.ready(end, id) {
+                        self.send(end, id, 70_000, false, true)?;
+                    }
+                    self.apply(end, Op::Gather)?;
+                    self.apply(end, Op::Deliver { bytes: usize::MAX })?;
                 }
             }
             Op::Recv { stream, chunks } => {
@@ -204,6 +238,12 @@ impl World {
             Op::Wait { ms } => self.now += Duration::from_millis(ms),
         }
         Ok(())
+    }
+
+    fn ready(&mut self, end: usize, id: u32) -> bool {
+        let half = &mut self.streams.get_mut(&id).unwrap().halves[end];
+        let core = &mut self.ends[end].core;
+        half.sending.poll(|cx| core.poll_send_ready(id, cx)).is_ready()
     }
 
     fn accept(&mut self, end: usize) -> Option<u32> {
