@@ -78,7 +78,7 @@ alive() {
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 say "building"
-cargo build --quiet --release -p uniroute-edge -p uniroute-agent
+cargo build --quiet --release --bins -p uniroute-edge -p uniroute-agent
 cargo build --quiet --release -p uniroute-agent --example demo_site
 
 mkdir -p "$data"
@@ -95,7 +95,7 @@ await site "$data/site.out" '127\.0\.0\.1:[0-9]+'
 site=${found##*:}
 
 start edge "$target/release/uniroute-edge" dev --http "127.0.0.1:$wanted" --admin 127.0.0.1:0 \
-    --control 127.0.0.1:0 --data-dir "$data" --log-format json
+    --data-dir "$data" --log-format json
 await edge "$data/edge.log" '"message":"listening".*'
 await edge "$data/edge.log" '"http":"[^"]*:[0-9]+'
 port=${found##*:}
