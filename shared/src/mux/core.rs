@@ -521,8 +521,8 @@ impl Core {
         stream.receiving = match how {
             _ if stream.fin_received || stream.reset => Receiving::Complete,
             ReceiverEnd::Complete if unread == 0 => Receiving::Complete,
-            ReceiverEnd::Complete | ReceiverEnd::Stop => Receiving::Stopped,
-            ReceiverEnd::Cancel => return self.reset(id),
+            ReceiverEnd::Stop => Receiving::Stopped,
+            ReceiverEnd::Complete | ReceiverEnd::Cancel => return self.reset(id),
         };
         if stream.receiving == Receiving::Stopped && stream.sending == Sending::Finished {
             return self.reset(id);
@@ -832,8 +832,11 @@ impl Core {
         match stream.receiving {
             _ if payload.is_empty() => {}
             Receiving::Open => stream.received.push(payload),
-            // The reader had it all, the peer goes on: it would wait for credit for ever.
-            Receiving::Complete => stream.receiving = Receiving::Stopped,
+            // The reader had it all, and the peer goes on: it would wait for credit for ever.
+            Receiving::Complete => {
+                wakers.extend(self.reset(id));
+                return;
+            }
             Receiving::Stopped => {}
         }
         if fin {
@@ -842,8 +845,6 @@ impl Core {
         wakers.extend(stream.recv_waker.take());
         if fin {
             self.remove_if_over(id);
-        } else if stream.receiving == Receiving::Stopped && stream.sending == Sending::Finished {
-            wakers.extend(self.reset(id));
         }
     }
 
