@@ -87,9 +87,10 @@ pub(crate) async fn forward(
         return switch(edge, exchange, idle_sender, upgrade, head);
     }
     if let Some(mut sender) = idle_sender {
-        // The upgrade was declined; the request had no body.
+        // The upgrade was declined; the request had no body. An agent that has sent its whole
+        // answer by now has ended the stream, and that is no fault.
         let last = uniroute_proto::codec::header(uniroute_proto::codec::Kind::Data, true, 0);
-        sender.send_framed(last, Bytes::new(), true)?;
+        let _ = sender.send_framed(last, Bytes::new(), true);
     }
     answer(exchange, &parts.method, head, end)
 }
