@@ -16,10 +16,10 @@ use crate::{
     service::{self, Ask, ask, ask_io, serve_io},
 };
 
-type PeerStream = Compat<yamux::Stream>;
+pub(crate) type PeerStream = Compat<yamux::Stream>;
 
 /// The other implementation, with what it needs to be driven.
-struct Peer {
+pub(crate) struct Peer {
     open: mpsc::Sender<oneshot::Sender<PeerStream>>,
     inbound: mpsc::Receiver<PeerStream>,
     driver: tokio::task::JoinHandle<()>,
@@ -36,7 +36,7 @@ impl Peer {
         Self { open, inbound, driver }
     }
 
-    async fn open(&self) -> PeerStream {
+    pub(crate) async fn open(&self) -> PeerStream {
         let (reply, stream) = oneshot::channel();
         self.open.send(reply).await.unwrap();
         stream.await.unwrap()
@@ -77,7 +77,7 @@ async fn drive(
     let _ = poll_fn(|cx| connection.poll_close(cx)).await;
 }
 
-async fn pair(config: Config) -> (Ours, Peer) {
+pub(crate) async fn pair(config: Config) -> (Ours, Peer) {
     let mode = if config.side == Side::Server { yamux::Mode::Client } else { yamux::Mode::Server };
     let (ours, io) = joined(config).await;
     (ours, Peer::over(io, mode))
