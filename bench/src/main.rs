@@ -2,12 +2,15 @@
 //!
 //! `origin` is the local server being tunnelled, `load` one run of the load generator, and `e2e` starts every part
 //! and compares the tunnel with a direct connection and with a chain of two nginx reverse proxies, which makes the
-//! same HTTP hops as edge and agent. Only `e2e` knows the tunnel's binaries, and only by their command lines.
+//! same HTTP hops as edge and agent. Only `e2e` knows the tunnel's binaries, and only by their command lines. `link` is
+//! a slow way between two of them, `agents` a crowd of them in one process.
 
+mod agents;
 mod body;
 mod client;
 mod e2e;
 mod histogram;
+mod link;
 mod load;
 mod nginx;
 mod origin;
@@ -36,6 +39,10 @@ enum Command {
     /// Run one load and print its report as a line of JSON
     #[command(subcommand)]
     Load(load::Load),
+    /// Forward to an address over a link with a delay and a rate; prints `listening ADDR`
+    Link(link::Args),
+    /// Connect many idle agents; prints `ready N` and stays until it is ended
+    Agents(agents::Args),
     /// Start every part, measure direct, nginx chain and tunnel in turn, and compare
     E2e(e2e::Args),
 }
@@ -46,6 +53,8 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Origin(args) => origin::run(args).await,
         Command::Load(load) => load::run(load).await,
+        Command::Link(args) => link::run(args).await,
+        Command::Agents(args) => agents::run(args).await,
         Command::E2e(args) => e2e::run(args).await,
     }
 }
