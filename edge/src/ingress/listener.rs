@@ -10,7 +10,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -20,15 +23,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, mpsc},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tracing::{debug, warn};
 
 use super::router::{self, Route};
 use crate::{Shared, ingress, registry::Lookup};
 
-/// A request's head has to be complete after this long (T04).
+/// A connection's first head has to be complete after this long (T04).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A later one after this long, idle time included: a slow head then costs no more than an idle
+/// connection. Longer than load balancers keep theirs (60 s is usual), so that they close first.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// What hyper may buffer of a connection in each direction, and so the longest head, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
 /// Header fields of a request.
@@ -69,7 +75,7 @@ pub(crate) async fn serve(
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection failed"),
             Err(error) => {
                 warn!(%error, "no connection can be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -170,19 +176,23 @@ async fn serve_http(
     peer: SocketAddr,
 ) -> Result<(), hyper::Error> {
     let service_edge = Arc::clone(&edge);
+    let asked = Arc::new(AtomicBool::new(false));
+    let has_asked = Arc::clone(&asked);
     let service = service_fn(move |request| {
+        has_asked.store(true, Ordering::Relaxed);
         let edge = Arc::clone(&service_edge);
         async move { Ok::<_, std::convert::Infallible>(ingress::handle(edge, worker, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_BUFFER)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let mut stop = pin!(edge.stop.clone().cancelled_owned());
+    let mut first_head = Some(Box::pin(sleep(HEAD_TIMEOUT)));
     let mut listening = false;
     let mut stopping = false;
     // The stop signal is polled once, to be woken by it; after that a flag is enough, since asking
@@ -198,9 +208,16 @@ async fn serve_http(
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending => Poll::Pending,
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        if asked.load(Ordering::Relaxed) {
+            first_head = None;
+        }
+        match &mut first_head {
+            // Whoever says nothing, or too slowly, is cut without a word.
+            Some(due) => due.as_mut().poll(cx).map(Ok),
+            None => Poll::Pending,
         }
     })
     .await

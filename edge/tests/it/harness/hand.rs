@@ -237,13 +237,15 @@ async fn switch(socket: TcpStream) -> TcpStream {
 /// A request to a tunnel, as an edge made by hand sends it; whatever the fields hold.
 pub(crate) async fn ask(hand: &Hand, tunnel_id: &[u8], http: v1::HttpOpen) -> v1::StreamReply {
     let (mut sender, receiver): (Sender, Receiver) = hand.mux.open().unwrap();
+    // Bytes follow a switch of protocols, and nothing else.
+    let end = http.upgrade.is_empty();
     let open = v1::StreamOpen {
         tunnel_id: Bytes::copy_from_slice(tunnel_id),
         request_id: vec![9; 16].into(),
         kind: Some(v1::stream_open::Kind::Http(http)),
         ..Default::default()
     };
-    sender.send(codec::message(&open, true), true).unwrap();
+    sender.send(codec::message(&open, end), end).unwrap();
     let mut reader = FrameReader::new(receiver);
     within("a reply", reader.message::<v1::StreamReply>("StreamReply")).await.unwrap().0
 }

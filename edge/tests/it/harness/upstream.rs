@@ -110,9 +110,10 @@ impl TestUpstream {
 pub(crate) fn on_unix_socket(path: &Path, body: &'static str) -> JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
+        let mut open = JoinSet::new();
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(socket, move |_| async move { text(body) }));
+            open.spawn(serve(socket, move |_| async move { text(body) }));
         }
     })
 }
