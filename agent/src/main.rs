@@ -25,6 +25,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Why the program ends, as its exit code says it.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    /// In what the command line says.
+    #[error(transparent)]
+    Usage(SettingsError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
@@ -39,8 +42,15 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(error) if error.is::<SettingsError>() => 3,
+            Self::Usage(SettingsError::Name(..)) => 6,
+            Self::Usage(
+                SettingsError::Server("--server", _)
+                | SettingsError::Target(..)
+                | SettingsError::Seconds(..)
+                | SettingsError::NoToken,
+            ) => 2,
             Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
-            Self::Settings(_) => 3,
+            Self::Usage(_) | Self::Settings(_) => 3,
             Self::Agent(AgentError::Token { .. }) => 4,
             Self::Agent(AgentError::Unreachable(_)) => 5,
             Self::Agent(AgentError::Refused(_)) => 6,
@@ -53,7 +63,7 @@ impl Failure {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
+        Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Version => {
