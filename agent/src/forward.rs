@@ -60,10 +60,11 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
     };
     // The edge names one of this agent's tunnels, never a target (T23).
     let tunnel = tunnels.by_id(&open.tunnel_id);
+    let mut reader = Some(reader);
     let result = match (tunnel, open.kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
             let request = StreamRequest { http, end, tunnel };
-            request.forward(&tunnels, &mut sender, reader).await
+            request.forward(&tunnels, &mut sender, &mut reader).await
         }
         (None, _) => Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel")),
         (_, None) => Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here")),
@@ -76,6 +77,10 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
             }
         }
         Err(ForwardError::Upstream(error)) => {
+            // What the visitor still sends is not wanted, the answer is.
+            if let Some(reader) = reader.filter(|reader| !reader.ended()) {
+                reader.stop();
+            }
             let reply = v1::UpstreamError { kind: error.kind.into(), message: error.message };
             let reply = v1::StreamReply { reply: Some(Reply::Error(reply)) };
             if let Err(error) = sender.send(codec::message(&reply, true), true) {
@@ -103,7 +108,7 @@ impl StreamRequest {
         self,
         tunnels: &Tunnels,
         sender: &mut Sender,
-        reader: FrameReader,
+        reader: &mut Option<FrameReader>,
     ) -> Result<Option<Switched>, ForwardError> {
         let began = Instant::now();
         let Self { http, end, tunnel } = self;
@@ -117,14 +122,14 @@ impl StreamRequest {
         let head = Head { method, target, headers };
 
         let upstream = tunnel.upstream();
-        let mut switching = None;
+        let mut upgrading = false;
         let exchanged = if end {
             exchange_bodyless(&tunnel, &upstream, sender, &head).await
         } else if let Some(token) = upgrade_token(&http)? {
-            switching = Some(reader);
+            upgrading = true;
             exchange_upgrade(&tunnel, &upstream, sender, &head, token).await
         } else {
-            exchange_with_body(&upstream, sender, reader, &head).await
+            exchange_with_body(&upstream, sender, reader.take(), &head).await
         };
         let (mut connection, answer) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
@@ -136,7 +141,7 @@ impl StreamRequest {
             status: answer.status().as_u16(),
             duration: began.elapsed(),
         });
-        match switching {
+        match reader.take().filter(|_| upgrading) {
             Some(reader) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let fields = EndToEnd::of(answer.headers());
                 sender.send(head::response(101, || fields.iter(), false), false)?;
@@ -229,13 +234,14 @@ fn may_repeat(head: &Head, error: &hyper::Error) -> bool {
 async fn exchange_with_body(
     upstream: &Upstream,
     sender: &mut Sender,
-    reader: FrameReader,
+    reader: Option<FrameReader>,
     head: &Head,
 ) -> Exchanged {
     let length = content_length(&head.headers).unwrap_or_default();
-    let body = StreamBody::new(reader, length, OnDrop::Stop);
+    let body = |reader| RequestBody::Stream(StreamBody::new(reader, length, OnDrop::Stop));
+    let body = reader.map_or(RequestBody::Empty, body);
     let (mut connection, _) = cancellable(sender, upstream.connection()).await??;
-    let request = head.request(RequestBody::Stream(body));
+    let request = head.request(body);
     // The edge counts the wait from the end of the request, which is not seen here.
     let answered = answer(upstream, sender, &mut connection, request, None).await?;
     Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
