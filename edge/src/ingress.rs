@@ -9,8 +9,8 @@ pub(crate) mod router;
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode,
-    header::{ACCEPT, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT, CONNECTION, TRANSFER_ENCODING},
 };
 use hyper::body::Incoming;
 use tracing::{debug, error, info, warn};
@@ -45,8 +45,13 @@ pub(crate) async fn handle(
             edge.metrics.failed(error.code());
             log(&error, &id, peer, host.as_ref());
             let detail = error.detail();
-            page::error_response(error.code(), &id, detail.as_deref(), accept.as_ref())
-                .map(ResponseBody::Full)
+            let page = page::error_response(error.code(), &id, detail.as_deref(), accept.as_ref());
+            let mut response = page.map(ResponseBody::Full);
+            if matches!(error, ProxyError::BadRequest(_)) {
+                // Where it ends is in doubt, so nothing behind it is taken for a request (T01).
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
     }
 }
