@@ -475,11 +475,11 @@ fn a_session_that_ends_fails_every_stream_and_keeps_nothing() {
     pair.agent.send(unread, "unread", false);
     pair.up();
     let core = &mut pair.edge.core;
-    let mut context = Context::from_waker(&waker);
+    let context = Context::from_waker(&waker);
     assert!(core.poll_recv(open, &context, pair.now).0.is_pending());
     assert!(core.poll_reset(finishing, &context).is_pending());
     assert!(core.poll_accept(&context).is_pending());
-    assert!(core.poll_closed(&mut context).is_pending());
+    assert!(core.poll_closed(&context).is_pending());
     core.close(SessionError::Ended).into_iter().for_each(Waker::wake);
     core.close(SessionError::WriteStalled);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 4);

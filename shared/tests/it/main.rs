@@ -1,5 +1,6 @@
 //! The mux against other implementations and against hostile peers, over real sockets; the golden
 //! vectors of what lies below `proto`; and the fuzz targets' entry points on stable Rust.
+#![expect(clippy::unwrap_used, reason = "a test may fail at any of them")]
 
 mod fuzz_entries;
 mod go;

@@ -39,7 +39,8 @@ impl Ask {
 }
 
 pub(crate) fn pattern(length: usize) -> Bytes {
-    (0..length).map(|n| (n.wrapping_mul(7) & 0xff) as u8 ^ ((n >> 8) & 0xff) as u8).collect()
+    let byte = |n: usize| n.to_le_bytes()[0];
+    (0..length).map(|n| byte(n.wrapping_mul(7)) ^ byte(n >> 8)).collect()
 }
 
 fn checksum(bytes: &[u8]) -> u64 {

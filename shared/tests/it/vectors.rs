@@ -19,7 +19,7 @@ fn read(folder: &str) -> Vec<(String, Vec<u8>)> {
     fs::read_dir(folder).unwrap().map(file).collect()
 }
 
-fn bytes_of(text: &str) -> Vec<u8> {
+pub(crate) fn bytes_of(text: &str) -> Vec<u8> {
     let code = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     let digits: Vec<u8> = code.flat_map(str::bytes).filter(|b| !b.is_ascii_whitespace()).collect();
     let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());

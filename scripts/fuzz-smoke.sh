@@ -1,0 +1,52 @@
+#!/bin/sh
+# Runs every fuzz target for a few seconds (default 10): scripts/fuzz-smoke.sh [SECONDS]
+# The golden vectors are what they begin with.
+set -eu
+
+seconds=${1:-10}
+cd "$(dirname "$0")/.."
+
+if ! cargo +nightly --version >/dev/null 2>&1 || ! cargo +nightly fuzz --version >/dev/null 2>&1; then
+    echo "no nightly toolchain with cargo-fuzz (cargo install cargo-fuzz): nothing is fuzzed."
+    echo "The property tests over the same entry points stand in: cargo test -p uniroute-shared --test it fuzz_entries"
+    exit 0
+fi
+
+# seed TARGET FOLDER BYTE: the vectors of FOLDER, each after the byte that chooses the variant.
+seed() {
+    mkdir -p "fuzz/corpus/$1"
+    for file in proto/vectors/"$2"/*.hex; do
+        name=$2-$(basename "$file" .hex)-$3
+        { echo "$3"; sed 's/#.*//' "$file"; } | xxd -r -p >"fuzz/corpus/$1/$name"
+    done
+}
+
+if command -v xxd >/dev/null 2>&1; then
+    seed ws ws 00
+    seed ws ws 01
+    seed mux mux 00
+    seed mux mux 01
+    seed mux ws 02
+    seed mux ws 03
+    seed request_stream stream 00
+    seed control_stream control 00
+    seed control_stream control 01
+    # The four bytes of the frame's header are no part of the message.
+    seed head stream 00
+    for file in fuzz/corpus/head/stream-*-00; do
+        tail -c +6 "$file" >"$file.tmp" && mv "$file.tmp" "$file"
+    done
+fi
+mkdir -p fuzz/corpus/config_file fuzz/artifacts
+cp edge/src/*.toml agent/src/*.toml fuzz/corpus/config_file/
+
+for target in $(cargo +nightly fuzz list); do
+    echo "== $target"
+    cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -max_len=65536 -timeout=10 -print_final_stats=1 2>&1 |
+        tee "fuzz/artifacts/$target.log" | grep -E '^stat::number_of_executed_units|panicked|ERROR|SUMMARY' || true
+    if ! grep -q '^Done ' "fuzz/artifacts/$target.log"; then
+        tail -n 40 "fuzz/artifacts/$target.log"
+        echo "$target failed; what did it lies in fuzz/artifacts/$target" >&2
+        exit 1
+    fi
+done
