@@ -72,7 +72,8 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
     match result {
         Ok(None) => {}
         Ok(Some(Switched { io, rest })) => {
-            if let Err(error) = copy::splice(io, sender, rest).await {
+            // Rare and long: kept out of every other request's future.
+            if let Err(error) = Box::pin(copy::splice(io, sender, rest)).await {
                 debug!(%error, "an upgraded connection broke off");
             }
         }
@@ -127,14 +128,22 @@ impl StreamRequest {
             exchange_bodyless(&tunnel, &upstream, sender, &head).await
         } else if let Some(token) = upgrade_token(&http)? {
             upgrading = true;
-            exchange_upgrade(&tunnel, &upstream, sender, &head, token).await
+            Box::pin(exchange_upgrade(&tunnel, &upstream, sender, &head, token)).await
         } else {
             exchange_with_body(&upstream, sender, reader.take(), &head).await
         };
         let (mut connection, answer) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
         tunnel.report(None);
-        tunnels.event(|| Event::Request {
+        debug!(
+            tunnel = tunnel.key,
+            method = %head.method,
+            target = %head.target,
+            status = answer.status().as_u16(),
+            duration_ms = began.elapsed().as_secs_f64() * 1e3,
+            "request"
+        );
+        tunnels.request_event(|| Event::Request {
             tunnel: tunnel.key.clone(),
             method: head.method.to_string(),
             path: head.target.to_string(),

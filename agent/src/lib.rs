@@ -86,6 +86,8 @@ pub struct Settings {
     pub tunnels: Vec<TunnelSettings>,
     /// End when the first connection can't be made, instead of trying for ever.
     pub fail_fast: bool,
+    /// Send [`Event::Request`] for each request; costs a little for each.
+    pub request_events: bool,
 }
 
 impl Settings {
@@ -100,6 +102,7 @@ impl Settings {
             trust: Trust::System,
             tunnels,
             fail_fast: false,
+            request_events: false,
         }
     }
 }
@@ -191,7 +194,7 @@ pub enum Event {
         /// How long it has existed.
         uptime_seconds: u64,
     },
-    /// A request was answered.
+    /// A request was answered; only with [`Settings::request_events`].
     Request {
         /// The agent's word for the tunnel.
         tunnel: String,
@@ -299,7 +302,11 @@ impl Agent {
             let (key, name) = (tunnel.key.clone(), tunnel.name.clone());
             Ok(Tunnel::new(key, name, tunnel.response_timeout, tunnel.upstream()?))
         });
-        let tunnels = Arc::new(Tunnels::new(tunnels.collect::<Result<_, _>>()?, events));
+        let tunnels = Arc::new(Tunnels::new(
+            tunnels.collect::<Result<_, _>>()?,
+            events,
+            settings.request_events,
+        ));
         let tls = tls::config(&settings.trust)?;
         let agent = Self {
             settings,

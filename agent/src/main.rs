@@ -11,7 +11,7 @@ use std::{
 
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, CheckError, check_local};
+use uniroute_agent::{Agent, AgentError, CheckError, Settings, check_local};
 use uniroute_shared::{shutdown::Signals, telemetry};
 
 use crate::{
@@ -101,7 +101,8 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
-        let (agent, events) = Agent::new(plan.settings).map_err(anyhow::Error::from)?;
+        let settings = Settings { request_events: live.is_some(), ..plan.settings };
+        let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
         let shown = tokio::spawn(output::show(events, plan.output, live));
         let result = until_signalled(agent).await;
         // The last events are still to be shown.

@@ -165,8 +165,11 @@ impl Session {
         // The driver ends last: what control said at the end still has to go out.
         let mut controlled = std::pin::pin!(controlled);
         tokio::select! {
-            ended = driver.run() => SessionEnd::Mux(ended),
-            () = streams => SessionEnd::Mux(mux.closed().await),
+            ended = driver.run() => match timeout(SILENCE, controlled).await {
+                // What came just before the connection's end says why it came.
+                Ok(end @ (SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_))) => end,
+                _ => SessionEnd::Mux(ended),
+            },
             end = &mut controlled => {
                 let _ = timeout(SILENCE, driver.run()).await;
                 end
@@ -182,7 +185,8 @@ async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
         tokio::select! {
             stream = acceptor.accept() => {
                 let Some((sender, receiver)) = stream else { return };
-                tasks.spawn(forward::serve(Arc::clone(&tunnels), sender, receiver));
+                // Boxed: spawning moves its future around several times, and this one is large.
+                tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(error) = done {
@@ -220,7 +224,15 @@ impl Control {
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             tokio::select! {
-                frame = self.stream.next() => self.on_frame(frame?).await?,
+                frame = self.stream.next() => match (frame, self.ended_as.take()) {
+                    (Ok(frame), end) => {
+                        self.ended_as = end;
+                        self.on_frame(frame).await?;
+                    }
+                    // The edge closes first when it sent this session away.
+                    (Err(_), Some(end)) => return Err(end),
+                    (Err(error), None) => return Err(error.into()),
+                },
                 _ = heartbeat.tick() => self.send_heartbeat().await?,
                 _ = look.tick() => {
                     if let Some(asleep) = clock.jumped() {

@@ -100,14 +100,19 @@ pub(crate) struct Tunnels {
     all: Vec<Arc<Tunnel>>,
     by_id: RwLock<HashMap<Bytes, Arc<Tunnel>>>,
     events: mpsc::Sender<Event>,
+    request_events: bool,
     /// A tunnel's local server was changed: the edge is to be told.
     pub(crate) changed: Notify,
 }
 
 impl Tunnels {
-    pub(crate) fn new(all: Vec<Tunnel>, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(
+        all: Vec<Tunnel>,
+        events: mpsc::Sender<Event>,
+        request_events: bool,
+    ) -> Self {
         let all = all.into_iter().map(Arc::new).collect();
-        Self { all, by_id: RwLock::default(), events, changed: Notify::new() }
+        Self { all, by_id: RwLock::default(), events, request_events, changed: Notify::new() }
     }
 
     pub(crate) fn all(&self) -> &[Arc<Tunnel>] {
@@ -169,6 +174,13 @@ impl Tunnels {
 
     pub(crate) fn sweep(&self) {
         self.all.iter().for_each(|tunnel| tunnel.upstream().sweep());
+    }
+
+    /// Tells whoever listens of a request.
+    pub(crate) fn request_event(&self, event: impl FnOnce() -> Event) {
+        if self.request_events {
+            self.event(event);
+        }
     }
 
     /// Tells whoever listens. A listener that lags misses events rather than slow a request; one
