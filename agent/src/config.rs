@@ -207,10 +207,7 @@ pub(crate) fn default_path() -> PathBuf {
 
 fn folder(variable: &str, in_home: &str) -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(in_home));
-    std::env::var_os(variable)
-        .map(PathBuf::from)
-        .or_else(home)
-        .unwrap_or_else(std::env::temp_dir)
+    std::env::var_os(variable).map(PathBuf::from).or_else(home).unwrap_or_else(std::env::temp_dir)
 }
 
 /// This machine's agent id: made once, kept in the user's state folder, so that a restarted agent
@@ -219,7 +216,8 @@ fn folder(variable: &str, in_home: &str) -> PathBuf {
 /// # Errors
 /// When the folder can't be written; the caller goes on with an id of this run's own.
 pub(crate) fn agent_id(state_dir: Option<&Path>) -> io::Result<AgentId> {
-    let dir = state_dir.map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned);
+    let dir = state_dir
+        .map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned);
     let path = dir.join("agent-id");
     if let Ok(text) = fs::read_to_string(&path)
         && let Ok(id) = AgentId::parse(text.trim())
@@ -261,7 +259,9 @@ mod tests {
 
     #[test]
     fn tunnels_are_selected_by_name() {
-        let file = file("[tunnels.a]\nupstream = \"1\"\n[tunnels.b]\nupstream = \"2\"\nname = \"bee\"").unwrap();
+        let file =
+            file("[tunnels.a]\nupstream = \"1\"\n[tunnels.b]\nupstream = \"2\"\nname = \"bee\"")
+                .unwrap();
         let select = |names: &[&str], all| {
             let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
             file.select(Path::new("f"), &names, all)
@@ -277,7 +277,10 @@ mod tests {
             ("upstream = \"x\"", "port is missing"),
             ("upstream = \"1\"\nname = \"a_b\"", "a_b"),
             ("upstream = \"1\"\nconnect_timeout = -1.0", "connect_timeout"),
-            ("upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"", "exclude each other"),
+            (
+                "upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"",
+                "exclude each other",
+            ),
         ] {
             let file = file(&format!("[tunnels.web]\n{line}")).unwrap();
             let error = file.check().unwrap_err().to_string();

@@ -40,7 +40,9 @@ pub struct ServerUrl {
 
 /// What was written is no edge's URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not the URL of an edge: {why}. Write https://HOST[:PORT] or http://HOST[:PORT]")]
+#[error(
+    "{text:?} is not the URL of an edge: {why}. Write https://HOST[:PORT] or http://HOST[:PORT]"
+)]
 pub struct ServerUrlError {
     text: String,
     why: &'static str,
@@ -74,7 +76,13 @@ fn parse_server(text: &str) -> Result<ServerUrl, &'static str> {
         return Err("the host is missing");
     }
     let port = match authority.port() {
-        None => if tls { 443 } else { 80 },
+        None => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
         Some(port) if port.as_u16() != 0 => port.as_u16(),
         Some(_) => return Err("the port is 0"),
     };
@@ -156,7 +164,8 @@ pub(crate) async fn dial(
     let name = ServerName::try_from(server.host.clone())
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
     let connector = TlsConnector::from(Arc::clone(tls));
-    let stream = within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
+    let stream =
+        within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
     let (stream, early) = within("upgrade", upgrade(server, stream)).await??;
     Ok((Box::new(stream), early))
 }

@@ -52,7 +52,8 @@ enum ForwardError {
 /// Serves one stream to its end.
 pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: Receiver) {
     let mut reader = FrameReader::new(receiver);
-    let opening = tokio::time::timeout(OPEN_TIMEOUT, reader.message::<v1::StreamOpen>("StreamOpen"));
+    let opening =
+        tokio::time::timeout(OPEN_TIMEOUT, reader.message::<v1::StreamOpen>("StreamOpen"));
     let (open, end) = match opening.await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return debug!(%error, "a stream began wrongly"),
@@ -66,8 +67,12 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
             let request = StreamRequest { http, end, tunnel };
             request.forward(&tunnels, &mut sender, &mut reader).await
         }
-        (None, _) => Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel")),
-        (_, None) => Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here")),
+        (None, _) => {
+            Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel"))
+        }
+        (_, None) => {
+            Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here"))
+        }
     };
     match result {
         Ok(None) => {}
@@ -223,7 +228,9 @@ async fn exchange_bodyless(
 ) -> Exchanged {
     let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
     let (mut connection, reused) = cancellable(sender, upstream.connection()).await??;
-    match answer(upstream, sender, &mut connection, head.request(RequestBody::Empty), deadline).await? {
+    match answer(upstream, sender, &mut connection, head.request(RequestBody::Empty), deadline)
+        .await?
+    {
         Ok(answer) => Ok((connection, answer)),
         Err(error) if reused && (error.is_canceled() || may_repeat(head, &error)) => {
             let mut connection = cancellable(sender, upstream.connect()).await??;
@@ -237,7 +244,8 @@ async fn exchange_bodyless(
 
 /// Nothing of an answer came, and asking twice is as good as once (RFC 9110, section 9.2.2).
 fn may_repeat(head: &Head, error: &hyper::Error) -> bool {
-    head.method.is_idempotent() && (error.is_incomplete_message() || error.is_closed() || !error.is_parse())
+    head.method.is_idempotent()
+        && (error.is_incomplete_message() || error.is_closed() || !error.is_parse())
 }
 
 async fn exchange_with_body(
@@ -335,4 +343,3 @@ async fn send_answer(
         Err(SendError::Body(error)) => Err(ForwardError::Broken(error.to_string())),
     }
 }
-

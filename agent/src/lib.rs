@@ -504,7 +504,9 @@ impl Agent {
                     Some(code) if *code == Code::VERSION_MISMATCH => {
                         return Err(AgentError::Version(message.clone()));
                     }
-                    _ => retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into())),
+                    _ => {
+                        retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()))
+                    }
                 }
             }
             ConnectError::Handshake(HandshakeError::Version { .. }) => {

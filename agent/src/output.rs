@@ -52,12 +52,16 @@ fn url_line(event: &Event, known: &mut HashMap<String, String>) -> Option<String
 
 fn text_line(event: &Event, known: &mut HashMap<String, String>) -> Option<String> {
     match event {
-        Event::Connecting | Event::RoundTrip(_) | Event::Status { .. } | Event::Request { .. } => None,
+        Event::Connecting | Event::RoundTrip(_) | Event::Status { .. } | Event::Request { .. } => {
+            None
+        }
         Event::Connected { edge } => Some(format!("connected to {edge}")),
         Event::Ready { upstream, .. } => {
             url_line(event, known).map(|url| format!("{url} -> {upstream}"))
         }
-        Event::Refused { key, code, message } => Some(format!("tunnel {key:?} refused: {message} (UR-{code:04})")),
+        Event::Refused { key, code, message } => {
+            Some(format!("tunnel {key:?} refused: {message} (UR-{code:04})"))
+        }
         Event::Disconnected { reason, retry_in } => {
             Some(format!("not connected: {reason}; next try in {:.1} s", retry_in.as_secs_f32()))
         }

@@ -25,7 +25,9 @@ pub(crate) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, TargetError> {
         Trust::CaFile(path) => {
             let wrong = |why: String| TargetError::CaFile(path.clone(), why);
             let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))? {
+            for certificate in
+                CertificateDer::pem_file_iter(path).map_err(|e| wrong(e.to_string()))?
+            {
                 let certificate = certificate.map_err(|e| wrong(e.to_string()))?;
                 roots.add(certificate).map_err(|e| wrong(e.to_string()))?;
             }

@@ -1,10 +1,6 @@
 //! The tunnels of one agent: what it wants, and what it has.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -106,11 +102,7 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    pub(crate) fn new(
-        all: Vec<Tunnel>,
-        events: mpsc::Sender<Event>,
-        request_events: bool,
-    ) -> Self {
+    pub(crate) fn new(all: Vec<Tunnel>, events: mpsc::Sender<Event>, request_events: bool) -> Self {
         let all = all.into_iter().map(Arc::new).collect();
         Self { all, by_id: RwLock::default(), events, request_events, changed: Notify::new() }
     }
@@ -168,7 +160,8 @@ impl Tunnels {
     }
 
     pub(crate) fn targets(&self) -> Vec<(String, Target)> {
-        let target = |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.upstream().target().clone());
+        let target =
+            |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.upstream().target().clone());
         self.all.iter().map(target).collect()
     }
 

@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 use uniroute_proto::v1::UpstreamErrorKind;
 use uniroute_shared::stream::StreamBody;
 
-pub use self::target::{Target, TargetError, Trust};
 pub(crate) use self::io::UpstreamIo;
+pub use self::target::{Target, TargetError, Trust};
 
 /// Idle connections that are kept for one local server.
 const MAX_IDLE: usize = 128;
@@ -145,7 +145,10 @@ impl Upstream {
         let (kind, what) = if error.is_parse() || error.is_user() {
             (UpstreamErrorKind::BadResponse, "answered what is not valid HTTP")
         } else {
-            (UpstreamErrorKind::ConnectionReset, "closed the connection before its answer was complete")
+            (
+                UpstreamErrorKind::ConnectionReset,
+                "closed the connection before its answer was complete",
+            )
         };
         UpstreamError::new(kind, format!("{target} {what} ({})", root_cause(error)))
     }

@@ -120,7 +120,9 @@ pub enum SettingsError {
     #[error("the token file {0}: {1}")]
     Tokens(PathBuf, TokenSetError),
     /// No tokens are set.
-    #[error("no token: agents need one to connect. Give a file with one token of at least 16 characters a line (--token-file FILE, UNIROUTE_TOKEN_FILE, or token_file in the config file)")]
+    #[error(
+        "no token: agents need one to connect. Give a file with one token of at least 16 characters a line (--token-file FILE, UNIROUTE_TOKEN_FILE, or token_file in the config file)"
+    )]
     NoTokens,
 }
 
@@ -143,7 +145,11 @@ impl File {
         Ok(Settings {
             http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
             admin: admin(self.admin.as_deref().unwrap_or("127.0.0.1:9090"))?,
-            public_url: self.public_url.as_deref().map(|url| public_base(url, &domain)).transpose()?,
+            public_url: self
+                .public_url
+                .as_deref()
+                .map(|url| public_base(url, &domain))
+                .transpose()?,
             tokens: read_tokens(&path)?,
             domain,
             any_host_is_own: false,
@@ -225,7 +231,10 @@ mod tests {
         let tokens = dir.path().join("token");
         fs::write(&tokens, "0123456789abcdef\n").unwrap();
         plain.token_file = Some(tokens.clone());
-        let (file, plain) = (File { token_file: Some(tokens), ..file }.settings().unwrap(), plain.settings().unwrap());
+        let (file, plain) = (
+            File { token_file: Some(tokens), ..file }.settings().unwrap(),
+            plain.settings().unwrap(),
+        );
         assert_eq!(format!("{file:?}"), format!("{plain:?}"));
         assert!(!format!("{file:?}").contains("0123456789abcdef"));
     }
@@ -236,8 +245,11 @@ mod tests {
         for bad in ["", "a..b", "-a.example", "a b", "a/b"] {
             assert!(domain(bad).is_err(), "{bad}");
         }
-        assert!(public_base("https://t.example:8443", "t.example").is_ok_and(|b| b.port == Some(8443)));
-        for bad in ["t.example", "https://other.example", "https://t.example/x", "ftp://t.example"] {
+        assert!(
+            public_base("https://t.example:8443", "t.example").is_ok_and(|b| b.port == Some(8443))
+        );
+        for bad in ["t.example", "https://other.example", "https://t.example/x", "ftp://t.example"]
+        {
             assert!(public_base(bad, "t.example").is_err(), "{bad}");
         }
         assert!(admin("off").unwrap().is_none());

@@ -64,7 +64,8 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     check(&request)?;
-    let authority = router::authority(request.uri(), request.headers()).ok_or(ProxyError::BadHost)?;
+    let authority =
+        router::authority(request.uri(), request.headers()).ok_or(ProxyError::BadHost)?;
     let host = router::host(authority).ok_or(ProxyError::BadHost)?;
     let name = match edge.hosts.route(&host) {
         Route::Edge => return own_page(edge, worker, peer, request),
@@ -114,13 +115,14 @@ fn own_page(
     if edge.stop.is_cancelled() {
         return Err(ProxyError::Draining);
     }
-    let response = upgrade::response(&request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
+    let response =
+        upgrade::response(&request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
     let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
     edge.tasks.spawn(session::accept(Arc::clone(edge), Origin { worker, peer }, request, place));
     Ok(response.map(|()| ResponseBody::Full(bytes::Bytes::new())))
 }
 
-fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&http::HeaderValue>) {
+fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&HeaderValue>) {
     let code = error.code();
     let host = host.map(|host| String::from_utf8_lossy(host.as_bytes()));
     let host = host.as_deref().unwrap_or_default();

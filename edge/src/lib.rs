@@ -139,7 +139,8 @@ impl Edge {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let http = bind(settings.http, "http")?;
         let admin = settings.admin.map(|address| bind(address, "admin")).transpose()?;
-        let bound = |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
+        let bound =
+            |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
         let http_address = bound(&http)?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
         let halt = CancellationToken::new();

@@ -59,9 +59,17 @@ impl Metrics {
         let r = &mut metrics.registry;
         r.register("requests", "Requests that came in", metrics.requests.clone());
         r.register("failures", "Failures by their code", metrics.failures.clone());
-        r.register("sessions_opened", "Agent connections upgraded", metrics.sessions_opened.clone());
+        r.register(
+            "sessions_opened",
+            "Agent connections upgraded",
+            metrics.sessions_opened.clone(),
+        );
         r.register("sessions_closed", "Agent connections ended", metrics.sessions_closed.clone());
-        r.register("unknown_control_frames", "Control frames skipped", metrics.unknown_frames.clone());
+        r.register(
+            "unknown_control_frames",
+            "Control frames skipped",
+            metrics.unknown_frames.clone(),
+        );
         r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());
         r.register("names", "Names held now, served or not", metrics.names.clone());
         r.register("tasks", "Tasks alive now", metrics.tasks.clone());

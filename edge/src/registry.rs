@@ -294,7 +294,8 @@ impl Registry {
     /// The tunnel, if `session` is the one that serves it.
     pub(crate) fn owned(&self, session: &SessionId, tunnel: &[u8]) -> Option<Arc<Tunnel>> {
         let table = self.table.read();
-        let owned = |entry: &&Entry| entry.claimant == *session && entry.tunnel.id.as_bytes() == tunnel;
+        let owned =
+            |entry: &&Entry| entry.claimant == *session && entry.tunnel.id.as_bytes() == tunnel;
         table.names.values().find(owned).map(|entry| Arc::clone(&entry.tunnel))
     }
 
@@ -313,7 +314,8 @@ impl Registry {
     /// Every name with its epoch and whether it is served, for people to look at.
     pub(crate) fn tunnels(&self) -> Vec<(Arc<Tunnel>, u64, Option<SessionId>)> {
         let table = self.table.read();
-        let row = |e: &Entry| (Arc::clone(&e.tunnel), e.epoch, e.target.as_ref().map(|t| t.session.id));
+        let row =
+            |e: &Entry| (Arc::clone(&e.tunnel), e.epoch, e.target.as_ref().map(|t| t.session.id));
         table.names.values().map(row).collect()
     }
 
@@ -416,7 +418,12 @@ mod tests {
     }
 
     fn wish(name: &str) -> Wish<'_> {
-        Wish { name, name_is_hint: false, local_url: "http://localhost:3000", response_timeout: None }
+        Wish {
+            name,
+            name_is_hint: false,
+            local_url: "http://localhost:3000",
+            response_timeout: None,
+        }
     }
 
     fn serving(registry: &Registry, name: &str) -> Option<SessionId> {
@@ -432,10 +439,14 @@ mod tests {
         let (old, new) = (session("a"), session("a"));
         let first = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
         assert!(matches!(registry.lookup("demo"), Lookup::Offline), "no request before Ready");
-        registry.activate(&old, &[first.clone()]);
+        registry.activate(&old, std::slice::from_ref(&first));
         let second = registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
         assert!(second.epoch > first.epoch);
-        assert_eq!(serving(&registry, "demo"), Some(old.id), "the old one serves until the new one is ready");
+        assert_eq!(
+            serving(&registry, "demo"),
+            Some(old.id),
+            "the old one serves until the new one is ready"
+        );
         registry.activate(&new, &[second]);
         assert_eq!(serving(&registry, "demo"), Some(new.id));
         assert!(old.replaced.is_cancelled());
@@ -451,14 +462,17 @@ mod tests {
         let registry = Registry::default();
         let (mine, other) = (session("a"), session("b"));
         let claim = registry.claim(&mine.identity, mine.id, &wish("demo")).unwrap();
-        registry.activate(&mine, &[claim.clone()]);
+        registry.activate(&mine, std::slice::from_ref(&claim));
         let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
         assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
         registry.release(mine.id);
         assert!(matches!(registry.lookup("demo"), Lookup::Offline));
         assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
         let hint = Wish { name_is_hint: true, ..wish("demo") };
-        assert_ne!(registry.claim(&other.identity, other.id, &hint).unwrap().tunnel.name.as_str(), "demo");
+        assert_ne!(
+            registry.claim(&other.identity, other.id, &hint).unwrap().tunnel.name.as_str(),
+            "demo"
+        );
         assert!(registry.close(mine.id, claim.tunnel.id));
         assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
     }

@@ -10,7 +10,11 @@ use http::Request;
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+};
 use tracing::{Instrument, debug, info_span};
 use uniroute_shared::{id::SessionId, mux};
 

@@ -64,15 +64,8 @@ impl<'a> EndToEnd<'a> {
 /// Whether the field belongs to one connection only. `Trailer` passes, since trailers do.
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [
-        &CONNECTION,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &TE,
-        &PROXY_AUTHENTICATE,
-        &PROXY_AUTHORIZATION,
-    ]
-    .contains(&name)
+    [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TE, &PROXY_AUTHENTICATE, &PROXY_AUTHORIZATION]
+        .contains(&name)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
@@ -98,8 +91,15 @@ fn is_forwarded(name: &HeaderName) -> bool {
 
 /// Whether `Connection` names the field. It can't take away what a message needs.
 fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let needed = [&CONTENT_LENGTH, &TRAILER, &http::header::HOST, &http::header::AUTHORIZATION, &http::header::COOKIE];
-    !needed.contains(&name) && crate::carrier::upgrade::has_token(headers, &CONNECTION, name.as_str())
+    let needed = [
+        &CONTENT_LENGTH,
+        &TRAILER,
+        &http::header::HOST,
+        &http::header::AUTHORIZATION,
+        &http::header::COOKIE,
+    ];
+    !needed.contains(&name)
+        && crate::carrier::upgrade::has_token(headers, &CONNECTION, name.as_str())
 }
 
 /// The token of a request that asks for another protocol on this connection, such as `websocket`.
@@ -150,10 +150,17 @@ mod tests {
     #[test]
     fn t03_visitors_can_forge_nothing_and_take_nothing_away() {
         let headers = map(&[
-            ("host", "a"), ("x-forwarded-for", "6.6.6.6"), ("x_forwarded_for", "6.6.6.6"),
-            ("forwarded", "for=6.6.6.6"), ("x-real-ip", "6.6.6.6"), ("x-uniroute-request-id", "1"),
+            ("host", "a"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x-uniroute-request-id", "1"),
             ("connection", "close, x-forwarded-for, x-mine, content-length, host"),
-            ("x-mine", "1"), ("content-length", "3"), ("te", "trailers"), ("x-other", "1"),
+            ("x-mine", "1"),
+            ("content-length", "3"),
+            ("te", "trailers"),
+            ("x-other", "1"),
         ]);
         assert_eq!(names(EndToEnd::of_visitor(&headers)), ["host", "content-length", "x-other"]);
         let headers = map(&[("x-forwarded-for", "1.2.3.4"), ("transfer-encoding", "chunked")]);
@@ -173,7 +180,11 @@ mod tests {
     fn one_length_or_none() {
         assert_eq!(content_length(&map(&[])), Ok(None));
         assert_eq!(content_length(&map(&[("content-length", "12")])), Ok(Some(12)));
-        for bad in [&[("content-length", "1"), ("content-length", "1")][..], &[("content-length", "+1")], &[("content-length", "1, 1")]] {
+        for bad in [
+            &[("content-length", "1"), ("content-length", "1")][..],
+            &[("content-length", "+1")],
+            &[("content-length", "1, 1")],
+        ] {
             assert_eq!(content_length(&map(bad)), Err(()));
         }
     }

@@ -34,9 +34,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use self::core::{Core, ReceiverEnd};
 pub use self::{core::Stats, driver::Driver};
 pub use crate::carrier::ws::Side;
-use self::core::{Core, ReceiverEnd};
 
 /// Largest receive window of one stream, in bytes: 16 MiB carry 400 MB/s over 40 ms.
 pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
@@ -476,7 +476,10 @@ mod tests {
         assert_eq!(server.stats().streams, 0);
         assert_eq!(server.stats().granted, 0);
         server.close();
-        assert_eq!(server.closed().await, SessionError::Local { code: 1000, reason: "done".into() });
+        assert_eq!(
+            server.closed().await,
+            SessionError::Local { code: 1000, reason: "done".into() }
+        );
         echo.await.unwrap();
     }
 

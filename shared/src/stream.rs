@@ -93,7 +93,9 @@ impl FrameReader {
     ) -> Poll<Result<(M, bool), ReadError>> {
         let frame = ready!(self.poll_frame(cx))?.ok_or(ReadError::Truncated)?;
         if frame.kind != Kind::Message {
-            return Poll::Ready(Err(CodecError::Unexpected { expected: what, got: frame.kind }.into()));
+            return Poll::Ready(Err(
+                CodecError::Unexpected { expected: what, got: frame.kind }.into()
+            ));
         }
         Poll::Ready(Ok((codec::parse(what, frame.payload)?, frame.end)))
     }
@@ -299,7 +301,13 @@ where
             body.as_mut().poll_frame(cx).map(Ok)
         });
         match frame.await? {
-            None => return Ok(sender.send_framed(codec::header(Kind::Data, true, 0), Bytes::new(), true)?),
+            None => {
+                return Ok(sender.send_framed(
+                    codec::header(Kind::Data, true, 0),
+                    Bytes::new(),
+                    true,
+                )?);
+            }
             Some(Err(error)) => {
                 sender.send(head::abort(&error.to_string()), true)?;
                 return Err(SendError::Body(error));

@@ -98,7 +98,10 @@ impl Live {
                     self.requests.pop_front();
                 }
                 let status = self.paint(status_colour(status), &status.to_string());
-                let line = format!("{method:<7} {status} {:>7.1} ms  {path}", duration.as_secs_f64() * 1e3);
+                let line = format!(
+                    "{method:<7} {status} {:>7.1} ms  {path}",
+                    duration.as_secs_f64() * 1e3
+                );
                 self.requests.push_back(line);
             }
             _ => {}

@@ -43,10 +43,11 @@ impl Connector {
     pub(super) fn new(target: &Target, trust: &Trust) -> Result<Self, TargetError> {
         let tls = match &target.place {
             Place::Tcp(host, _) if target.tls => {
-                let name = ServerName::try_from(host.clone()).map_err(|_| TargetError::Invalid {
-                    text: target.to_string(),
-                    why: "the host can't be in a certificate",
-                })?;
+                let name =
+                    ServerName::try_from(host.clone()).map_err(|_| TargetError::Invalid {
+                        text: target.to_string(),
+                        why: "the host can't be in a certificate",
+                    })?;
                 Some((tls::config(trust)?, name))
             }
             _ => None,

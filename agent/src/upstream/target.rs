@@ -38,7 +38,9 @@ pub enum Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The text can't be read.
-    #[error("{text:?} is not a local server: {why}. Write a port (3000), HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH")]
+    #[error(
+        "{text:?} is not a local server: {why}. Write a port (3000), HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH"
+    )]
     Invalid {
         /// As it was written.
         text: String,
@@ -86,7 +88,13 @@ fn parse(text: &str) -> Result<Target, &'static str> {
     let host = uri.host().filter(|host| !host.is_empty()).ok_or("the host is missing")?;
     let port = match authority.rsplit_once(':') {
         Some((_, digits)) if !digits.ends_with(']') => port(digits)?,
-        _ if text.contains("://") => if tls { 443 } else { 80 },
+        _ if text.contains("://") => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
         _ => return Err("the port is missing"),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');

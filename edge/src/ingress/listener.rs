@@ -96,7 +96,9 @@ fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr
             return debug!(%peer, "a connection said nothing");
         };
         match home {
-            Some(home) if home != worker => hand_over(edge, worker, home, socket, peer, place).await,
+            Some(home) if home != worker => {
+                hand_over(edge, worker, home, socket, peer, place).await
+            }
             _ => serve_connection(edge, worker, socket, peer, place).await,
         }
     });
@@ -181,7 +183,9 @@ async fn serve_http(
     let service = service_fn(move |request| {
         has_asked.store(true, Ordering::Relaxed);
         let edge = Arc::clone(&service_edge);
-        async move { Ok::<_, std::convert::Infallible>(ingress::handle(edge, worker, peer, request).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(ingress::handle(edge, worker, peer, request).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -34,7 +34,10 @@ use uniroute_shared::{
 };
 
 use super::error::ProxyError;
-use crate::{Shared, registry::{Target, Tunnel}};
+use crate::{
+    Shared,
+    registry::{Target, Tunnel},
+};
 
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
 /// is still there.
@@ -107,7 +110,11 @@ fn open_frame(
         tunnel_id: target.tunnel.id.as_bytes(),
         request_id: visit.id.as_bytes(),
         visitor: &visitor,
-        traceparent: parts.headers.get("traceparent").and_then(|v| v.to_str().ok()).unwrap_or_default(),
+        traceparent: parts
+            .headers
+            .get("traceparent")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default(),
         method: parts.method.as_str(),
         target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
         authority: &visit.authority,
@@ -217,9 +224,15 @@ fn answer(
         .map_err(|()| ProxyError::Answer("its Content-Length can't be read".into()))?;
     let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 304);
     if end && !bodyless && length.is_some_and(|length| length > 0) {
-        return Err(ProxyError::Answer("its Content-Length promises a body, and there is none".into()));
+        return Err(ProxyError::Answer(
+            "its Content-Length promises a body, and there is none".into(),
+        ));
     }
-    let body = if end { StreamBody::empty() } else { StreamBody::new(exchange.reader, length, OnDrop::Cancel) };
+    let body = if end {
+        StreamBody::empty()
+    } else {
+        StreamBody::new(exchange.reader, length, OnDrop::Cancel)
+    };
     let tunnel = Arc::clone(&exchange.target.tunnel);
     let mut response =
         Response::new(ResponseBody::Stream { body, upload: exchange.upload, tunnel });

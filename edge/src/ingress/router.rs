@@ -58,7 +58,9 @@ pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a 
         (Some(target), None) => Some(target.as_str()),
         (None, host) => host?,
     }
-    .filter(|authority| !authority.is_empty() && !authority.contains(['@', '/', '\\', ' ', '#', '?']))
+    .filter(|authority| {
+        !authority.is_empty() && !authority.contains(['@', '/', '\\', ' ', '#', '?'])
+    })
 }
 
 /// The host of an authority: without port and trailing dot, in lower case.

@@ -101,14 +101,18 @@ pub(super) async fn run(
             return;
         }
         // The agent left, or its connection did.
-        EndReason::Read(ReadError::Stream(_)) | EndReason::Stream(_) => debug!(%reason, "control stream ended"),
+        EndReason::Read(ReadError::Stream(_)) | EndReason::Stream(_) => {
+            debug!(%reason, "control stream ended")
+        }
         EndReason::Silent => info!(code = %reason.code(), %reason, "session ended"),
         _ => warn!(code = %reason.code(), %reason, "session refused"),
     }
     edge.metrics.failed(reason.code());
     match reason {
         // Said on the control stream already: let it be read.
-        EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => mux.close(),
+        EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => {
+            mux.close()
+        }
         reason => mux.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
     }
 }
@@ -163,7 +167,9 @@ async fn handshake(
             }
             EdgeStep::Ready => {
                 let Some((session, claims, resumed)) = made else {
-                    return Err(EndReason::Handshake(HandshakeError::Invalid("Ready before Init".into())));
+                    return Err(EndReason::Handshake(HandshakeError::Invalid(
+                        "Ready before Init".into(),
+                    )));
                 };
                 edge.registry.activate(&session, &claims);
                 let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
@@ -219,7 +225,11 @@ fn decide(
     Ok((Arc::clone(&session), answers.collect(), claims))
 }
 
-fn claim(edge: &Shared, session: &SessionHandle, spec: &v1::TunnelSpec) -> Result<Claim, &'static Code> {
+fn claim(
+    edge: &Shared,
+    session: &SessionHandle,
+    spec: &v1::TunnelSpec,
+) -> Result<Claim, &'static Code> {
     if !matches!(spec.kind(), v1::TunnelKind::Http | v1::TunnelKind::Unspecified) {
         return Err(&Code::TUNNEL_KIND_UNSUPPORTED);
     }
@@ -277,12 +287,14 @@ impl Stream {
     }
 
     async fn send(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
-        timeout(SEND_TIMEOUT, self.sender.ready()).await.map_err(|_| EndReason::ControlStalled)??;
+        timeout(SEND_TIMEOUT, self.sender.ready())
+            .await
+            .map_err(|_| EndReason::ControlStalled)??;
         Ok(self.sender.send(codec::message(&frame, false), false)?)
     }
 
     /// Tells the agent why it gets no session.
-    fn refuse(&mut self, reason: &EndReason) {
+    fn refuse(self, reason: &EndReason) {
         let code = reason.code();
         let retry = code.retry_after.map_or(0, |seconds| seconds * 1000);
         let error = v1::InitError {
@@ -291,7 +303,10 @@ impl Stream {
             retry_after_ms: retry,
         };
         let frame: ControlFrame = Frame::InitError(error).into();
-        if let Err(error) = self.sender.send(codec::message(&frame, true), true) {
+        let Self { mut sender, reader } = self;
+        // Before the last word: what the agent still says must not take it away.
+        reader.stop();
+        if let Err(error) = sender.send(codec::message(&frame, true), true) {
             debug!(%error, "a refusal could not be sent");
         }
     }
@@ -377,13 +392,18 @@ impl<'a> Control<'a> {
         }
     }
 
-    async fn go_away(&mut self, reason: v1::GoAwayReason, reconnect: bool) -> Result<(), EndReason> {
+    async fn go_away(
+        &mut self,
+        reason: v1::GoAwayReason,
+        reconnect: bool,
+    ) -> Result<(), EndReason> {
         let message = match reason {
             v1::GoAwayReason::Replaced => "a newer session of this agent took over",
             _ => "the edge is shutting down",
         };
         let deadline_ms = u32::try_from(DRAIN.as_millis()).unwrap_or(u32::MAX);
-        let away = v1::GoAway { reason: reason.into(), message: message.into(), deadline_ms, reconnect };
+        let away =
+            v1::GoAway { reason: reason.into(), message: message.into(), deadline_ms, reconnect };
         self.draining = Some(Instant::now() + DRAIN);
         debug!(message, "go away");
         self.stream.send(Frame::GoAway(away).into()).await
@@ -402,7 +422,9 @@ impl<'a> Control<'a> {
         };
         match frame {
             Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
-                self.stream.send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into()).await
+                self.stream
+                    .send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into())
+                    .await
             }
             Frame::HeartbeatAck(ack) => {
                 let sent = Duration::from_micros(ack.timestamp_us);
@@ -413,7 +435,9 @@ impl<'a> Control<'a> {
             }
             Frame::OpenTunnel(open) => self.open(open.tunnel.unwrap_or_default()).await,
             Frame::UpdateTunnel(update) => {
-                let set = |tunnel: &crate::registry::Tunnel| tunnel.set_local_url(update.local_url.clone());
+                let set = |tunnel: &crate::registry::Tunnel| {
+                    tunnel.set_local_url(update.local_url.clone())
+                };
                 self.of_mine(&update.tunnel_id, set).await
             }
             Frame::UpstreamHealth(health) => {

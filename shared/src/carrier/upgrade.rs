@@ -63,7 +63,10 @@ pub fn check_response<B>(response: &Response<B>, key: &str) -> Result<(), Upgrad
         return Err(UpgradeError::Status(response.status()));
     }
     let headers = response.headers();
-    if headers.get(SEC_WEBSOCKET_ACCEPT).is_none_or(|v| v.as_bytes() != accept_key(key.as_bytes()).as_bytes()) {
+    if headers
+        .get(SEC_WEBSOCKET_ACCEPT)
+        .is_none_or(|v| v.as_bytes() != accept_key(key.as_bytes()).as_bytes())
+    {
         return Err(UpgradeError::Accept);
     }
     if headers.get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|v| v != SUBPROTOCOL) {
@@ -136,7 +139,9 @@ mod tests {
             check_response(&Response::new(()), &key),
             Err(UpgradeError::Status(StatusCode::OK))
         );
-        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("uniroute.v9"));
+        request
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("uniroute.v9"));
         assert_eq!(response::<_, ()>(&request).unwrap_err(), UpgradeError::Subprotocol);
         request.headers_mut().remove(UPGRADE);
         assert!(matches!(response::<_, ()>(&request), Err(UpgradeError::NotAnUpgrade(_))));

@@ -162,7 +162,9 @@ impl Decoder {
     fn header(&self, buffer: &BytesMut) -> Result<Option<Header>, WsError> {
         let Some(&first) = buffer.first() else { return Ok(None) };
         // Refused at the first byte: whoever speaks another protocol is told at once.
-        if first & 0x70 != 0 || !matches!(first & 0x0f, OP_CONTINUE..=OP_BINARY | OP_CLOSE..=OP_PONG) {
+        if first & 0x70 != 0
+            || !matches!(first & 0x0f, OP_CONTINUE..=OP_BINARY | OP_CLOSE..=OP_PONG)
+        {
             return Err(WsError::Reserved(first));
         }
         let Some(&second) = buffer.get(1) else { return Ok(None) };
@@ -326,7 +328,10 @@ mod tests {
         assert_eq!(events(Side::Client, &[0x81, 1, b'c']), Err(WsError::Text));
         assert_eq!(events(Side::Client, &[0x09, 0]), Err(WsError::Control));
         assert_eq!(events(Side::Client, &[0x89, 126, 0, 126]), Err(WsError::Control));
-        assert_eq!(events(Side::Client, &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(WsError::Length));
+        assert_eq!(
+            events(Side::Client, &[0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+            Err(WsError::Length)
+        );
     }
 
     #[test]

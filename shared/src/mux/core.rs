@@ -220,9 +220,16 @@ impl Received {
 /// Where the incoming bytes stand between frames.
 #[derive(Debug)]
 enum Input {
-    Header { bytes: [u8; HEADER_LEN], filled: usize },
+    Header {
+        bytes: [u8; HEADER_LEN],
+        filled: usize,
+    },
     /// Payload of a data frame, for a stream that may be gone by now.
-    Payload { stream: u32, left: u32, fin: bool },
+    Payload {
+        stream: u32,
+        left: u32,
+        fin: bool,
+    },
 }
 
 const EMPTY_HEADER: Input = Input::Header { bytes: [0; HEADER_LEN], filled: 0 };
@@ -556,7 +563,9 @@ impl Core {
             stream.updating = true;
             self.updates.push_back(id);
         }
-        if self.round_trip.measured.is_none_or(|at| now - at > RTT_AGE) && self.round_trip.pending.is_none() {
+        if self.round_trip.measured.is_none_or(|at| now - at > RTT_AGE)
+            && self.round_trip.pending.is_none()
+        {
             self.queue_ping(now);
         }
         self.writer.take()
@@ -623,7 +632,8 @@ impl Core {
         let fin = stream.sending == Sending::Finishing && take == stream.queued;
         let flags = std::mem::take(&mut stream.first);
         let length = u32::try_from(take).unwrap_or(u32::MAX);
-        let header = |flags, length| Header { kind: Type::Data, flags, stream: id, length }.encode();
+        let header =
+            |flags, length| Header { kind: Type::Data, flags, stream: id, length }.encode();
         if take > 0 {
             batch.put(&header(flags, length));
             stream.credit -= length;

@@ -62,7 +62,12 @@ impl<Io> Driver<Io> {
                 size: READ_MIN,
                 wakers: Vec::new(),
             },
-            writer: Writer { batch: Batch::new(side), wakers: Vec::new(), stall: None, writing: false },
+            writer: Writer {
+                batch: Batch::new(side),
+                wakers: Vec::new(),
+                stall: None,
+                writing: false,
+            },
             pong: Arc::default(),
             begun: false,
         }
@@ -204,7 +209,9 @@ impl Reader {
         io: &mut Io,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < READ_MIN / 2 || self.size > self.buffer.capacity() {
+        if self.buffer.capacity() - self.buffer.len() < READ_MIN / 2
+            || self.size > self.buffer.capacity()
+        {
             self.buffer.reserve(self.size);
         }
         let room = self.buffer.capacity() - self.buffer.len();
@@ -301,7 +308,11 @@ impl Writer {
     }
 
     /// Ready once the peer has taken nothing for `limit`.
-    fn poll_stalled(&mut self, limit: std::time::Duration, cx: &mut Context<'_>) -> Poll<SessionError> {
+    fn poll_stalled(
+        &mut self,
+        limit: std::time::Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<SessionError> {
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
         stall.as_mut().poll(cx).map(|()| SessionError::WriteStalled)
     }
@@ -309,9 +320,9 @@ impl Writer {
 
 fn broken(error: &io::Error) -> SessionError {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-            SessionError::Ended
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => SessionError::Ended,
         _ => SessionError::Io(error.to_string()),
     }
 }
