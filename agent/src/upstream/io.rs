@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
 };
@@ -29,8 +29,8 @@ use crate::tls;
 pub(super) struct Connector {
     target: Target,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    /// `localhost` was last found at 127.0.0.1 rather than at ::1.
-    prefers_v4: AtomicBool,
+    /// Where `localhost` was found last.
+    winner: AtomicU8,
 }
 
 impl std::fmt::Debug for Connector {
@@ -52,7 +52,7 @@ impl Connector {
             }
             _ => None,
         };
-        Ok(Self { target: target.clone(), tls, prefers_v4: AtomicBool::new(true) })
+        Ok(Self { target: target.clone(), tls, winner: AtomicU8::new(NOBODY) })
     }
 
     pub(super) async fn connect(&self) -> Result<UpstreamIo, UpstreamError> {
@@ -82,23 +82,24 @@ impl Connector {
         Ok(UpstreamIo::Tls(Box::new(stream)))
     }
 
-    /// Servers listen on ::1, on 127.0.0.1 or on both: whichever answered last is tried first, the
-    /// other beside it as soon as that fails.
+    /// Servers listen on ::1, on 127.0.0.1 or on both. Both are tried together, and the one that
+    /// answered is tried first from then on.
     async fn connect_localhost(&self, port: u16) -> io::Result<TcpStream> {
-        let addresses = [IpAddr::from(Ipv6Addr::LOCALHOST), IpAddr::from(Ipv4Addr::LOCALHOST)];
-        let prefers_v4 = self.prefers_v4.load(Ordering::Relaxed);
-        let first = SocketAddr::new(addresses[usize::from(prefers_v4)], port);
-        let second = SocketAddr::new(addresses[usize::from(!prefers_v4)], port);
-        match TcpStream::connect(first).await {
-            Ok(socket) => Ok(socket),
-            Err(error) => match TcpStream::connect(second).await {
-                Ok(socket) => {
-                    self.prefers_v4.store(!prefers_v4, Ordering::Relaxed);
-                    Ok(socket)
-                }
-                Err(_) => Err(error),
-            },
-        }
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        let winner = self.winner.load(Ordering::Relaxed);
+        let (first, second) = if winner == V6 { (v6, v4) } else { (v4, v6) };
+        let socket = if winner == NOBODY {
+            race(first, second).await?
+        } else {
+            match TcpStream::connect(first).await {
+                Ok(socket) => socket,
+                Err(error) => TcpStream::connect(second).await.map_err(|_| error)?,
+            }
+        };
+        let answered = if socket.peer_addr()?.is_ipv4() { V4 } else { V6 };
+        self.winner.store(answered, Ordering::Relaxed);
+        Ok(socket)
     }
 
     async fn connect_host(&self, host: &str, port: u16) -> Result<TcpStream, UpstreamError> {
@@ -129,6 +130,27 @@ impl Connector {
                 format!("{target} can't be reached: {error}"),
             ),
         }
+    }
+}
+
+const NOBODY: u8 = 0;
+const V4: u8 = 4;
+const V6: u8 = 6;
+
+/// The first of two connections that comes about; the first address's error if neither does.
+async fn race(first: SocketAddr, second: SocketAddr) -> io::Result<TcpStream> {
+    let mut one = std::pin::pin!(TcpStream::connect(first));
+    let mut other = std::pin::pin!(TcpStream::connect(second));
+    tokio::select! {
+        biased;
+        connected = &mut one => match connected {
+            Ok(socket) => Ok(socket),
+            Err(error) => other.await.map_err(|_| error),
+        },
+        connected = &mut other => match connected {
+            Ok(socket) => Ok(socket),
+            Err(_) => one.await,
+        },
     }
 }
 
