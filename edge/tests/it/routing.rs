@@ -8,7 +8,7 @@ use hyper::{Request, body::Incoming};
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    DOMAIN, TestAgent, TestEdge, eventually, host,
+    DOMAIN, TestAgent, TestEdge, eventually, host, within,
     hand::{HandEdge, ask},
     upstream::{Body, RawUpstream, TestUpstream, text},
     wire::{Answer, Wire},
@@ -46,7 +46,7 @@ impl Recorded {
         let mut visitor = self.edge.visitor().await;
         visitor.send(request).await;
         visitor.answer("GET").await.assert_ok("ok");
-        self.requests.recv().await.unwrap()
+        within("the request", self.requests.recv()).await.unwrap()
     }
 }
 
@@ -295,7 +295,7 @@ async fn expect_continue_is_answered_before_the_body() {
     assert_eq!(visitor.head().await.status(), 100);
     visitor.send("body").await;
     visitor.answer("POST").await.assert_ok("ok");
-    let seen = way.requests.recv().await.unwrap();
+    let seen = within("the request", way.requests.recv()).await.unwrap();
     assert_eq!((seen.text(), seen.head.get("expect")), ("body", None));
 }
 

@@ -114,7 +114,8 @@ async fn pump(
     silence: &CancellationToken,
 ) {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>((nature.queue / PIECE).max(1));
-    let reading = async move {
+    let reading = async {
+        let sender = sender;
         let mut free = Instant::now();
         loop {
             // Room first: what is read counts as on its way.
@@ -130,7 +131,7 @@ async fn pump(
             place.send((free.max(now) + nature.delay, piece.freeze()));
         }
     };
-    let writing = async move {
+    let writing = async {
         while let Some((due, piece)) = receiver.recv().await {
             sleep_until(due).await;
             if to.write_all(&piece).await.is_err() {
@@ -139,6 +140,7 @@ async fn pump(
         }
         let _ = to.shutdown().await;
     };
+    // Silent means that nobody is told: the connections stay open.
     tokio::select! {
         _ = async { tokio::join!(reading, writing) } => {}
         () = silence.cancelled() => std::future::pending().await,

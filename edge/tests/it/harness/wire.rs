@@ -162,14 +162,22 @@ impl Wire {
         self.answer("GET").await
     }
 
-    /// The next answer, to its end.
+    /// The next answer, to its end or to where it breaks.
     #[track_caller]
     pub(crate) fn answer(&mut self, method: &str) -> impl Future<Output = Answer> {
+        let answer = self.try_answer(method);
+        async move { answer.await.expect("an answer, not the connection's end") }
+    }
+
+    /// The same, if the connection does not end before.
+    #[track_caller]
+    pub(crate) fn try_answer(&mut self, method: &str) -> impl Future<Output = Option<Answer>> {
         let is_head = method == "HEAD";
         within("an answer", async move {
-            let head = self.read_head().await.expect("an answer's head");
+            let head = self.read_head().await?;
             let length = if is_head { Length::Exactly(0) } else { head.length() };
-            Body { wire: self, length, left: None, trailers: Vec::new() }.collect(head).await
+            let body = Body { wire: self, length, left: None, trailers: Vec::new() };
+            Some(body.collect(head).await)
         })
     }
 
