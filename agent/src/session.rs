@@ -1,6 +1,9 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
-use std::{sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -124,7 +127,9 @@ impl Stream {
     }
 
     async fn send(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
-        timeout(SEND_TIMEOUT, self.sender.ready()).await.map_err(|_| SessionEnd::ControlStalled)??;
+        timeout(SEND_TIMEOUT, self.sender.ready())
+            .await
+            .map_err(|_| SessionEnd::ControlStalled)??;
         Ok(self.sender.send(codec::message(&frame, false), false)?)
     }
 }
@@ -191,7 +196,8 @@ async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
         tokio::select! {
             stream = acceptor.accept() => {
                 let Some((sender, receiver)) = stream else { return };
-                tasks.spawn(forward::serve(Arc::clone(&tunnels), sender, receiver));
+                // Boxed: spawning moves its future around several times, and this one is large.
+                tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(error) = done {
@@ -320,10 +326,13 @@ impl Control {
         let Some(frame) = frame.frame else { return Ok(()) };
         match frame {
             Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
-                self.stream.send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into()).await
+                self.stream
+                    .send(Frame::HeartbeatAck(v1::HeartbeatAck { timestamp_us }).into())
+                    .await
             }
             Frame::HeartbeatAck(ack) => {
-                self.rtt = self.began.elapsed().saturating_sub(Duration::from_micros(ack.timestamp_us));
+                self.rtt =
+                    self.began.elapsed().saturating_sub(Duration::from_micros(ack.timestamp_us));
                 let rtt = self.rtt;
                 self.tunnels.event(|| Event::RoundTrip(rtt));
                 Ok(())
@@ -388,7 +397,8 @@ impl Clock {
     fn jumped(&mut self) -> Option<Duration> {
         let before = std::mem::replace(self, Self::new());
         let wall = self.wall.duration_since(before.wall).unwrap_or_default();
-        let slept = wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
+        let slept =
+            wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
         (slept > CLOCK_JUMP).then_some(slept)
     }
 }
