@@ -75,7 +75,9 @@ async fn a_server_that_does_not_answer_in_time() {
     assert!(matches!(answer.code(), Some("UR-3003" | "UR-2005")), "{answer:?}");
     // With a body only the edge can count, from the end of the request.
     let mut visitor = edge.visitor().await;
-    visitor.send("POST / HTTP/1.1\r\nhost: demo.tunnels.test\r\ncontent-length: 4\r\n\r\nbody").await;
+    visitor
+        .send("POST / HTTP/1.1\r\nhost: demo.tunnels.test\r\ncontent-length: 4\r\n\r\nbody")
+        .await;
     let answer = visitor.answer("POST").await;
     assert_eq!(answer.status(), 504);
 }
@@ -99,7 +101,8 @@ async fn a_server_that_hangs_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_speaks_no_http() {
-    for bytes in ["SSH-2.0-OpenSSH_9.9\r\n", "HTTP/1.1 abc\r\n\r\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0"] {
+    for bytes in ["SSH-2.0-OpenSSH_9.9\r\n", "HTTP/1.1 abc\r\n\r\n", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0"]
+    {
         let upstream = RawUpstream::saying(bytes).await;
         answer_of(&upstream.url()).await.assert_failed(502, "UR-3005");
     }

@@ -5,9 +5,10 @@ use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    TestAgent, TestEdge, host, within,
+    TestAgent, TestEdge, host,
     upstream::{RawUpstream, TestUpstream, channel, reset, text},
     wire::Answer,
+    within,
 };
 
 /// An edge and the tunnel `demo` to `upstream`.
@@ -92,7 +93,10 @@ async fn trailers_of_an_answer_arrive() {
     let (edge, _agent) = tunnel(&upstream.url()).await;
     let mut visitor = edge.visitor().await;
     visitor
-        .send(format!("GET / HTTP/1.1\r\nhost: {}\r\nte: trailers\r\nconnection: te\r\n\r\n", host("demo")))
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\nte: trailers\r\nconnection: te\r\n\r\n",
+            host("demo")
+        ))
         .await;
     let answer = visitor.answer("GET").await;
     answer.assert_ok("body");
@@ -115,7 +119,10 @@ async fn trailers_of_a_request_arrive() {
     let (edge, _agent) = tunnel(&upstream.url()).await;
     let mut visitor = edge.visitor().await;
     visitor
-        .send(post("transfer-encoding: chunked\r\ntrailer: x-sum") + "4\r\nbody\r\n0\r\nx-sum: 77\r\n\r\n")
+        .send(
+            post("transfer-encoding: chunked\r\ntrailer: x-sum")
+                + "4\r\nbody\r\n0\r\nx-sum: 77\r\n\r\n",
+        )
         .await;
     visitor.answer("POST").await.assert_ok("77 4");
 }
@@ -162,10 +169,9 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
 /// A visitor who vanishes in the middle of an upload: the local server does not take it for whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_breaks_off_is_seen_to_break_off() {
-    for (fields, piece) in [
-        ("content-length: 100", "half"),
-        ("transfer-encoding: chunked", "4\r\nhalf\r\n"),
-    ] {
+    for (fields, piece) in
+        [("content-length: 100", "half"), ("transfer-encoding: chunked", "4\r\nhalf\r\n")]
+    {
         let (sender, mut requests) = mpsc::channel(8);
         let (began, mut begun) = mpsc::channel(8);
         let upstream = RawUpstream::start(move |_, mut wire| {

@@ -117,7 +117,8 @@ impl TestEdge {
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let answer = self.ask_admin("/metrics").await;
         let prefix = format!("uniroute_edge_{name} ");
-        let line = answer.text().lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned);
+        let line =
+            answer.text().lines().find_map(|line| line.strip_prefix(&prefix)).map(str::to_owned);
         line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
     }
 

@@ -40,7 +40,10 @@ async fn t09_answers_that_make_no_sense_are_502() {
         ("a status of two digits", "HTTP/1.1 20 OK\r\ncontent-length: 2\r\n\r\nab"),
         ("HTTP/2", "HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nab"),
         ("another protocol", "220 mail.test ESMTP\r\n"),
-        ("a switch nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\nraw"),
+        (
+            "a switch nobody asked for",
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\nraw",
+        ),
     ] {
         let answer = answer_to(bytes).await.unwrap_or_else(|| panic!("{what}: no answer"));
         assert_eq!(answer.status(), 502, "{what}: {answer:?}");
@@ -53,7 +56,8 @@ async fn t09_answers_that_make_no_sense_are_502() {
 async fn t09_a_head_without_end_is_not_gathered() {
     let endless = format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(200_000));
     answer_to(endless).await.unwrap().assert_failed(502, "UR-3005");
-    let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(1_000_000));
+    let long =
+        format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(1_000_000));
     answer_to(long).await.unwrap().assert_failed(502, "UR-3005");
 }
 
@@ -63,9 +67,18 @@ async fn t09_bodies_that_are_short_break_visibly() {
         ("less than its length", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"),
         ("no last chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"),
         ("half a chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10\r\nhalf"),
-        ("a bad chunk size", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nxyz\r\n"),
-        ("a chunk size too large", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nfffffffffffffffff\r\n"),
-        ("half the trailers", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nx: y\r\n"),
+        (
+            "a bad chunk size",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nxyz\r\n",
+        ),
+        (
+            "a chunk size too large",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nfffffffffffffffff\r\n",
+        ),
+        (
+            "half the trailers",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\nx: y\r\n",
+        ),
     ] {
         let answer = answer_to(bytes).await;
         assert!(answer.as_ref().is_none_or(|answer| !answer.whole), "{what}: {answer:?}");
@@ -102,7 +115,8 @@ async fn t09_bytes_after_an_answer_go_nowhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t09_bodies_where_none_may_be() {
     for status in ["204 No Content", "304 Not Modified"] {
-        let answer = answer_to(format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nbody")).await.unwrap();
+        let answer =
+            answer_to(format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nbody")).await.unwrap();
         assert_eq!((answer.body.len(), answer.whole, answer.code()), (0, true, None), "{status}");
     }
     let upstream = RawUpstream::saying("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody").await;
@@ -161,33 +175,84 @@ fn lies() -> Vec<Lie> {
         lie("a space in a name", vec![ok(&[(b"a b", b"c")], true)], PROTOCOL),
         lie("an empty name", vec![ok(&[(b"", b"c")], true)], PROTOCOL),
         lie("too many fields", vec![ok(&many, true)], PROTOCOL),
-        lie("two lengths", vec![ok(&[(b"content-length", b"1"), (b"content-length", b"2")], false), data(b"a", true)], PROTOCOL),
-        lie("a signed length", vec![ok(&[(b"content-length", b"+1")], false), data(b"a", true)], PROTOCOL),
+        lie(
+            "two lengths",
+            vec![
+                ok(&[(b"content-length", b"1"), (b"content-length", b"2")], false),
+                data(b"a", true),
+            ],
+            PROTOCOL,
+        ),
+        lie(
+            "a signed length",
+            vec![ok(&[(b"content-length", b"+1")], false), data(b"a", true)],
+            PROTOCOL,
+        ),
         lie("a length and no body", vec![ok(&[(b"content-length", b"5")], true)], PROTOCOL),
         lie("status 0", vec![reply(0, &[], true)], PROTOCOL),
         lie("status 99", vec![reply(99, &[], true)], PROTOCOL),
         lie("status 100 as the last word", vec![reply(100, &[], true)], PROTOCOL),
         lie("status 1000", vec![reply(1000, &[], true)], PROTOCOL),
         lie("status 66 thousand", vec![reply(65_736, &[], true)], PROTOCOL),
-        lie("a switch nobody asked for", vec![reply(101, &[(b"upgrade", b"raw")], false), "raw".into()], PROTOCOL),
-        lie("an empty reply", vec![codec::message(&v1::StreamReply { reply: None }, true)], Some("UR-2002")),
+        lie(
+            "a switch nobody asked for",
+            vec![reply(101, &[(b"upgrade", b"raw")], false), "raw".into()],
+            PROTOCOL,
+        ),
+        lie(
+            "an empty reply",
+            vec![codec::message(&v1::StreamReply { reply: None }, true)],
+            Some("UR-2002"),
+        ),
         lie("no protobuf", vec![frame(Kind::Message, true, &[0xff; 40])], PROTOCOL),
         lie("data before the head", vec![data(b"body", true)], PROTOCOL),
         lie("trailers before the head", vec![trailers(&[])], PROTOCOL),
         lie("an abort before the head", vec![head::abort("no")], PROTOCOL),
         lie("an unknown kind of frame", vec![vec![0x07, 0, 0, 0].into()], PROTOCOL),
-        lie("a message too long", vec![codec::header(Kind::Message, false, 200_000).to_vec().into()], PROTOCOL),
+        lie(
+            "a message too long",
+            vec![codec::header(Kind::Message, false, 200_000).to_vec().into()],
+            PROTOCOL,
+        ),
         lie("an unknown error", vec![error(99)], PROTOCOL),
         lie("an error of ours", vec![error(UpstreamErrorKind::Tls.into())], Some("UR-3006")),
         // From here on the head is out, so the answer can only break.
-        lie("less than its length", vec![ok(&[(b"content-length", b"10")], false), data(b"half", true)], None),
-        lie("more than its length", vec![ok(&[(b"content-length", b"2")], false), data(b"too much", true)], None),
+        lie(
+            "less than its length",
+            vec![ok(&[(b"content-length", b"10")], false), data(b"half", true)],
+            None,
+        ),
+        lie(
+            "more than its length",
+            vec![ok(&[(b"content-length", b"2")], false), data(b"too much", true)],
+            None,
+        ),
         lie("an abort", vec![ok(&[], false), data(b"half", false), head::abort("gone")], None),
-        lie("an abort at once", vec![ok(&[(b"content-length", b"4")], false), head::abort("gone")], None),
+        lie(
+            "an abort at once",
+            vec![ok(&[(b"content-length", b"4")], false), head::abort("gone")],
+            None,
+        ),
         lie("a second head", vec![ok(&[], false), data(b"half", false), ok(&[], true)], None),
-        lie("bad trailers", vec![ok(&[], false), data(b"half", false), trailers(&[(b"x", b"a\r\nb: c")])], None),
-        lie("trailers that are no protobuf", vec![ok(&[], false), data(b"half", false), frame(Kind::Trailers, true, &[0xff; 9])], None),
-        lie("data too long", vec![ok(&[], false), data(b"half", false), codec::header(Kind::Data, true, 0xff_ffff).to_vec().into()], None),
+        lie(
+            "bad trailers",
+            vec![ok(&[], false), data(b"half", false), trailers(&[(b"x", b"a\r\nb: c")])],
+            None,
+        ),
+        lie(
+            "trailers that are no protobuf",
+            vec![ok(&[], false), data(b"half", false), frame(Kind::Trailers, true, &[0xff; 9])],
+            None,
+        ),
+        lie(
+            "data too long",
+            vec![
+                ok(&[], false),
+                data(b"half", false),
+                codec::header(Kind::Data, true, 0xff_ffff).to_vec().into(),
+            ],
+            None,
+        ),
         lie("an end without the last frame", vec![ok(&[], false), data(b"half", false)], None),
     ]
 }
@@ -212,12 +277,22 @@ async fn t10_an_agent_that_lies_is_seen_through() {
         match (code, answer) {
             (Some(code), Some(answer)) => {
                 assert_eq!((answer.status(), answer.code()), (502, Some(code)), "{what}");
-                assert!(answer.whole && answer.head.get("b").is_none() && answer.head.get("x").is_none(), "{what}");
+                assert!(
+                    answer.whole
+                        && answer.head.get("b").is_none()
+                        && answer.head.get("x").is_none(),
+                    "{what}"
+                );
             }
             (None, answer) => {
                 let answer = answer.filter(|answer| answer.whole);
                 // hyper keeps to the length it was told: not a byte more goes out.
-                assert!(answer.as_ref().is_none_or(|a| what == "more than its length" && a.text() == "to"), "{what}: {answer:?}");
+                assert!(
+                    answer
+                        .as_ref()
+                        .is_none_or(|a| what == "more than its length" && a.text() == "to"),
+                    "{what}: {answer:?}"
+                );
             }
             (Some(_), None) => panic!("{what}: no answer"),
         }
@@ -234,10 +309,23 @@ async fn t10_a_switch_says_what_was_asked_for() {
     let (mut hand, _) = Hand::ready_agent(edge.http(), "liar").await;
     let mut visitor = edge.visitor().await;
     visitor
-        .send(format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", host("liar")))
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            host("liar")
+        ))
         .await;
     let mut request = hand.request().await;
-    request.sender.send(reply(101, &[(b"upgrade", b"h2c"), (b"connection", b"close"), (b"content-length", b"5")], false), false).unwrap();
+    request
+        .sender
+        .send(
+            reply(
+                101,
+                &[(b"upgrade", b"h2c"), (b"connection", b"close"), (b"content-length", b"5")],
+                false,
+            ),
+            false,
+        )
+        .unwrap();
     let head = visitor.head().await;
     assert_eq!((head.status(), head.get("upgrade")), (101, Some("websocket")));
     assert!(head.get("connection").unwrap().eq_ignore_ascii_case("upgrade"));

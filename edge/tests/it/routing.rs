@@ -8,10 +8,12 @@ use hyper::{Request, body::Incoming};
 use tokio::sync::mpsc;
 
 use crate::harness::{
-    DOMAIN, TestAgent, TestEdge, eventually, host, within,
+    DOMAIN, TestAgent, TestEdge, eventually,
     hand::{HandEdge, ask},
+    host,
     upstream::{Body, RawUpstream, TestUpstream, text},
     wire::{Answer, Wire},
+    within,
 };
 use uniroute_proto::v1::{self, UpstreamErrorKind, stream_reply::Reply};
 
@@ -158,7 +160,10 @@ async fn http_1_0_is_served() {
     let answer = visitor.answer("GET").await;
     answer.assert_ok("streamed");
     // A client of that age knows no chunks: the body goes to the connection's end.
-    assert_eq!((answer.head.get("transfer-encoding"), answer.head.get("content-length")), (None, None));
+    assert_eq!(
+        (answer.head.get("transfer-encoding"), answer.head.get("content-length")),
+        (None, None)
+    );
     let mut visitor = edge.visitor().await;
     visitor.send("GET / HTTP/1.0\r\n\r\n").await;
     visitor.answer("GET").await.assert_failed(400, "UR-1002");
@@ -187,7 +192,10 @@ async fn answers_without_a_body_have_none_and_keep_the_connection() {
         ("POST", 204, None),
     ] {
         visitor
-            .send(format!("{method} /{status} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\n\r\n", host("demo")))
+            .send(format!(
+                "{method} /{status} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\n\r\n",
+                host("demo")
+            ))
             .await;
         let answer = visitor.answer(method).await;
         assert_eq!((answer.status(), answer.code()), (status, None));
@@ -211,7 +219,10 @@ async fn a_connection_lives_on_after_errors() {
     let body = "GET /hidden HTTP/1.1\r\nhost: demo.tunnels.test\r\n\r\n";
     let length = body.len();
     visitor
-        .send(format!("POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n\r\n{body}", host("nobody")))
+        .send(format!(
+            "POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {length}\r\n\r\n{body}",
+            host("nobody")
+        ))
         .await;
     visitor.answer("POST").await.assert_failed(404, "UR-1001");
     visitor.get("nobody", "/").await.assert_failed(404, "UR-1001");
@@ -256,7 +267,8 @@ async fn path_and_query_arrive_byte_for_byte() {
         "/~!$&'()*+,;=:@",
         "/caf\u{e9}?\u{20ac}",
     ] {
-        let seen = way.pass(format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", host("demo"))).await;
+        let seen =
+            way.pass(format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", host("demo"))).await;
         assert_eq!(seen.head.first, format!("GET {target} HTTP/1.1"));
     }
     // OPTIONS asks about the server as a whole.
@@ -290,7 +302,10 @@ async fn expect_continue_is_answered_before_the_body() {
     let mut way = Recorded::start().await;
     let mut visitor = way.edge.visitor().await;
     visitor
-        .send(format!("POST / HTTP/1.1\r\nhost: {}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n", host("demo")))
+        .send(format!(
+            "POST / HTTP/1.1\r\nhost: {}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n",
+            host("demo")
+        ))
         .await;
     assert_eq!(visitor.head().await.status(), 100);
     visitor.send("body").await;
@@ -306,13 +321,22 @@ async fn t02_a_request_names_one_host_or_gets_nowhere() {
         ("none", "GET / HTTP/1.1\r\n"),
         ("empty", "GET / HTTP/1.1\r\nhost:\r\n"),
         ("two", "GET / HTTP/1.1\r\nhost: demo.tunnels.test\r\nhost: other.tunnels.test\r\n"),
-        ("twice the same", "GET / HTTP/1.1\r\nhost: demo.tunnels.test\r\nhost: demo.tunnels.test\r\n"),
+        (
+            "twice the same",
+            "GET / HTTP/1.1\r\nhost: demo.tunnels.test\r\nhost: demo.tunnels.test\r\n",
+        ),
         ("a list", "GET / HTTP/1.1\r\nhost: demo.tunnels.test, other.tunnels.test\r\n"),
         ("a user", "GET / HTTP/1.1\r\nhost: demo@demo.tunnels.test\r\n"),
         ("a path", "GET / HTTP/1.1\r\nhost: demo.tunnels.test/other\r\n"),
         ("a bad port", "GET / HTTP/1.1\r\nhost: demo.tunnels.test:x\r\n"),
-        ("another than the URL", "GET http://other.tunnels.test/ HTTP/1.1\r\nhost: demo.tunnels.test\r\n"),
-        ("a user in the URL", "GET http://u@demo.tunnels.test/ HTTP/1.1\r\nhost: demo.tunnels.test\r\n"),
+        (
+            "another than the URL",
+            "GET http://other.tunnels.test/ HTTP/1.1\r\nhost: demo.tunnels.test\r\n",
+        ),
+        (
+            "a user in the URL",
+            "GET http://u@demo.tunnels.test/ HTTP/1.1\r\nhost: demo.tunnels.test\r\n",
+        ),
     ] {
         let mut visitor = edge.visitor().await;
         visitor.send(format!("{head}\r\n")).await;
@@ -344,7 +368,10 @@ async fn t03_no_visitor_can_forge_who_they_are() {
     assert_eq!(seen.get("cookie"), Some("mine=1"));
     assert_eq!(seen.get("authorization"), Some("Basic mine"));
     let forged = |(name, value): &&(String, String)| {
-        value.contains('6') || value.contains("evil") || name.contains('_') || name.contains("uniroute")
+        value.contains('6')
+            || value.contains("evil")
+            || name.contains('_')
+            || name.contains("uniroute")
     };
     let left: Vec<_> = seen.fields.iter().filter(forged).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -354,7 +381,9 @@ async fn t03_no_visitor_can_forge_who_they_are() {
 async fn t03_no_local_server_can_forge_our_errors() {
     let (edge, _agent, _upstream) = serving(|_| async {
         let mut response = text("mine");
-        for name in ["x-uniroute-error", "x-uniroute-request-id", "keep-alive", "proxy-authenticate"] {
+        for name in
+            ["x-uniroute-error", "x-uniroute-request-id", "keep-alive", "proxy-authenticate"]
+        {
             response.headers_mut().insert(name, HeaderValue::from_static("forged"));
         }
         response
@@ -398,7 +427,8 @@ async fn t04_a_head_that_does_not_end_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t22_operators_pages_are_not_on_the_public_door() {
-    let (edge, _agent, _upstream) = serving(|request| async move { text(request.uri().path().to_owned()) }).await;
+    let (edge, _agent, _upstream) =
+        serving(|request| async move { text(request.uri().path().to_owned()) }).await;
     for path in ["/metrics", "/healthz", "/readyz", "/debug/status", "/debug/pprof", "/admin"] {
         let mut visitor = edge.visitor().await;
         visitor.send(format!("GET {path} HTTP/1.1\r\nhost: {DOMAIN}\r\n\r\n")).await;
@@ -464,14 +494,20 @@ async fn t10_an_agent_lets_no_forged_head_through() {
     let tunnel = TestAgent::tunnel("demo", &mine.url());
     let _agent = TestAgent::spawn(TestAgent::settings(edge.address(), vec![tunnel]));
     let hand = edge.accept_ready().await;
-    let field = |name: &'static [u8], value: &'static [u8]| v1::Header { name: name.into(), value: value.into() };
+    let field = |name: &'static [u8], value: &'static [u8]| v1::Header {
+        name: name.into(),
+        value: value.into(),
+    };
     let plain = || open("/", "demo.test");
     let forged = [
         v1::HttpOpen { headers: vec![field(b"x", b"a\r\nhost: b")], ..plain() },
         v1::HttpOpen { headers: vec![field(b"x\r\ny", b"a")], ..plain() },
         v1::HttpOpen { headers: vec![field(b"x", b"a\0b")], ..plain() },
         v1::HttpOpen { headers: vec![field(b"", b"a")], ..plain() },
-        v1::HttpOpen { headers: vec![field(b"content-length", b"1"), field(b"content-length", b"2")], ..plain() },
+        v1::HttpOpen {
+            headers: vec![field(b"content-length", b"1"), field(b"content-length", b"2")],
+            ..plain()
+        },
         v1::HttpOpen { headers: vec![field(b"content-length", b"+1")], ..plain() },
         v1::HttpOpen { method: "GET / HTTP/1.1\r\n".into(), ..plain() },
         v1::HttpOpen { method: "".into(), ..plain() },

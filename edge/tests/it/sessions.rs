@@ -9,10 +9,12 @@ use uniroute_proto::v1::{self, control_frame::Frame};
 use uniroute_shared::mux::SessionError;
 
 use crate::harness::{
-    TestAgent, TestEdge, agent_id, eventually, host, within,
+    TestAgent, TestEdge, agent_id, eventually,
     hand::{Hand, data, dial, reply},
+    host,
     link::{Link, Nature},
     upstream::TestUpstream,
+    within,
 };
 
 /// An edge with an honest agent on it, who must notice nothing.
@@ -67,7 +69,9 @@ async fn a_handshake_that_is_wrong_is_refused_with_its_code() {
         ("another nonce", 4002, |init| Frame::Init(v1::Init { nonce: vec![1; 16].into(), ..init })),
         ("no nonce", 4002, |init| Frame::Init(v1::Init { nonce: Bytes::new(), ..init })),
         ("no token", 4001, |init| Frame::Init(v1::Init { token: String::new(), ..init })),
-        ("half a token", 4001, |init| Frame::Init(v1::Init { token: init.token[..10].into(), ..init })),
+        ("half a token", 4001, |init| {
+            Frame::Init(v1::Init { token: init.token[..10].into(), ..init })
+        }),
         ("no tunnels", 2103, |init| Frame::Init(v1::Init { tunnels: Vec::new(), ..init })),
         ("a bad agent id", 2103, |init| Frame::Init(v1::Init { agent_id: "a b".into(), ..init })),
         ("two tunnels with one key", 2103, |init| {
@@ -113,7 +117,8 @@ async fn t06_garbage_ends_its_own_session_only() {
         [&[0x82, 0xfe, length[0], length[1], 0, 0, 0, 0], payload].concat()
     };
     let yamux = |kind: u8, flags: u16, stream: u32, length: u32| {
-        let header = [&[0, kind][..], &flags.to_be_bytes(), &stream.to_be_bytes(), &length.to_be_bytes()];
+        let header =
+            [&[0, kind][..], &flags.to_be_bytes(), &stream.to_be_bytes(), &length.to_be_bytes()];
         message(&header.concat())
     };
     let control = |bytes: &[u8]| {
@@ -156,7 +161,10 @@ async fn t06_an_oversized_control_frame_ends_a_session() {
     let (mut hand, _) = Hand::ready_agent(way.edge.http(), "demo").await;
     hand.sender.send(Bytes::from_static(&[0, 0xff, 0xff, 0xff]), false).unwrap();
     let ended = hand.ended().await;
-    assert!(matches!(&ended, SessionError::Closed { reason, .. } if reason.contains("UR-2103")), "{ended:?}");
+    assert!(
+        matches!(&ended, SessionError::Closed { reason, .. } if reason.contains("UR-2103")),
+        "{ended:?}"
+    );
     way.edge.get("demo", "/").await.assert_failed(503, "UR-2001");
     way.assert_untouched().await;
 }
@@ -192,7 +200,12 @@ async fn t06_an_agent_that_never_reads_is_given_up() {
     let mut visitors = Vec::new();
     for _ in 0..20 {
         let mut visitor = way.edge.visitor().await;
-        visitor.send(format!("POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: 100000000\r\n\r\n", host("demo"))).await;
+        visitor
+            .send(format!(
+                "POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: 100000000\r\n\r\n",
+                host("demo")
+            ))
+            .await;
         visitors.push(tokio::spawn(async move {
             let piece = vec![b'x'; 64 * 1024];
             while visitor.try_send(&piece).await.is_ok() {}
@@ -202,7 +215,8 @@ async fn t06_an_agent_that_never_reads_is_given_up() {
     eventually("the session is given up", async || {
         let status = way.edge.status().await;
         let sessions = status["sessions"].as_array().unwrap();
-        let queued = sessions.iter().map(|s| s["send_queued_bytes"].as_u64().unwrap()).max().unwrap_or(0);
+        let queued =
+            sessions.iter().map(|s| s["send_queued_bytes"].as_u64().unwrap()).max().unwrap_or(0);
         most = most.max(queued);
         (sessions.len() == 1).then_some(())
     })
@@ -224,8 +238,15 @@ async fn t07_an_agent_changes_no_tunnel_but_its_own() {
     let other: uniroute_shared::id::TunnelId = other["id"].as_str().unwrap().parse().unwrap();
     let other = Bytes::copy_from_slice(other.as_bytes());
     for frame in [
-        Frame::UpdateTunnel(v1::UpdateTunnel { tunnel_id: other.clone(), local_url: "http://evil".into() }),
-        Frame::UpstreamHealth(v1::UpstreamHealth { tunnel_id: other.clone(), healthy: false, reason: "evil".into() }),
+        Frame::UpdateTunnel(v1::UpdateTunnel {
+            tunnel_id: other.clone(),
+            local_url: "http://evil".into(),
+        }),
+        Frame::UpstreamHealth(v1::UpstreamHealth {
+            tunnel_id: other.clone(),
+            healthy: false,
+            reason: "evil".into(),
+        }),
         Frame::AuthChallenge(v1::AuthChallenge::default()),
         Frame::Ready(v1::Ready {}),
     ] {
@@ -309,7 +330,10 @@ async fn names_that_cannot_be_had() {
     }
     // One that is refused does not keep the others from being served.
     let upstream = TestUpstream::saying("other").await;
-    let tunnels = vec![TestAgent::tunnel("honest", &upstream.url()), TestAgent::tunnel("other", &upstream.url())];
+    let tunnels = vec![
+        TestAgent::tunnel("honest", &upstream.url()),
+        TestAgent::tunnel("other", &upstream.url()),
+    ];
     let agent = TestAgent::spawn(TestAgent::settings(way.edge.http(), tunnels));
     agent.readies(1).await;
     way.edge.get("other", "/").await.assert_ok("other");
@@ -327,7 +351,8 @@ async fn a_link_that_falls_silent_is_noticed_by_both_sides() {
     let way = Neighbour::start(TestEdge::with_short_heartbeat()).await;
     let link = Link::start(way.edge.http(), Nature::PLAIN).await;
     let upstream = TestUpstream::saying("back").await;
-    let mut settings = TestAgent::settings(link.address, vec![TestAgent::tunnel("demo", &upstream.url())]);
+    let mut settings =
+        TestAgent::settings(link.address, vec![TestAgent::tunnel("demo", &upstream.url())]);
     settings.agent_id = agent_id("silent");
     let agent = TestAgent::launch(settings).await;
     let first = way.edge.status().await["sessions"].as_array().unwrap().len();
@@ -357,7 +382,8 @@ async fn a_waiting_request_finds_a_dead_link() {
     let edge = TestEdge::start();
     let link = Link::start(edge.http(), Nature::PLAIN).await;
     let upstream = TestUpstream::saying("never").await;
-    let settings = TestAgent::settings(link.address, vec![TestAgent::tunnel("demo", &upstream.url())]);
+    let settings =
+        TestAgent::settings(link.address, vec![TestAgent::tunnel("demo", &upstream.url())]);
     let _agent = TestAgent::launch(settings).await;
     link.black_hole();
     let began = Instant::now();

@@ -4,11 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use crate::harness::{
-    TestAgent, TestEdge,
-    upstream::RawUpstream,
-    wire::Wire,
-};
+use crate::harness::{TestAgent, TestEdge, upstream::RawUpstream, wire::Wire};
 
 /// What hides: as a request it would be seen at the local server.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: demo.tunnels.test\r\n\r\n";
@@ -70,17 +66,42 @@ async fn t01_what_can_be_read_in_two_ways_is_refused() {
     let hidden = HIDDEN.len();
     let chunked_then_hidden = format!("0\r\n\r\n{HIDDEN}");
     let cases: Vec<(&str, String)> = vec![
-        ("TE twice", format!("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n{chunked_then_hidden}")),
-        ("TE twice, once another", format!("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n{chunked_then_hidden}")),
+        (
+            "TE twice",
+            format!(
+                "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n{chunked_then_hidden}"
+            ),
+        ),
+        (
+            "TE twice, once another",
+            format!(
+                "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n{chunked_then_hidden}"
+            ),
+        ),
         ("a TE list", format!("transfer-encoding: chunked, chunked\r\n\r\n{chunked_then_hidden}")),
         ("gzip, chunked", format!("transfer-encoding: gzip, chunked\r\n\r\n{chunked_then_hidden}")),
-        ("chunked, identity", format!("transfer-encoding: chunked, identity\r\n\r\n{chunked_then_hidden}")),
-        ("identity", format!("transfer-encoding: identity\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}")),
+        (
+            "chunked, identity",
+            format!("transfer-encoding: chunked, identity\r\n\r\n{chunked_then_hidden}"),
+        ),
+        (
+            "identity",
+            format!("transfer-encoding: identity\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}"),
+        ),
         ("an unknown TE", format!("transfer-encoding: xchunked\r\n\r\n{chunked_then_hidden}")),
         ("TE in quotes", format!("transfer-encoding: \"chunked\"\r\n\r\n{chunked_then_hidden}")),
-        ("TE with a parameter", format!("transfer-encoding: chunked;a=b\r\n\r\n{chunked_then_hidden}")),
-        ("TE with a vertical tab", format!("transfer-encoding: \x0bchunked\r\n\r\n{chunked_then_hidden}")),
-        ("space before the colon", format!("transfer-encoding : chunked\r\n\r\n{chunked_then_hidden}")),
+        (
+            "TE with a parameter",
+            format!("transfer-encoding: chunked;a=b\r\n\r\n{chunked_then_hidden}"),
+        ),
+        (
+            "TE with a vertical tab",
+            format!("transfer-encoding: \x0bchunked\r\n\r\n{chunked_then_hidden}"),
+        ),
+        (
+            "space before the colon",
+            format!("transfer-encoding : chunked\r\n\r\n{chunked_then_hidden}"),
+        ),
         ("two lengths", format!("content-length: 0\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}")),
         ("a list of lengths", format!("content-length: {hidden}, {hidden}\r\n\r\n{HIDDEN}")),
         ("a signed length", format!("content-length: +{hidden}\r\n\r\n{HIDDEN}")),
@@ -88,8 +109,16 @@ async fn t01_what_can_be_read_in_two_ways_is_refused() {
         ("a hexadecimal length", format!("content-length: 0x10\r\n\r\n{HIDDEN}")),
         ("an empty length", format!("content-length:\r\n\r\n{HIDDEN}")),
         ("a length of words", format!("content-length: {hidden} 0\r\n\r\n{HIDDEN}")),
-        ("a length beyond 64 bits", format!("content-length: 18446744073709551616\r\n\r\n{HIDDEN}")),
-        ("a folded line", format!("x-folded: a\r\n content-length: 0\r\ntransfer-encoding:\r\n chunked\r\n\r\n{chunked_then_hidden}")),
+        (
+            "a length beyond 64 bits",
+            format!("content-length: 18446744073709551616\r\n\r\n{HIDDEN}"),
+        ),
+        (
+            "a folded line",
+            format!(
+                "x-folded: a\r\n content-length: 0\r\ntransfer-encoding:\r\n chunked\r\n\r\n{chunked_then_hidden}"
+            ),
+        ),
         ("a fold at the start", format!(" content-length: {hidden}\r\n\r\n{HIDDEN}")),
         ("NUL in a value", format!("x-nul: a\0b\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}")),
         ("NUL in a name", format!("x\0y: a\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}")),
@@ -98,8 +127,15 @@ async fn t01_what_can_be_read_in_two_ways_is_refused() {
         ("an empty name", format!(": a\r\ncontent-length: {hidden}\r\n\r\n{HIDDEN}")),
     ];
     for (what, rest) in cases {
-        let got = way.throw(format!("POST /visible HTTP/1.1\r\nhost: demo.tunnels.test\r\n{rest}").as_bytes()).await;
-        assert!(got.starts_with("HTTP/1.1 400 ") || got.starts_with("HTTP/1.1 501 "), "{what}: {got}");
+        let got = way
+            .throw(
+                format!("POST /visible HTTP/1.1\r\nhost: demo.tunnels.test\r\n{rest}").as_bytes(),
+            )
+            .await;
+        assert!(
+            got.starts_with("HTTP/1.1 400 ") || got.starts_with("HTTP/1.1 501 "),
+            "{what}: {got}"
+        );
         assert_eq!(got.matches("HTTP/1.1 ").count(), 1, "{what}: {got}");
         assert_eq!(way.take(), "", "{what}");
     }
@@ -121,7 +157,10 @@ async fn t01_a_length_beside_chunks_is_dropped() {
         let head = format!("POST /visible HTTP/1.1\r\nhost: demo.tunnels.test\r\n{fields}\r\n\r\n");
         let got = way.throw(format!("{head}{chunks}").as_bytes()).await;
         assert_eq!(got.matches("HTTP/1.1 ").count(), 1, "{fields}: {got}");
-        assert!(got.contains("connection: close") || got.starts_with("HTTP/1.1 400 "), "{fields}: {got}");
+        assert!(
+            got.contains("connection: close") || got.starts_with("HTTP/1.1 400 "),
+            "{fields}: {got}"
+        );
         let seen = way.take();
         assert!(!seen.contains("/hidden") && !seen.contains("content-length"), "{fields}: {seen}");
     }
@@ -145,8 +184,13 @@ async fn t01_request_lines_are_read_strictly() {
         "G@T /visible HTTP/1.1",
         "PRI * HTTP/2.0",
     ] {
-        let got = way.throw(format!("{line}\r\nhost: demo.tunnels.test\r\n\r\n{HIDDEN}").as_bytes()).await;
-        assert!(got.is_empty() || got.starts_with("HTTP/1.1 4") || got.starts_with("HTTP/1.1 505"), "{line:?}: {got}");
+        let got = way
+            .throw(format!("{line}\r\nhost: demo.tunnels.test\r\n\r\n{HIDDEN}").as_bytes())
+            .await;
+        assert!(
+            got.is_empty() || got.starts_with("HTTP/1.1 4") || got.starts_with("HTTP/1.1 505"),
+            "{line:?}: {got}"
+        );
         assert!(got.matches("HTTP/1.1 ").count() <= 1, "{line:?}: {got}");
         assert_eq!(way.take(), "", "{line:?}");
     }
@@ -167,7 +211,10 @@ async fn t01_chunks_are_read_strictly() {
         ("data ended by LF", format!("1\r\na\n0\r\n\r\n{HIDDEN}")),
         ("LF in an extension", format!("2;\nxx\r\n{hidden:x}\r\n0\r\n\r\n{HIDDEN}")),
         ("CR in an extension", format!("2;\rxx\r\n{hidden:x}\r\n0\r\n\r\n{HIDDEN}")),
-        ("an extension without end", format!("1;{}\r\na\r\n0\r\n\r\n{HIDDEN}", "x".repeat(100_000))),
+        (
+            "an extension without end",
+            format!("1;{}\r\na\r\n0\r\n\r\n{HIDDEN}", "x".repeat(100_000)),
+        ),
         ("trailers without end", format!("0\r\n{}\r\n{HIDDEN}", "x: y\r\n".repeat(20_000))),
     ] {
         let head = "POST /visible HTTP/1.1\r\nhost: demo.tunnels.test\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -212,7 +259,10 @@ async fn t01_no_upgrade_to_http_2_passes() {
         .await;
     visitor.answer("GET").await.assert_ok("ok");
     let seen = way.take().to_ascii_lowercase();
-    assert!(!seen.contains("h2c") && !seen.contains("upgrade:") && !seen.contains("http2-settings"), "{seen}");
+    assert!(
+        !seen.contains("h2c") && !seen.contains("upgrade:") && !seen.contains("http2-settings"),
+        "{seen}"
+    );
 }
 
 /// Bytes behind a request to switch protocols wait until the local server has agreed or declined.
@@ -222,7 +272,12 @@ async fn t01_nothing_passes_before_the_switch_is_declined() {
         let first = wire.head().await;
         let early = tokio::time::timeout(Duration::from_millis(200), wire.bytes()).await;
         assert!(early.is_err(), "{early:?}");
-        wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", first.first.len(), first.first)).await;
+        wire.send(format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}",
+            first.first.len(),
+            first.first
+        ))
+        .await;
     })
     .await;
     let edge = TestEdge::start();

@@ -132,7 +132,10 @@ async fn uploads_that_nobody_reads_hold_a_bounded_queue_and_nobody_up() {
     for _ in 0..16 {
         let mut writer = edge.visitor().await;
         writer
-            .send(format!("POST /slow-eater HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000\r\n\r\n", host("demo")))
+            .send(format!(
+                "POST /slow-eater HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000\r\n\r\n",
+                host("demo")
+            ))
             .await;
         writers.push(tokio::spawn(async move {
             let piece = vec![b'x'; 64 * 1024];

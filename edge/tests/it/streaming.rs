@@ -10,8 +10,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use crate::harness::{
-    TestAgent, TestEdge, host, within,
+    TestAgent, TestEdge, host,
     upstream::{RawUpstream, TestUpstream, channel, text},
+    within,
 };
 
 /// What goes up and down in the large transfers, in bytes.
@@ -27,7 +28,8 @@ const SEND_QUEUE: u64 = 64 * 1024 + 1024 * 1024;
 fn piece(number: usize) -> Bytes {
     let mut state = number as u64 + 1;
     let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..PIECE).map(next).collect()
@@ -145,7 +147,10 @@ async fn a_large_upload_arrives_whole_in_little_memory() {
     let watch = Watch::start(Arc::clone(&edge));
     let mut visitor = edge.visitor().await;
     visitor
-        .send(format!("POST /up HTTP/1.1\r\nhost: {}\r\ncontent-length: {BULK}\r\n\r\n", host("demo")))
+        .send(format!(
+            "POST /up HTTP/1.1\r\nhost: {}\r\ncontent-length: {BULK}\r\n\r\n",
+            host("demo")
+        ))
         .await;
     for number in 0..BULK / PIECE {
         visitor.send(piece(number)).await;
@@ -277,7 +282,9 @@ async fn a_visitor_who_leaves_an_upload_is_missed_at_once() {
     let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
     for fields in ["content-length: 100000000", "transfer-encoding: chunked"] {
         let mut visitor = edge.visitor().await;
-        visitor.send(format!("POST / HTTP/1.1\r\nhost: {}\r\n{fields}\r\n\r\n", host("demo"))).await;
+        visitor
+            .send(format!("POST / HTTP/1.1\r\nhost: {}\r\n{fields}\r\n\r\n", host("demo")))
+            .await;
         visitor.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000))).await;
         let left = Instant::now();
         drop(visitor);
@@ -330,7 +337,11 @@ async fn many_streams_do_not_mix() {
             let body = piece(number).repeat(1 + number % 8);
             let mut visitor = edge.visitor().await;
             for _ in 0..4 {
-                let head = format!("POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", host("demo"), body.len());
+                let head = format!(
+                    "POST / HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n",
+                    host("demo"),
+                    body.len()
+                );
                 visitor.send([head.as_bytes(), &body].concat()).await;
                 let answer = visitor.answer("POST").await;
                 assert!(answer.whole && answer.body == body, "stream {number}");

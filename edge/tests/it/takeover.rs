@@ -7,9 +7,10 @@ use uniroute_agent::{AgentError, Event};
 use uniroute_shared::id::AgentId;
 
 use crate::harness::{
-    TestAgent, TestEdge, agent_id, eventually, get, within,
+    TestAgent, TestEdge, agent_id, eventually, get,
     link::{Link, Nature},
     upstream::{TestUpstream, channel, text},
+    within,
 };
 
 fn refusals(event: &Event) -> Option<u16> {
@@ -21,7 +22,8 @@ fn refusals(event: &Event) -> Option<u16> {
 
 /// The agent `one`, with the tunnel `demo` to `upstream`.
 async fn agent_one(edge: &TestEdge, upstream: &TestUpstream) -> TestAgent {
-    let mut settings = TestAgent::settings(edge.http(), vec![TestAgent::tunnel("demo", &upstream.url())]);
+    let mut settings =
+        TestAgent::settings(edge.http(), vec![TestAgent::tunnel("demo", &upstream.url())]);
     settings.agent_id = agent_id("one");
     TestAgent::launch(settings).await
 }
@@ -48,9 +50,13 @@ async fn a_restarted_agent_has_its_name_at_once_a_hundred_times() {
         edge.get("demo", "/").await.assert_ok(["even", "odd"][number % 2]);
         assert!(agent.seen(refusals).await.is_empty());
     }
-    eventually("one session is left", async || (edge.metric("sessions").await == 1).then_some(())).await;
+    eventually("one session is left", async || (edge.metric("sessions").await == 1).then_some(()))
+        .await;
     assert_eq!(edge.metric("names").await, 1);
-    eventually("no more tasks than before", async || (edge.metric("tasks").await <= before + 2).then_some(())).await;
+    eventually("no more tasks than before", async || {
+        (edge.metric("tasks").await <= before + 2).then_some(())
+    })
+    .await;
     let epoch = edge.status().await["tunnels"][0]["epoch"].as_u64().unwrap();
     assert_eq!(epoch, 101);
 }
@@ -118,7 +124,8 @@ async fn t07_a_name_stays_with_its_agent_while_that_is_away() {
         (edge.get("demo", "/").await.code() == Some("UR-2001")).then_some(())
     })
     .await;
-    let stranger = || TestAgent::settings(edge.http(), vec![TestAgent::tunnel("demo", &upstream.url())]);
+    let stranger =
+        || TestAgent::settings(edge.http(), vec![TestAgent::tunnel("demo", &upstream.url())]);
     let refused = TestAgent::spawn(stranger()).ended().await;
     assert!(matches!(&refused, Err(AgentError::Refused(r)) if r[0].code == 1101), "{refused:?}");
     let agent = agent_one(&edge, &upstream).await;

@@ -11,8 +11,9 @@ use tokio_tungstenite::{
 };
 
 use crate::harness::{
-    TestAgent, TestEdge, eventually, host, within,
+    TestAgent, TestEdge, eventually, host,
     upstream::{RawUpstream, TestUpstream},
+    within,
 };
 
 /// A WebSocket server that says everything back, and closes when the visitor does.
@@ -47,7 +48,10 @@ async fn a_websocket_carries_messages_both_ways() {
         assert!(got == sent, "{length} bytes");
     }
     socket.send(Message::Ping("are you there".into())).await.unwrap();
-    assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
+    assert_eq!(
+        within("a pong", socket.next()).await.unwrap().unwrap(),
+        Message::Pong("are you there".into())
+    );
     // A clean close is a clean close at the other end.
     let frame = CloseFrame { code: 4321.into(), reason: "bye".into() };
     socket.close(Some(frame.clone())).await.unwrap();
@@ -66,7 +70,8 @@ async fn many_websockets_beside_requests() {
     let upstream = echo().await;
     let plain = TestUpstream::saying("plain").await;
     let edge = TestEdge::start();
-    let tunnels = vec![TestAgent::tunnel("chat", &upstream.url()), TestAgent::tunnel("plain", &plain.url())];
+    let tunnels =
+        vec![TestAgent::tunnel("chat", &upstream.url()), TestAgent::tunnel("plain", &plain.url())];
     let _agent = TestAgent::launch(TestAgent::settings(edge.http(), tunnels)).await;
     let mut sockets = Vec::new();
     for _ in 0..30 {
@@ -106,7 +111,10 @@ async fn t01_early_bytes_of_both_sides_arrive() {
         ))
         .await;
     let head = visitor.head().await;
-    assert_eq!((head.status(), head.get("upgrade"), head.get("x-said")), (101, Some("raw"), Some("yes")));
+    assert_eq!(
+        (head.status(), head.get("upgrade"), head.get("x-said")),
+        (101, Some("raw"), Some("yes"))
+    );
     assert_eq!(visitor.exactly(15).await, "from the server");
     assert_eq!(visitor.exactly(6).await, "and on");
 }
@@ -116,7 +124,10 @@ async fn t01_early_bytes_of_both_sides_arrive() {
 async fn a_switched_connection_can_be_half_closed() {
     let upstream = RawUpstream::start(|_, mut wire| async move {
         wire.head().await;
-        wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n").await;
+        wire.send(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n",
+        )
+        .await;
         let all = wire.rest().await;
         wire.send(format!("{} bytes", all.len())).await;
     })
@@ -125,7 +136,10 @@ async fn a_switched_connection_can_be_half_closed() {
     let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
     let mut visitor = edge.visitor().await;
     visitor
-        .send(format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n", host("demo")))
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: raw\r\n\r\n",
+            host("demo")
+        ))
         .await;
     assert_eq!(visitor.head().await.status(), 101);
     visitor.send(vec![b'x'; 1_000_000]).await;
@@ -142,13 +156,20 @@ async fn a_declined_upgrade_is_an_ordinary_answer() {
     let mut visitor = edge.visitor().await;
     for _ in 0..100 {
         visitor
-            .send(format!("GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", host("demo")))
+            .send(format!(
+                "GET / HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+                host("demo")
+            ))
             .await;
         visitor.answer("GET").await.assert_ok("no");
     }
-    assert!(matches!(open(&edge, "demo").await, Err(Error::Http(answer)) if answer.status() == 200));
+    assert!(
+        matches!(open(&edge, "demo").await, Err(Error::Http(answer)) if answer.status() == 200)
+    );
     drop(upstream);
-    assert!(matches!(open(&edge, "demo").await, Err(Error::Http(answer)) if answer.status() == 502));
+    assert!(
+        matches!(open(&edge, "demo").await, Err(Error::Http(answer)) if answer.status() == 502)
+    );
 }
 
 /// What ends one side ends the other.

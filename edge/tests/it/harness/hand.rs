@@ -18,7 +18,7 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
-use super::{TOKEN, within, wire::Wire};
+use super::{TOKEN, wire::Wire, within};
 
 /// Upgrades a connection to the edge; from then on it is a WebSocket.
 pub(crate) async fn dial(edge: SocketAddr) -> Wire {

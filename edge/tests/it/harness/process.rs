@@ -22,7 +22,8 @@ pub(crate) fn edge(home: &Path) -> Command {
 
 /// `uniroute`, likewise. It is of another package, so it has to be there already.
 pub(crate) fn agent(home: &Path) -> Command {
-    let program: PathBuf = Path::new(env!("CARGO_BIN_EXE_uniroute-edge")).with_file_name("uniroute");
+    let program: PathBuf =
+        Path::new(env!("CARGO_BIN_EXE_uniroute-edge")).with_file_name("uniroute");
     assert!(
         program.exists(),
         "{} is missing: test the whole workspace, or build it with `cargo build -p uniroute-agent`",

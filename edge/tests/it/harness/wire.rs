@@ -52,7 +52,8 @@ impl Head {
         let mut lines = text.split("\r\n");
         let first = lines.next().unwrap().to_owned();
         let field = |line: &str| {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no field: {line:?}"));
+            let (name, value) =
+                line.split_once(':').unwrap_or_else(|| panic!("no field: {line:?}"));
             (name.to_ascii_lowercase(), value.trim().to_owned())
         };
         Self { first, fields: lines.map(field).collect() }
@@ -116,7 +117,10 @@ impl Answer {
         assert!(self.head.get("x-uniroute-request-id").is_some_and(|id| id.len() == 32));
         if self.head.get("content-type") == Some("application/problem+json") {
             let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
-            assert_eq!((problem["code"].as_str(), problem["status"].as_u64()), (Some(code), Some(status.into())));
+            assert_eq!(
+                (problem["code"].as_str(), problem["status"].as_u64()),
+                (Some(code), Some(status.into()))
+            );
         }
     }
 

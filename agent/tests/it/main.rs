@@ -1,0 +1,44 @@
+//! What `uniroute` does without an edge. Its tests with one are in the edge's `tests/it`, which runs
+//! the program that cargo builds for this one.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
+
+use std::process::{Command, Output};
+
+/// Runs `uniroute` in a home of its own, without the environment of whoever runs the tests.
+fn uniroute(arguments: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uniroute"));
+    command.env_clear().env("HOME", home.path()).current_dir(home.path()).args(arguments);
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn help_names_every_command_and_each_flag_its_twins() {
+    let help = uniroute(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for command in ["http", "start", "config", "version"] {
+        assert!(text(&help.stdout).contains(command), "{command}");
+    }
+    let help = uniroute(&["http", "--help"]);
+    for flag in ["--server", "UNIROUTE_SERVER", "server", "http://127.0.0.1:8080"] {
+        assert!(text(&help.stdout).contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn version_is_one_line() {
+    let version = uniroute(&["version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(text(&version.stdout), concat!("uniroute ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn a_mistake_is_said_on_standard_error_only() {
+    let wrong = uniroute(&["http", "3000", "--tokenn"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(wrong.stdout.is_empty() && text(&wrong.stderr).contains("--token-file"));
+}
