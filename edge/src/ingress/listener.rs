@@ -97,7 +97,7 @@ fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr
         };
         match home {
             Some(home) if home != worker => {
-                hand_over(edge, worker, home, socket, peer, place).await
+                hand_over(edge, worker, home, socket, peer, place).await;
             }
             _ => serve_connection(edge, worker, socket, peer, place).await,
         }

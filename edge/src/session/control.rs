@@ -102,7 +102,7 @@ pub(super) async fn run(
         }
         // The agent left, or its connection did.
         EndReason::Read(ReadError::Stream(_)) | EndReason::Stream(_) => {
-            debug!(%reason, "control stream ended")
+            debug!(%reason, "control stream ended");
         }
         EndReason::Silent => info!(code = %reason.code(), %reason, "session ended"),
         _ => warn!(code = %reason.code(), %reason, "session refused"),
@@ -111,7 +111,7 @@ pub(super) async fn run(
     match reason {
         // Said on the control stream already: let it be read.
         EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => {
-            mux.close()
+            mux.close();
         }
         reason => mux.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
     }
@@ -436,7 +436,7 @@ impl<'a> Control<'a> {
             Frame::OpenTunnel(open) => self.open(open.tunnel.unwrap_or_default()).await,
             Frame::UpdateTunnel(update) => {
                 let set = |tunnel: &crate::registry::Tunnel| {
-                    tunnel.set_local_url(update.local_url.clone())
+                    tunnel.set_local_url(update.local_url.clone());
                 };
                 self.of_mine(&update.tunnel_id, set).await
             }
