@@ -213,7 +213,7 @@ async fn an_answer_before_the_upload_is_read() {
         if number == 0 {
             wire.rest().await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     })
     .await;
     let (edge, _agent) = tunnel(&upstream.url()).await;

@@ -202,10 +202,12 @@ async fn an_edge_that_drains_finishes_what_it_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_drains_finishes_what_it_has() {
     let (go, gate) = tokio::sync::watch::channel(false);
-    let upstream = TestUpstream::start(move |_| {
+    let upstream = TestUpstream::start(move |request| {
         let mut gate = gate.clone();
         async move {
-            gate.wait_for(|open| *open).await.unwrap();
+            if request.uri().path() == "/slow" {
+                gate.wait_for(|open| *open).await.unwrap();
+            }
             text("done")
         }
     })
@@ -213,7 +215,7 @@ async fn an_agent_that_drains_finishes_what_it_has() {
     let edge = TestEdge::start();
     let agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
     let mut slow = edge.visitor().await;
-    slow.send("GET / HTTP/1.1\r\nhost: demo.tunnels.test\r\n\r\n").await;
+    slow.send("GET /slow HTTP/1.1\r\nhost: demo.tunnels.test\r\n\r\n").await;
     eventually("it is under way", async || {
         (edge.status().await["sessions"][0]["streams"] == 2).then_some(())
     })

@@ -15,7 +15,7 @@ use uniroute_proto::{
 use uniroute_shared::{
     carrier::upgrade,
     mux::{self, Acceptor, Receiver, Sender, SessionError},
-    stream::{FrameReader, ReadError},
+    stream::FrameReader,
 };
 
 use super::{TOKEN, wire::Wire, within};
@@ -107,12 +107,6 @@ impl Hand {
         async move { frame.await.unwrap().0.frame.unwrap() }
     }
 
-    /// The next control frame, or how the stream ended.
-    pub(crate) async fn try_next(&mut self) -> Result<Frame, ReadError> {
-        let frame = self.reader.message::<ControlFrame>("ControlFrame").await?;
-        Ok(frame.0.frame.unwrap())
-    }
-
     /// How the session ended.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> impl Future<Output = SessionError> {
@@ -127,15 +121,14 @@ impl Hand {
         async move {
             let (sender, receiver) = accepted.await.expect("a stream, not the session's end");
             let mut reader = FrameReader::new(receiver);
-            let (open, _) = reader.message::<v1::StreamOpen>("StreamOpen").await.unwrap();
-            HandRequest { open, sender, reader }
+            reader.message::<v1::StreamOpen>("StreamOpen").await.unwrap();
+            HandRequest { sender, reader }
         }
     }
 }
 
 /// A request, seen by an agent made by hand.
 pub(crate) struct HandRequest {
-    pub(crate) open: v1::StreamOpen,
     pub(crate) sender: Sender,
     pub(crate) reader: FrameReader,
 }
