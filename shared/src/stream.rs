@@ -281,7 +281,7 @@ pub enum SendError<E> {
 }
 
 /// Sends a body as frames, to its end, and watches for the peer's cancel while it waits. The last
-/// frame carries END and the stream's FIN, so that a short answer is one mux frame.
+/// frame carries END, and the stream's FIN goes out in the same batch.
 ///
 /// # Errors
 /// [`SendError`]. A body that breaks off becomes an ABORT frame: never a short body that looks
