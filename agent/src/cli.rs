@@ -38,7 +38,7 @@ pub(crate) enum Command {
 /// Order: flag, environment, config file, default.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The edge: http(s):// or ws(s)://HOST[:PORT]. Config key `server`.
+    /// URL of the edge: scheme (http, https, ws or wss), host and port. Config key `server`.
     /// Default: http://127.0.0.1:8080.
     #[arg(long, env = "UNIROUTE_SERVER", value_name = "URL")]
     server: Option<String>,

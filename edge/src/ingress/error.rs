@@ -17,6 +17,8 @@ pub(crate) enum ProxyError {
     BadHost,
     #[error("{0}")]
     BadRequest(&'static str),
+    #[error("the request's head is too large")]
+    HeadTooLarge,
     #[error("the method {0} is not forwarded")]
     Method(String),
     #[error("no tunnel has this name")]
@@ -59,6 +61,7 @@ impl ProxyError {
         match self {
             Self::BadHost => &Code::BAD_HOST,
             Self::BadRequest(_) | Self::VisitorLeft => &Code::BAD_REQUEST,
+            Self::HeadTooLarge => &Code::HEAD_TOO_LARGE,
             Self::Method(_) => &Code::METHOD_REFUSED,
             Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
             Self::NotFound => &Code::NOT_FOUND_ON_EDGE,

@@ -36,7 +36,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// connection. Longer than load balancers keep theirs (60 s is usual), so that they close first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// What hyper may buffer of a connection in each direction, and so the longest head, in bytes.
-const MAX_BUFFER: usize = 64 * 1024;
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
 /// Header fields of a request.
 const MAX_HEADERS: usize = 128;
 /// Wait after the system had no descriptor left for a connection.

@@ -230,13 +230,15 @@ async fn a_body_has_no_time_limit() {
     visitor.answer("POST").await.assert_ok(&"tick".repeat(15));
 }
 
-/// A server that sends without end, and says when its peer has gone.
-async fn endless() -> (RawUpstream, mpsc::Receiver<Instant>) {
+/// A server that sends or takes without end, and says when it has begun and when its peer has gone.
+async fn endless() -> (RawUpstream, mpsc::Receiver<Instant>, mpsc::Receiver<Instant>) {
+    let (begin, begun) = mpsc::channel(64);
     let (sender, gone) = mpsc::channel(64);
     let upstream = RawUpstream::start(move |_, mut wire| {
-        let sender = sender.clone();
+        let (begin, sender) = (begin.clone(), sender.clone());
         async move {
             let head = wire.head().await;
+            begin.send(Instant::now()).await.unwrap();
             if head.first.starts_with("GET") {
                 wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
                 let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
@@ -249,12 +251,12 @@ async fn endless() -> (RawUpstream, mpsc::Receiver<Instant>) {
         }
     })
     .await;
-    (upstream, gone)
+    (upstream, begun, gone)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_who_leaves_a_download_is_missed_at_once() {
-    let (upstream, mut gone) = endless().await;
+    let (upstream, _begun, mut gone) = endless().await;
     let edge = TestEdge::start();
     let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
     for reads in [true, false] {
@@ -277,7 +279,7 @@ async fn a_visitor_who_leaves_a_download_is_missed_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_who_leaves_an_upload_is_missed_at_once() {
-    let (upstream, mut gone) = endless().await;
+    let (upstream, mut begun, mut gone) = endless().await;
     let edge = TestEdge::start();
     let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
     for fields in ["content-length: 100000000", "transfer-encoding: chunked"] {
@@ -286,6 +288,7 @@ async fn a_visitor_who_leaves_an_upload_is_missed_at_once() {
             .send(format!("POST / HTTP/1.1\r\nhost: {}\r\n{fields}\r\n\r\n", host("demo")))
             .await;
         visitor.send(format!("10000\r\n{}\r\n", "x".repeat(0x10000))).await;
+        within("the upload begins", begun.recv()).await.unwrap();
         let left = Instant::now();
         drop(visitor);
         let noticed = within("the server sees the end", gone.recv()).await.unwrap();
