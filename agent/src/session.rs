@@ -91,9 +91,14 @@ pub(crate) async fn establish(
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken = {
         let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init));
+        let mut shaking = std::pin::pin!(shaking);
         tokio::select! {
-            shaken = shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
-            ended = driver.run() => Err(lost(&ended)),
+            shaken = &mut shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
+            ended = driver.run() => match shaking.await {
+                // A refusal may come in one piece with the connection's end.
+                Ok(Err(refused @ ConnectError::Handshake(_))) => Err(refused),
+                _ => Err(lost(&ended)),
+            },
         }
     };
     let established = shaken?;
