@@ -10,7 +10,7 @@ use uniroute_shared::mux::SessionError;
 
 use crate::harness::{
     TestAgent, TestEdge, agent_id, eventually,
-    hand::{Hand, data, dial, reply},
+    hand::{Hand, HandEdge, data, dial, reply},
     host,
     link::{Link, Nature},
     upstream::TestUpstream,
@@ -56,6 +56,22 @@ async fn a_wrong_token_is_refused_for_good() {
     assert!(matches!(&ended, Err(AgentError::Token { code }) if code.number == 4001), "{ended:?}");
     way.edge.get("stranger", "/").await.assert_failed(404, "UR-1001");
     way.assert_untouched().await;
+}
+
+/// A refusal that comes in one piece with the connection's end is a refusal all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_not_lost_with_its_connection() {
+    let edge = HandEdge::bind().await;
+    for _ in 0..20 {
+        let settings = TestAgent::settings(edge.address(), vec![TestAgent::tunnel("demo", "3000")]);
+        let agent = TestAgent::spawn(settings);
+        let mut hand = edge.accept().await;
+        let refusal = v1::InitError { code: 4001, message: "no".into(), retry_after_ms: 0 };
+        hand.send(Frame::InitError(refusal)).await;
+        hand.mux.close();
+        let ended = agent.ended().await;
+        assert!(matches!(&ended, Err(AgentError::Token { .. })), "{ended:?}");
+    }
 }
 
 /// The refusals of the handshake, as an agent sees them.
@@ -257,9 +273,11 @@ async fn t07_an_agent_changes_no_tunnel_but_its_own() {
     // It may close its own.
     hand.send(Frame::CloseTunnel(v1::CloseTunnel { tunnel_id: mine, ..Default::default() })).await;
     eventually("its own tunnel is closed", async || {
-        (way.edge.get("demo", "/").await.code() == Some("UR-1001")).then_some(())
+        let tunnels = way.edge.status().await["tunnels"].clone();
+        (tunnels.as_array().unwrap().len() == 1).then_some(())
     })
     .await;
+    way.edge.get("demo", "/").await.assert_failed(404, "UR-1001");
     assert!(!way.edge.status().await.to_string().contains("evil"));
     way.assert_untouched().await;
 }
