@@ -22,7 +22,7 @@ use uniroute_proto::{
 use uniroute_shared::{
     copy,
     headers::{EndToEnd, content_length},
-    mux::{Receiver, Sender, StreamError},
+    session::{Receiver, Sender, StreamError},
     stream::{FrameReader, OnDrop, SendError, StreamBody, header_map, send_body},
 };
 

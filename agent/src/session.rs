@@ -1,6 +1,7 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -18,7 +19,8 @@ use uniroute_proto::{
     v1::{self, ControlFrame, control_frame::Frame},
 };
 use uniroute_shared::{
-    mux::{self, Acceptor, Sender, StreamError},
+    mux,
+    session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
 };
 
@@ -49,7 +51,7 @@ const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionEnd {
     #[error("{0}")]
-    Mux(mux::SessionError),
+    Carrier(SessionError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -67,11 +69,14 @@ pub(crate) enum SessionEnd {
     Drained,
 }
 
+/// Moves a session's bytes; ends with it, and cuts it when dropped.
+type Driving = Pin<Box<dyn Future<Output = SessionError> + Send>>;
+
 /// A session after its handshake, before it runs.
 pub(crate) struct Session {
-    mux: mux::Session,
+    carried: session::Session,
     acceptor: Acceptor,
-    driver: mux::Driver<Box<dyn EdgeIo>>,
+    driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
 }
@@ -85,16 +90,26 @@ pub(crate) async fn establish(
     early: Bytes,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
-    let (mux, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
+    let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
+    let driving = Box::pin(async move { driver.run().await });
+    begin((session.into(), acceptor.into()), driving, init).await
+}
+
+/// Shakes hands over any carrier.
+async fn begin(
+    (carried, acceptor): (session::Session, Acceptor),
+    mut driving: Driving,
+    init: v1::Init,
+) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
-    let (sender, receiver) = mux.open().map_err(|error| lost(&error))?;
+    let (sender, receiver) = carried.open().map_err(|error| lost(&error))?;
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken = {
         let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init));
         let mut shaking = std::pin::pin!(shaking);
         tokio::select! {
             shaken = &mut shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
-            ended = driver.run() => match shaking.await {
+            ended = &mut driving => match shaking.await {
                 // A refusal may come in one piece with the connection's end.
                 Ok(Err(refused @ ConnectError::Handshake(_))) => Err(refused),
                 _ => Err(lost(&ended)),
@@ -102,7 +117,7 @@ pub(crate) async fn establish(
         }
     };
     let established = shaken?;
-    Ok(Session { mux, acceptor, driver, stream, established })
+    Ok(Session { carried, acceptor, driving, stream, established })
 }
 
 async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
@@ -148,10 +163,10 @@ impl Session {
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { mux, acceptor, mut driver, stream, established } = self;
+        let Self { carried, acceptor, mut driving, stream, established } = self;
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let control = Control {
-            mux: mux.clone(),
+            carried: carried.clone(),
             stream,
             tunnels: Arc::clone(&tunnels),
             heartbeat: interval.max(MIN_HEARTBEAT),
@@ -167,8 +182,10 @@ impl Session {
         let controlled = async {
             let Err(end) = control.run().await;
             match end {
-                SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => mux.close(),
-                _ => mux.abort(4000, end.to_string()),
+                SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
+                    carried.close()
+                }
+                _ => carried.abort(4000, end.to_string()),
             }
             end
         };
@@ -176,18 +193,18 @@ impl Session {
         let mut controlled = std::pin::pin!(controlled);
         let driven = async {
             tokio::select! {
-                ended = driver.run() => ended,
-                () = streams => mux.closed().await,
+                ended = &mut driving => ended,
+                () = streams => carried.closed().await,
             }
         };
         tokio::select! {
             ended = driven => match timeout(SILENCE, controlled).await {
                 // What came just before the connection's end says why it came.
                 Ok(end @ (SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_))) => end,
-                _ => SessionEnd::Mux(ended),
+                _ => SessionEnd::Carrier(ended),
             },
             end = &mut controlled => {
-                let _ = timeout(SILENCE, driver.run()).await;
+                let _ = timeout(SILENCE, driving).await;
                 end
             }
         }
@@ -214,7 +231,7 @@ async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
 }
 
 struct Control {
-    mux: mux::Session,
+    carried: session::Session,
     stream: Stream,
     tunnels: Arc<Tunnels>,
     heartbeat: Duration,
@@ -282,14 +299,14 @@ impl Control {
     /// Wants a sign of life; any byte is one.
     fn ask(&mut self) {
         if self.asked.is_none() {
-            self.mux.ping();
+            self.carried.ping();
             self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
         }
     }
 
     fn check_life(&mut self) -> Result<(), SessionEnd> {
         match self.asked.take() {
-            Some((since, _)) if self.mux.last_received() < since => Err(SessionEnd::Silent),
+            Some((since, _)) if self.carried.last_received() < since => Err(SessionEnd::Silent),
             _ => Ok(()),
         }
     }
@@ -321,7 +338,7 @@ impl Control {
     fn check_drained(&mut self) -> Result<(), SessionEnd> {
         let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
         // The control stream itself is the one that is left.
-        if over || self.mux.stats().streams <= 1 {
+        if over || self.carried.stats().streams <= 1 {
             return Err(self.ended_as.take().unwrap_or(SessionEnd::Drained));
         }
         Ok(())

@@ -87,7 +87,7 @@ fn status(edge: &Shared) -> String {
     let sessions: Vec<_> = sessions
         .iter()
         .map(|session| {
-            let stats = session.mux.stats();
+            let stats = session.carried.stats();
             json!({
                 "id": session.id.to_string(),
                 "agent_id": session.identity.agent.as_str(),

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
-    mux,
+    session::Session,
 };
 
 use crate::names;
@@ -133,7 +133,7 @@ pub(crate) struct SessionHandle {
     pub(crate) agent_name: String,
     pub(crate) agent_version: String,
     pub(crate) since: Instant,
-    pub(crate) mux: mux::Session,
+    pub(crate) carried: Session,
     /// The last measured round trip, in microseconds; 0 before the first.
     pub(crate) rtt_us: AtomicU32,
     pub(crate) resume_token: [u8; 16],
@@ -400,7 +400,8 @@ mod tests {
 
     fn session(agent: &str) -> Arc<SessionHandle> {
         let (io, _) = tokio::io::duplex(1);
-        let (mux, _, _) = mux::new(mux::Config::edge(), io, Bytes::new());
+        let (mux, _, _) =
+            uniroute_shared::mux::new(uniroute_shared::mux::Config::edge(), io, Bytes::new());
         Arc::new(SessionHandle {
             id: SessionId::new(),
             identity: identity(agent),
@@ -409,7 +410,7 @@ mod tests {
             agent_name: String::new(),
             agent_version: String::new(),
             since: Instant::now(),
-            mux,
+            carried: mux.into(),
             rtt_us: AtomicU32::new(0),
             resume_token: *SessionId::new().as_bytes(),
             replaced: CancellationToken::new(),

@@ -16,7 +16,11 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 use tracing::{Instrument, debug, info_span};
-use uniroute_shared::{id::SessionId, mux};
+use uniroute_shared::{
+    id::SessionId,
+    mux,
+    session::{Acceptor, Session, SessionError},
+};
 
 use crate::{Shared, registry::Origin};
 
@@ -63,10 +67,21 @@ where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let (session, acceptor, mut driver) = mux::new(mux::Config::edge(), io, early);
+    serve(edge, id, origin, (session.into(), acceptor.into()), driver.run()).await;
+}
+
+/// A session over any carrier; `driving` moves its bytes and ends with it.
+async fn serve(
+    edge: Arc<Shared>,
+    id: SessionId,
+    origin: Origin,
+    (session, acceptor): (Session, Acceptor),
+    driving: impl Future<Output = SessionError>,
+) {
     edge.metrics.sessions_opened.inc();
     let control = control::run(&edge, id, origin, session, acceptor);
     // Both end when either does: control watches the session, and closes it when it is done.
-    let (ended, ()) = tokio::join!(driver.run(), control);
+    let (ended, ()) = tokio::join!(driving, control);
     edge.registry.release(id);
     edge.metrics.sessions_closed.inc();
     debug!(reason = %ended, "session ended");

@@ -1,4 +1,5 @@
-//! What carries a session's bytes: a WebSocket over TCP or TLS.
+//! What carries a session's bytes: a WebSocket over TCP or TLS, or QUIC.
 
+pub mod quic;
 pub mod upgrade;
 pub mod ws;

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::mux::{Receiver, Sender, StreamError};
+use crate::session::{Receiver, Sender, StreamError};
 
 /// What one read from the connection asks for, in bytes.
 const READ: usize = 16 * 1024;

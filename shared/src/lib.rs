@@ -10,6 +10,7 @@ pub mod copy;
 pub mod headers;
 pub mod id;
 pub mod mux;
+pub mod session;
 pub mod shutdown;
 pub mod stream;
 pub mod telemetry;

@@ -15,7 +15,7 @@ use uniroute_proto::{
 
 use crate::{
     headers::{is_hop_by_hop, is_ours},
-    mux::{Receiver, Sender, StreamError},
+    session::{Receiver, Sender, StreamError},
 };
 
 /// Bytes that a body hands on before other tasks have their turn, so that a bulk transfer never
@@ -50,14 +50,14 @@ pub struct FrameReader {
 impl FrameReader {
     /// Frames of a request stream.
     #[must_use]
-    pub fn new(receiver: Receiver) -> Self {
-        Self { receiver, decoder: Decoder::new(), chunk: Bytes::new() }
+    pub fn new(receiver: impl Into<Receiver>) -> Self {
+        Self { receiver: receiver.into(), decoder: Decoder::new(), chunk: Bytes::new() }
     }
 
     /// Frames of the control stream.
     #[must_use]
-    pub fn control(receiver: Receiver) -> Self {
-        Self { receiver, decoder: Decoder::control(), chunk: Bytes::new() }
+    pub fn control(receiver: impl Into<Receiver>) -> Self {
+        Self { receiver: receiver.into(), decoder: Decoder::control(), chunk: Bytes::new() }
     }
 
     /// The next frame, or `None` after the last one.
@@ -330,7 +330,7 @@ where
     }
 }
 
-fn ready_or_reset(sender: &mut Sender, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+fn ready_or_reset(sender: &mut Sender, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
     sender.poll_reset(cx).map(Err)
 }
 

@@ -6,7 +6,7 @@ use uniroute_proto::{
 };
 use uniroute_shared::{
     code::Code,
-    mux::{OpenError, StreamError},
+    session::{OpenError, StreamError},
     stream::ReadError,
 };
 

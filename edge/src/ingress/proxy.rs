@@ -29,7 +29,7 @@ use uniroute_shared::{
     copy,
     headers::{EndToEnd, content_length, upgrade_token},
     id::RequestId,
-    mux::Sender,
+    session::Sender,
     stream::{FrameReader, OnDrop, ReadError, SendError, StreamBody, header_map, send_body},
 };
 
@@ -66,7 +66,7 @@ pub(crate) async fn forward(
     let upgrade = upgrade_of(&mut request);
     let (parts, body) = request.into_parts();
     let bodyless = body.is_end_stream() && upgrade.is_none();
-    let (mut sender, receiver) = target.session.mux.open()?;
+    let (mut sender, receiver) = target.session.carried.open()?;
     sender.send(open_frame(&target, visit, &parts, upgrade.as_ref(), bodyless)?, bodyless)?;
 
     let mut exchange = Exchange {

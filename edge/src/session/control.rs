@@ -22,7 +22,7 @@ use uniroute_proto::{
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, TunnelId},
-    mux::{self, Acceptor, Sender, StreamError},
+    session::{Acceptor, Sender, Session, StreamError},
     stream::{FrameReader, ReadError},
 };
 
@@ -87,17 +87,17 @@ pub(super) async fn run(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
-    mux: mux::Session,
+    carried: Session,
     acceptor: Acceptor,
 ) {
     let reason = tokio::select! {
-        _ = mux.closed() => return,
-        Err(reason) = serve(edge, id, origin, &mux, acceptor) => reason,
+        _ = carried.closed() => return,
+        Err(reason) = serve(edge, id, origin, &carried, acceptor) => reason,
     };
     match &reason {
         EndReason::Drained => {
             debug!("session drained");
-            mux.close();
+            carried.close();
             return;
         }
         // The agent left, or its connection did.
@@ -111,9 +111,9 @@ pub(super) async fn run(
     match reason {
         // Said on the control stream already: let it be read.
         EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => {
-            mux.close();
+            carried.close();
         }
-        reason => mux.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
+        reason => carried.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
     }
 }
 
@@ -121,7 +121,7 @@ async fn serve(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
-    mux: &mux::Session,
+    carried: &Session,
     mut acceptor: Acceptor,
 ) -> Result<std::convert::Infallible, EndReason> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
@@ -130,7 +130,8 @@ async fn serve(
         return Err(EndReason::Read(ReadError::Truncated));
     };
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
-    let shaken = tokio::time::timeout_at(deadline, handshake(edge, id, origin, mux, &mut stream));
+    let shaken =
+        tokio::time::timeout_at(deadline, handshake(edge, id, origin, carried, &mut stream));
     let session = match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
         Ok(session) => session,
         Err(reason) => {
@@ -145,7 +146,7 @@ async fn handshake(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
-    mux: &mux::Session,
+    carried: &Session,
     stream: &mut Stream,
 ) -> Result<Arc<SessionHandle>, EndReason> {
     let mut nonce = [0; NONCE_LEN];
@@ -157,7 +158,7 @@ async fn handshake(
         match handshake.on_frame(stream.next().await?)? {
             EdgeStep::Skip => {}
             EdgeStep::Decide(init) => {
-                let (session, answers, claims) = decide(edge, id, origin, mux, &init)?;
+                let (session, answers, claims) = decide(edge, id, origin, carried, &init)?;
                 let resumed = edge.registry.resume(&session.identity, &init.resume_token);
                 for answer in answers {
                     stream.send(answer).await?;
@@ -188,7 +189,7 @@ fn decide(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
-    mux: &mux::Session,
+    carried: &Session,
     init: &v1::Init,
 ) -> Result<Decided, EndReason> {
     if !edge.tokens.contains(&init.token) {
@@ -207,7 +208,7 @@ fn decide(
         agent_name: metadata.name,
         agent_version: metadata.version,
         since: std::time::Instant::now(),
-        mux: mux.clone(),
+        carried: carried.clone(),
         rtt_us: AtomicU32::new(0),
         resume_token,
         replaced: CancellationToken::new(),
@@ -380,14 +381,16 @@ impl<'a> Control<'a> {
     /// Wants a sign of life; any byte is one.
     fn ask(&mut self) {
         if self.asked.is_none() {
-            self.session.mux.ping();
+            self.session.carried.ping();
             self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
         }
     }
 
     fn check_life(&mut self) -> Result<(), EndReason> {
         match self.asked.take() {
-            Some((since, _)) if self.session.mux.last_received() < since => Err(EndReason::Silent),
+            Some((since, _)) if self.session.carried.last_received() < since => {
+                Err(EndReason::Silent)
+            }
             _ => Ok(()),
         }
     }
@@ -412,7 +415,11 @@ impl<'a> Control<'a> {
     fn check_drained(&self) -> Result<(), EndReason> {
         let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
         // The control stream itself is the one that is left.
-        if over || self.session.mux.stats().streams <= 1 { Err(EndReason::Drained) } else { Ok(()) }
+        if over || self.session.carried.stats().streams <= 1 {
+            Err(EndReason::Drained)
+        } else {
+            Ok(())
+        }
     }
 
     async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
