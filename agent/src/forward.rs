@@ -13,7 +13,7 @@ use http::{
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{
     codec, head,
@@ -29,7 +29,9 @@ use uniroute_shared::{
 use crate::{
     Event, Tunnels,
     tunnel::Tunnel,
-    upstream::{AnswerBody, Connection, RequestBody, Upstream, UpstreamError, UpstreamIo},
+    upstream::{
+        AnswerBody, Connection, NoAnswer, RequestBody, Upstream, UpstreamError, UpstreamIo,
+    },
 };
 
 /// The edge sends a stream's first message at once; later than this it never comes.
@@ -118,40 +120,34 @@ impl StreamRequest {
     ) -> Result<Option<Switched>, ForwardError> {
         let began = Instant::now();
         let Self { http, end, tunnel } = self;
-        let method = Method::from_bytes(&http.method)
-            .map_err(|_| refusal(UpstreamErrorKind::BadRequest, "the method is no token"))?;
-        let target = Uri::from_maybe_shared(http.target.clone())
-            .ok()
-            .filter(|uri| uri.scheme().is_none() && uri.authority().is_none())
-            .ok_or_else(|| refusal(UpstreamErrorKind::BadRequest, "the target is no path"))?;
-        let headers = request_headers(&http)?;
-        let head = Head { method, target, headers };
-
         let upstream = tunnel.upstream();
         let mut upgrading = false;
         let exchanged = if end {
-            exchange_bodyless(&tunnel, &upstream, sender, &head).await
+            exchange_bodyless(&tunnel, &upstream, sender, &http).await
         } else if let Some(token) = upgrade_token(&http)? {
             upgrading = true;
-            Box::pin(exchange_upgrade(&tunnel, &upstream, sender, &head, token)).await
+            Box::pin(exchange_upgrade(&tunnel, &upstream, sender, &http, token)).await
         } else {
-            exchange_with_body(&upstream, sender, reader.take(), &head).await
+            exchange_with_body(&upstream, sender, reader.take(), &http).await
         };
-        let (mut connection, answer) =
-            exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
+        let (mut connection, answer) = exchanged.inspect_err(|error| match error.upstream() {
+            // Says nothing of the local server.
+            Some(error) if error.kind == UpstreamErrorKind::BadRequest => {}
+            error => tunnel.report(error),
+        })?;
         tunnel.report(None);
         debug!(
             tunnel = tunnel.key,
-            method = %head.method,
-            target = %head.target,
+            method = text(&http.method),
+            target = text(&http.target),
             status = answer.status().as_u16(),
             duration_ms = began.elapsed().as_secs_f64() * 1e3,
             "request"
         );
         tunnels.request_event(|| Event::Request {
             tunnel: tunnel.key.clone(),
-            method: head.method.to_string(),
-            path: head.target.to_string(),
+            method: text(&http.method).to_owned(),
+            path: text(&http.target).to_owned(),
             status: answer.status().as_u16(),
             duration: began.elapsed(),
         });
@@ -187,36 +183,41 @@ impl ForwardError {
     }
 }
 
-/// A request's head, kept so that it can be sent again.
-struct Head {
-    method: Method,
-    target: Uri,
-    headers: HeaderMap,
-}
-
-impl Head {
-    fn request(&self, body: RequestBody) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-}
-
-fn request_headers(http: &v1::HttpOpen) -> Result<HeaderMap, ForwardError> {
-    let wrong = |why: String| refusal(UpstreamErrorKind::BadRequest, &why);
+/// The request for the local server, made anew each time that it is sent.
+fn request(
+    http: &v1::HttpOpen,
+    body: impl FnOnce(&HeaderMap) -> RequestBody,
+) -> Result<Request<RequestBody>, ForwardError> {
+    let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
+    let method = Method::from_bytes(&http.method).map_err(|_| wrong("the method is no token"))?;
+    let target = Uri::from_maybe_shared(http.target.clone())
+        .ok()
+        .filter(|uri| uri.scheme().is_none() && uri.authority().is_none())
+        .ok_or_else(|| wrong("the target is no path"))?;
     let mut headers =
-        header_map("StreamOpen", http.headers.clone()).map_err(|error| wrong(error.to_string()))?;
+        header_map("StreamOpen", &http.headers).map_err(|error| wrong(&error.to_string()))?;
     // One routing key: what the edge routed by is what the local server sees (T02).
     let host = HeaderValue::from_maybe_shared(http.authority.clone())
-        .map_err(|_| wrong("the authority holds a forbidden byte".into()))?;
+        .map_err(|_| wrong("the authority holds a forbidden byte"))?;
     headers.insert(HOST, host);
-    content_length(&headers).map_err(|()| wrong("Content-Length can't be read".into()))?;
-    Ok(headers)
+    content_length(&headers).map_err(|()| wrong("Content-Length can't be read"))?;
+    let mut request = Request::new(body(&headers));
+    *request.method_mut() = method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
-type Exchanged = Result<(Connection, Response<Incoming>), ForwardError>;
+fn bodyless(_: &HeaderMap) -> RequestBody {
+    RequestBody::Empty
+}
+
+/// Of a field that [`request`] has found to be text.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+type Exchanged = Result<(Box<Connection>, Response<Incoming>), ForwardError>;
 
 /// Without a body a request can be sent again, so a pooled connection that turns out to be closed
 /// costs nothing but a new one. What is not idempotent is sent again only if it never went out.
@@ -224,41 +225,42 @@ async fn exchange_bodyless(
     tunnel: &Tunnel,
     upstream: &Upstream,
     sender: &mut Sender,
-    head: &Head,
+    http: &v1::HttpOpen,
 ) -> Exchanged {
     let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
+    let first = request(http, bodyless)?;
+    let idempotent = first.method().is_idempotent();
     let (mut connection, reused) = cancellable(sender, upstream.connection()).await??;
-    match answer(upstream, sender, &mut connection, head.request(RequestBody::Empty), deadline)
-        .await?
-    {
+    match answer(upstream, sender, &mut connection, first, deadline).await? {
         Ok(answer) => Ok((connection, answer)),
-        Err(error) if reused && (error.is_canceled() || may_repeat(head, &error)) => {
+        Err(error) if reused && (error.is_canceled() || (idempotent && may_repeat(&error))) => {
             let mut connection = cancellable(sender, upstream.connect()).await??;
-            let request = head.request(RequestBody::Empty);
-            let answered = answer(upstream, sender, &mut connection, request, deadline).await?;
+            let again = request(http, bodyless)?;
+            let answered = answer(upstream, sender, &mut connection, again, deadline).await?;
             Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
         }
         Err(error) => Err(upstream.failed(&error).into()),
     }
 }
 
-/// Nothing of an answer came, and asking twice is as good as once (RFC 9110, section 9.2.2).
-fn may_repeat(head: &Head, error: &hyper::Error) -> bool {
-    head.method.is_idempotent()
-        && (error.is_incomplete_message() || error.is_closed() || !error.is_parse())
+/// Nothing of an answer came; for a method for which asking twice is as good as once (RFC 9110,
+/// section 9.2.2).
+fn may_repeat(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || !error.is_parse()
 }
 
 async fn exchange_with_body(
     upstream: &Upstream,
     sender: &mut Sender,
     reader: Option<FrameReader>,
-    head: &Head,
+    http: &v1::HttpOpen,
 ) -> Exchanged {
-    let length = content_length(&head.headers).unwrap_or_default();
-    let body = |reader| RequestBody::Stream(StreamBody::new(reader, length, OnDrop::Stop));
-    let body = reader.map_or(RequestBody::Empty, body);
+    let request = request(http, |headers| {
+        let length = content_length(headers).unwrap_or_default();
+        let body = |reader| RequestBody::Stream(StreamBody::new(reader, length, OnDrop::Stop));
+        reader.map_or(RequestBody::Empty, body)
+    })?;
     let (mut connection, _) = cancellable(sender, upstream.connection()).await??;
-    let request = head.request(body);
     // The edge counts the wait from the end of the request, which is not seen here.
     let answered = answer(upstream, sender, &mut connection, request, None).await?;
     Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
@@ -269,14 +271,14 @@ async fn exchange_upgrade(
     tunnel: &Tunnel,
     upstream: &Upstream,
     sender: &mut Sender,
-    head: &Head,
+    http: &v1::HttpOpen,
     token: HeaderValue,
 ) -> Exchanged {
     let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
-    let mut connection = cancellable(sender, upstream.connect()).await??;
-    let mut request = head.request(RequestBody::Empty);
+    let mut request = request(http, bodyless)?;
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(UPGRADE, token);
+    let mut connection = cancellable(sender, upstream.connect()).await??;
     let answered = answer(upstream, sender, &mut connection, request, deadline).await?;
     Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
 }
@@ -297,11 +299,11 @@ async fn answer(
     request: Request<RequestBody>,
     deadline: Option<Instant>,
 ) -> Result<Result<Response<Incoming>, hyper::Error>, ForwardError> {
-    let sending = connection.send(request, |cx| sender.poll_reset(cx));
-    let Some(deadline) = deadline else { return Ok(sending.await?) };
-    match timeout_at(deadline, sending).await {
-        Ok(answered) => Ok(answered?),
-        Err(_) => {
+    match connection.send(request, deadline, |cx| sender.poll_reset(cx)).await {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(NoAnswer::Failed(error)) => Ok(Err(error)),
+        Err(NoAnswer::Cancelled(error)) => Err(error.into()),
+        Err(NoAnswer::TimedOut) => {
             let message = format!("{} gave no answer in time", upstream.target());
             Err(UpstreamError { kind: UpstreamErrorKind::ResponseTimeout, message }.into())
         }

@@ -7,11 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at},
+use tokio::time::{
+    Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 use uniroute_proto::{
     codec,
@@ -211,22 +210,16 @@ impl Session {
     }
 }
 
-/// One task for each stream; they end with the session.
+/// One task for each stream. The streams end with the session, and the tasks with their streams.
 async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
-    let mut tasks = JoinSet::new();
-    loop {
-        tokio::select! {
-            stream = acceptor.accept() => {
-                let Some((sender, receiver)) = stream else { return };
-                // Boxed: spawning moves its future around several times, and this one is large.
-                tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
-            }
-            Some(done) = tasks.join_next(), if !tasks.is_empty() => {
-                if let Err(error) = done {
-                    warn!(%error, "a request's task failed");
-                }
-            }
-        }
+    let tasks = TaskTracker::new();
+    while let Some((sender, receiver)) = acceptor.accept().await {
+        // Boxed: spawning moves its future around several times, and this one is large.
+        tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
+    }
+    tasks.close();
+    if timeout(SILENCE, tasks.wait()).await.is_err() {
+        warn!(left = tasks.len(), "requests outlive their session");
     }
 }
 

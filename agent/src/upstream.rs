@@ -20,7 +20,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use uniroute_proto::v1::UpstreamErrorKind;
-use uniroute_shared::stream::StreamBody;
+use uniroute_shared::{deadline::Deadline, stream::StreamBody};
 
 pub(crate) use self::io::UpstreamIo;
 pub use self::target::{Target, TargetError, Trust};
@@ -59,7 +59,7 @@ pub struct Upstream {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -87,7 +87,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
-    pub(crate) async fn connection(&self) -> Result<(Connection, bool), UpstreamError> {
+    pub(crate) async fn connection(&self) -> Result<(Box<Connection>, bool), UpstreamError> {
         while let Some(mut idle) = self.take_idle() {
             if idle.connection.is_alive() {
                 return Ok((idle.connection, true));
@@ -100,7 +100,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
-    pub(crate) async fn connect(&self) -> Result<Connection, UpstreamError> {
+    pub(crate) async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
         let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
         let socket = connecting.await.unwrap_or_else(|_| {
             let timeout = self.connect_timeout;
@@ -112,7 +112,7 @@ impl Upstream {
             .handshake::<_, RequestBody>(TokioIo::new(socket))
             .await;
         let (sender, driver) = handshake.map_err(|e| self.failed(&e))?;
-        Ok(Connection { sender, driver, over: false })
+        Ok(Box::new(Connection { sender, driver, over: false, timer: None }))
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -121,7 +121,7 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next request, if it can take one.
-    pub(crate) fn put_back(&self, mut connection: Connection) {
+    pub(crate) fn put_back(&self, mut connection: Box<Connection>) {
         if !connection.is_alive() {
             return;
         }
@@ -162,12 +162,25 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
+/// Why a request that was sent has no answer.
+#[derive(Debug)]
+pub(crate) enum NoAnswer<C> {
+    /// Nobody waits for it any more.
+    Cancelled(C),
+    /// Its head did not come in time.
+    TimedOut,
+    /// The connection or the answer is at fault.
+    Failed(hyper::Error),
+}
+
 /// A connection to the local server; whoever has it polls it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sender: http1::SendRequest<RequestBody>,
     driver: http1::Connection<TokioIo<UpstreamIo>, RequestBody>,
     over: bool,
+    /// Kept from request to request.
+    timer: Option<Deadline>,
 }
 
 impl Connection {
@@ -184,29 +197,42 @@ impl Connection {
         !self.over && self.sender.is_ready()
     }
 
-    /// Sends `request` and waits for the answer's head. `cancelled` ends the wait.
+    /// Sends `request` and waits for the answer's head, until `deadline` if there is one.
+    /// `cancelled` ends the wait too.
     pub(crate) async fn send<C>(
         &mut self,
         request: Request<RequestBody>,
+        deadline: Option<tokio::time::Instant>,
         mut cancelled: impl FnMut(&mut Context<'_>) -> Poll<C>,
-    ) -> Result<Result<Response<Incoming>, hyper::Error>, C> {
-        let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let driver = &mut self.driver;
-        let over = &mut self.over;
+    ) -> Result<Response<Incoming>, NoAnswer<C>> {
+        let Self { sender, driver, over, timer } = self;
+        match (deadline, &mut *timer) {
+            (Some(deadline), Some(timer)) => timer.set(deadline),
+            (Some(deadline), None) => *timer = Some(Deadline::at(deadline)),
+            (None, Some(timer)) => timer.clear(),
+            (None, None) => {}
+        }
+        let mut answer = std::pin::pin!(sender.send_request(request));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(why) = cancelled(cx) {
-                return Poll::Ready(Err(why));
+                return Poll::Ready(Err(NoAnswer::Cancelled(why)));
             }
             if !*over && driver.poll_without_shutdown(cx).is_ready() {
                 *over = true;
             }
-            answer.as_mut().poll(cx).map(Ok)
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(NoAnswer::Failed));
+            }
+            match timer {
+                Some(timer) => timer.poll(cx).map(|()| Err(NoAnswer::TimedOut)),
+                None => Poll::Pending,
+            }
         })
         .await
     }
 
     /// The socket, after an answer 101, and what was read from it too far.
-    pub(crate) async fn into_raw(mut self) -> (UpstreamIo, Bytes) {
+    pub(crate) async fn into_raw(mut self: Box<Self>) -> (UpstreamIo, Bytes) {
         // The driver is done once the answer 101 is out of it.
         std::future::poll_fn(|cx| {
             self.drive(cx);

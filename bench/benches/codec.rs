@@ -44,7 +44,7 @@ fn read_head(frame: &Bytes) -> http::HeaderMap {
     let frame = Decoder::new().decode(&mut chunk).expect("a frame").expect("a whole one");
     let open: v1::StreamOpen = codec::parse("StreamOpen", frame.payload).expect("a StreamOpen");
     let Some(v1::stream_open::Kind::Http(http)) = open.kind else { unreachable!("it is HTTP") };
-    header_map("StreamOpen", http.headers).expect("sound headers")
+    header_map("StreamOpen", &http.headers).expect("sound headers")
 }
 
 fn heads(criterion: &mut Criterion) {

@@ -5,6 +5,7 @@ pub(crate) mod listener;
 mod page;
 pub(crate) mod proxy;
 pub(crate) mod router;
+pub(crate) mod visitor;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -19,31 +20,30 @@ use uniroute_shared::{carrier::upgrade, code::Level, headers::content_length, id
 
 use self::{
     error::ProxyError,
-    proxy::{ResponseBody, Visit},
+    proxy::ResponseBody,
     router::Route,
+    visitor::{Answer, Visitor},
 };
 use crate::{
-    Shared,
     registry::{Lookup, Origin},
     session,
 };
 
-/// Answers one request, whatever happens. `worker` is the thread that it is on.
+/// Answers one request, whatever happens.
 pub(crate) async fn handle(
-    edge: Arc<Shared>,
-    worker: usize,
-    peer: SocketAddr,
+    visitor: Arc<Visitor>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> Response<Answer<ResponseBody>> {
+    let under_way = visitor.begin();
     let id = RequestId::new();
-    edge.metrics.requests.inc();
+    visitor.edge.metrics.requests.inc();
     let accept = request.headers().get(ACCEPT).cloned();
     let host = request.headers().get(http::header::HOST).cloned();
-    match answer(&edge, worker, peer, id, request).await {
+    let response = match answer(&visitor, id, request).await {
         Ok(response) => response,
         Err(error) => {
-            edge.metrics.failed(error.code());
-            log(&error, &id, peer, host.as_ref());
+            visitor.edge.metrics.failed(error.code());
+            log(&error, &id, visitor.peer, host.as_ref());
             let detail = error.detail();
             let page = page::error_response(error.code(), &id, detail.as_deref(), accept.as_ref());
             let mut response = page.map(ResponseBody::Full);
@@ -53,22 +53,22 @@ pub(crate) async fn handle(
             }
             response
         }
-    }
+    };
+    response.map(|body| Answer { body, _request: under_way })
 }
 
 async fn answer(
-    edge: &Arc<Shared>,
-    worker: usize,
-    peer: SocketAddr,
+    visitor: &Arc<Visitor>,
     id: RequestId,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     check(&request)?;
+    let edge = &visitor.edge;
     let authority =
         router::authority(request.uri(), request.headers()).ok_or(ProxyError::BadHost)?;
     let host = router::host(authority).ok_or(ProxyError::BadHost)?;
     let name = match edge.hosts.route(&host) {
-        Route::Edge => return own_page(edge, worker, peer, request),
+        Route::Edge => return own_page(visitor, request),
         Route::Unknown => return Err(ProxyError::UnknownTunnel),
         Route::Tunnel(name) => name,
     };
@@ -77,9 +77,7 @@ async fn answer(
         Lookup::Offline => return Err(ProxyError::Offline),
         Lookup::Unknown => return Err(ProxyError::UnknownTunnel),
     };
-    let authority = authority.to_owned();
-    let visit = Visit { id, visitor: peer.ip().to_canonical(), authority, scheme: "http" };
-    proxy::forward(edge, target, &visit, request).await
+    proxy::forward(visitor, target, id, request).await
 }
 
 /// What could be read in two ways, or asks for what a tunnel is not, is refused (T01, T23).
@@ -110,21 +108,21 @@ fn check(request: &Request<Incoming>) -> Result<(), ProxyError> {
 
 /// The edge's own host.
 fn own_page(
-    edge: &Arc<Shared>,
-    worker: usize,
-    peer: SocketAddr,
+    visitor: &Arc<Visitor>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     if request.uri().path() != TUNNEL_PATH {
         return Err(ProxyError::NotFound);
     }
+    let edge = &visitor.edge;
     if edge.stop.is_cancelled() {
         return Err(ProxyError::Draining);
     }
     let response =
         upgrade::response(&request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
+    let origin = Origin { worker: visitor.worker, peer: visitor.peer };
     let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
-    edge.tasks.spawn(session::accept(Arc::clone(edge), Origin { worker, peer }, request, place));
+    edge.tasks.spawn(session::accept(Arc::clone(edge), origin, request, place));
     Ok(response.map(|()| ResponseBody::Full(bytes::Bytes::new())))
 }
 

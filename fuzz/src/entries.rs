@@ -261,7 +261,7 @@ pub fn head(data: &[u8]) {
 
 fn check_headers(headers: Vec<v1::Header>) {
     let count = headers.len();
-    let Ok(map) = header_map("head", headers) else { return };
+    let Ok(map) = header_map("head", &headers) else { return };
     assert!(map.len() <= count && count <= uniroute_proto::head::MAX_HEADERS);
     for (name, value) in &map {
         assert!(!is_hop_by_hop(name) && !is_ours(name));

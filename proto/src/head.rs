@@ -6,7 +6,7 @@
 //! what becomes a header (T10: no CR, LF or NUL can pass).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::encoded_len_varint;
 
 use crate::{
     codec::{self, CodecError, HEADER_LEN, Kind},
@@ -73,14 +73,14 @@ impl HttpOpen<'_> {
             put_bytes(tag, value, &mut out);
         }
         put_key(5, &mut out);
-        encode_varint(http_len as u64, &mut out);
+        put_varint(http_len as u64, &mut out);
         for (tag, value) in &fields[..4] {
             put_bytes(*tag, value, &mut out);
         }
         put_headers(5, headers(), &mut out);
         if version != 0 {
             out.put_u8(6 << 3);
-            encode_varint(version, &mut out);
+            put_varint(version, &mut out);
         }
         put_bytes(7, self.upgrade, &mut out);
         out.freeze()
@@ -99,9 +99,9 @@ where
     let head_len = 1 + encoded_len_varint(status) + headers_len(headers());
     let mut out = begin(nested_len(head_len), end);
     put_key(field, &mut out);
-    encode_varint(head_len as u64, &mut out);
+    put_varint(head_len as u64, &mut out);
     out.put_u8(1 << 3);
-    encode_varint(status, &mut out);
+    put_varint(status, &mut out);
     put_headers(2, headers(), &mut out);
     out.freeze()
 }
@@ -142,16 +142,26 @@ fn begin(length: usize, end: bool) -> BytesMut {
     out
 }
 
+/// Nearly all lengths in a head are below 128: one byte.
+#[expect(clippy::cast_possible_truncation, reason = "guarded by its range")]
+fn put_varint(value: u64, out: &mut BytesMut) {
+    if value < 0x80 {
+        out.put_u8(value as u8);
+    } else {
+        prost::encoding::encode_varint(value, out);
+    }
+}
+
 /// Key of a length-delimited field below 16: one byte.
 fn put_key(tag: u32, out: &mut BytesMut) {
-    encode_varint(u64::from(tag << 3 | 2), out);
+    put_varint(u64::from(tag << 3 | 2), out);
 }
 
 /// Proto3 leaves empty fields out.
 fn put_bytes(tag: u32, value: &[u8], out: &mut BytesMut) {
     if !value.is_empty() {
         put_key(tag, out);
-        encode_varint(value.len() as u64, out);
+        put_varint(value.len() as u64, out);
         out.put_slice(value);
     }
 }
@@ -163,7 +173,7 @@ fn put_headers<'h>(
 ) {
     for (name, value) in headers {
         put_key(tag, out);
-        encode_varint((bytes_len(name) + bytes_len(value)) as u64, out);
+        put_varint((bytes_len(name) + bytes_len(value)) as u64, out);
         put_bytes(1, name, out);
         put_bytes(2, value, out);
     }

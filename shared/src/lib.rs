@@ -7,6 +7,7 @@ pub mod carrier;
 pub mod code;
 pub mod config_file;
 pub mod copy;
+pub mod deadline;
 pub mod headers;
 pub mod id;
 pub mod mux;

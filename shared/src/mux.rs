@@ -378,7 +378,7 @@ impl Receiver {
     /// # Errors
     /// [`StreamError`] when the stream was cut.
     pub fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        self.shared.step(|core| core.poll_recv(self.id, cx, Instant::now()))
+        self.shared.step(|core| core.poll_recv(self.id, cx, Instant::now))
     }
 
     /// The next bytes, as they came; `None` after the last ones.

@@ -174,7 +174,7 @@ impl StreamBody {
             Kind::Trailers => {
                 let trailers: v1::Trailers = codec::parse("Trailers", frame.payload)?;
                 head::header_count("Trailers", &trailers.headers)?;
-                Ok(Some(BodyFrame::trailers(header_map("Trailers", trailers.headers)?)))
+                Ok(Some(BodyFrame::trailers(header_map("Trailers", &trailers.headers)?)))
             }
             Kind::Abort => {
                 let abort: v1::Abort = codec::parse("Abort", frame.payload)?;
@@ -253,20 +253,30 @@ impl Body for StreamBody {
 ///
 /// # Errors
 /// [`CodecError::Malformed`], naming the field's name but never its value.
-pub fn header_map(what: &'static str, headers: Vec<v1::Header>) -> Result<HeaderMap, CodecError> {
+pub fn header_map(what: &'static str, headers: &[v1::Header]) -> Result<HeaderMap, CodecError> {
     let malformed = |reason: String| CodecError::Malformed { what, reason };
-    head::header_count(what, &headers)?;
+    head::header_count(what, headers)?;
     let mut map = HeaderMap::with_capacity(headers.len());
     for header in headers {
-        let name = HeaderName::from_bytes(&header.name)
-            .map_err(|_| malformed("a header's name is not a token".into()))?;
-        let value = HeaderValue::from_maybe_shared(header.value)
+        let name = field_name(&header.name)
+            .ok_or_else(|| malformed("a header's name is not a token".into()))?;
+        let value = HeaderValue::from_maybe_shared(header.value.clone())
             .map_err(|_| malformed(format!("the header {name} holds a forbidden byte")))?;
         if !is_hop_by_hop(&name) && !is_ours(&name) {
             map.append(name, value);
         }
     }
     Ok(map)
+}
+
+/// A field's name; those that come with every request cost no allocation.
+fn field_name(name: &[u8]) -> Option<HeaderName> {
+    match name {
+        b"x-forwarded-for" => Some(HeaderName::from_static("x-forwarded-for")),
+        b"x-forwarded-proto" => Some(HeaderName::from_static("x-forwarded-proto")),
+        b"x-forwarded-host" => Some(HeaderName::from_static("x-forwarded-host")),
+        name => HeaderName::from_bytes(name).ok(),
+    }
 }
 
 /// Why a body was not sent to its end.

@@ -10,16 +10,13 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
+    sync::{Arc, atomic::Ordering},
+    task::{Poll, ready},
     time::Duration,
 };
 
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, mpsc},
@@ -27,14 +24,14 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::router::{self, Route};
+use super::{
+    router::{self, Route},
+    visitor::{Due, Visitor},
+};
 use crate::{Shared, ingress, registry::Lookup};
 
-/// A connection's first head has to be complete after this long (T04).
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A later one after this long, idle time included: a slow head then costs no more than an idle
-/// connection. Longer than load balancers keep theirs (60 s is usual), so that they close first.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// The first bytes of a connection have to be there after this long.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// What hyper may buffer of a connection in each direction, and so the longest head, in bytes.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
 /// Header fields of a request.
@@ -92,7 +89,7 @@ fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr
     }
     let edge = Arc::clone(edge);
     edge.clone().tasks.spawn(async move {
-        let Ok(home) = timeout(HEAD_TIMEOUT, home(&edge, &socket)).await else {
+        let Ok(home) = timeout(FIRST_BYTES, home(&edge, &socket)).await else {
             return debug!(%peer, "a connection said nothing");
         };
         match home {
@@ -177,26 +174,20 @@ async fn serve_http(
     socket: TcpStream,
     peer: SocketAddr,
 ) -> Result<(), hyper::Error> {
-    let service_edge = Arc::clone(&edge);
-    let asked = Arc::new(AtomicBool::new(false));
-    let has_asked = Arc::clone(&asked);
+    let visitor = Visitor::new(Arc::clone(&edge), worker, peer);
+    let requests_of = Arc::clone(&visitor);
     let service = service_fn(move |request| {
-        has_asked.store(true, Ordering::Relaxed);
-        let edge = Arc::clone(&service_edge);
-        async move {
-            Ok::<_, std::convert::Infallible>(ingress::handle(edge, worker, peer, request).await)
-        }
+        let visitor = Arc::clone(&requests_of);
+        async move { Ok::<_, std::convert::Infallible>(ingress::handle(visitor, request).await) }
     });
+    // Without hyper's own timer: it is made and dropped again for every request.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_BUFFER)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let mut stop = pin!(edge.stop.clone().cancelled_owned());
-    let mut first_head = Some(Box::pin(sleep(HEAD_TIMEOUT)));
     let mut listening = false;
     let mut stopping = false;
     // The stop signal is polled once, to be woken by it; after that a flag is enough, since asking
@@ -212,16 +203,15 @@ async fn serve_http(
             stopping = true;
             connection.as_mut().graceful_shutdown();
         }
-        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-            return Poll::Ready(result);
-        }
-        if asked.load(Ordering::Relaxed) {
-            first_head = None;
-        }
-        match &mut first_head {
-            // Whoever says nothing, or too slowly, is cut without a word.
-            Some(due) => due.as_mut().poll(cx).map(Ok),
-            None => Poll::Pending,
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            match ready!(visitor.poll_timer(cx)) {
+                // Whoever says nothing, or too slowly, is cut without a word.
+                Due::Silent => return Poll::Ready(Ok(())),
+                Due::Request => {}
+            }
         }
     })
     .await

@@ -3,7 +3,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::IpAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
@@ -19,10 +18,7 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep},
-};
+use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 use uniroute_proto::{head, v1};
 use uniroute_shared::{
@@ -33,7 +29,7 @@ use uniroute_shared::{
     stream::{FrameReader, OnDrop, ReadError, SendError, StreamBody, header_map, send_body},
 };
 
-use super::error::ProxyError;
+use super::{error::ProxyError, router, visitor::Visitor};
 use crate::{
     Shared,
     registry::{Target, Tunnel},
@@ -43,22 +39,16 @@ use crate::{
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
 
-/// What the edge knows of a request beside the request.
-#[derive(Debug)]
-pub(crate) struct Visit {
-    pub(crate) id: RequestId,
-    pub(crate) visitor: IpAddr,
-    pub(crate) authority: String,
-    pub(crate) scheme: &'static str,
-}
+/// How visitors reach the edge's own listener.
+const SCHEME: &str = "http";
 
 type Upload = Pin<Box<dyn Future<Output = Result<(), SendError<hyper::Error>>> + Send>>;
 
 /// Sends `request` to `target` and returns the answer as soon as its head is there.
 pub(crate) async fn forward(
-    edge: &Arc<Shared>,
+    visitor: &Arc<Visitor>,
     target: Arc<Target>,
-    visit: &Visit,
+    id: RequestId,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     target.request();
@@ -67,12 +57,15 @@ pub(crate) async fn forward(
     let (parts, body) = request.into_parts();
     let bodyless = body.is_end_stream() && upgrade.is_none();
     let (mut sender, receiver) = target.session.carried.open()?;
-    sender.send(open_frame(&target, visit, &parts, upgrade.as_ref(), bodyless)?, bodyless)?;
+    sender.send(
+        open_frame(&target, &visitor.address, id, &parts, upgrade.as_ref(), bodyless)?,
+        bodyless,
+    )?;
 
     let mut exchange = Exchange {
         reader: FrameReader::new(receiver),
         upload: None,
-        timer: Box::pin(sleep(PROBE_AFTER)),
+        visitor: Arc::clone(visitor),
         probed: false,
         sent_at: began,
         target,
@@ -84,10 +77,12 @@ pub(crate) async fn forward(
         let counted = Counted { body, tunnel: Arc::clone(&exchange.target.tunnel) };
         exchange.upload = Some(Box::pin(async move { send_body(&mut sender, counted).await }));
     }
+    visitor.look_at(Some(began + PROBE_AFTER));
     let (head, end) = poll_fn(|cx| exchange.poll_head(cx)).await?;
+    visitor.look_at(None);
     exchange.target.tunnel.answered(began.elapsed());
     if head.status == 101 {
-        return switch(edge, exchange, idle_sender, upgrade, head);
+        return switch(&visitor.edge, exchange, idle_sender, upgrade, head);
     }
     if let Some(mut sender) = idle_sender {
         // The upgrade was declined; the request had no body. An agent that has sent its whole
@@ -100,16 +95,18 @@ pub(crate) async fn forward(
 
 fn open_frame(
     target: &Target,
-    visit: &Visit,
+    visitor: &str,
+    id: RequestId,
     parts: &Parts,
     upgrade: Option<&(HeaderValue, OnUpgrade)>,
     end: bool,
 ) -> Result<Bytes, ProxyError> {
-    let visitor = visit.visitor.to_string();
+    // Found before, or the request would not be here.
+    let authority = router::authority(&parts.uri, &parts.headers).unwrap_or_default();
     let open = head::HttpOpen {
         tunnel_id: target.tunnel.id.as_bytes(),
-        request_id: visit.id.as_bytes(),
-        visitor: &visitor,
+        request_id: id.as_bytes(),
+        visitor,
         traceparent: parts
             .headers
             .get("traceparent")
@@ -117,8 +114,8 @@ fn open_frame(
             .unwrap_or_default(),
         method: parts.method.as_str(),
         target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
-        authority: &visit.authority,
-        scheme: visit.scheme,
+        authority,
+        scheme: SCHEME,
         version: match parts.version {
             Version::HTTP_10 => v1::HttpVersion::HttpVersion10,
             _ => v1::HttpVersion::HttpVersion11,
@@ -127,8 +124,8 @@ fn open_frame(
     };
     let added: [(&[u8], &[u8]); 3] = [
         (b"x-forwarded-for", visitor.as_bytes()),
-        (b"x-forwarded-proto", visit.scheme.as_bytes()),
-        (b"x-forwarded-host", visit.authority.as_bytes()),
+        (b"x-forwarded-proto", SCHEME.as_bytes()),
+        (b"x-forwarded-host", authority.as_bytes()),
     ];
     if parts.headers.len() + added.len() > head::MAX_HEADERS {
         return Err(ProxyError::BadRequest("too many header fields"));
@@ -150,7 +147,7 @@ fn upgrade_of(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpgrade
 struct Exchange {
     reader: FrameReader,
     upload: Option<Upload>,
-    timer: Pin<Box<Sleep>>,
+    visitor: Arc<Visitor>,
     probed: bool,
     /// When the request was out whole: its answer is due from then on.
     sent_at: Instant,
@@ -174,7 +171,7 @@ impl Exchange {
         loop {
             let reply = match self.reader.poll_message::<v1::StreamReply>("StreamReply", cx) {
                 Poll::Ready(reply) => reply?,
-                Poll::Pending => return self.poll_timer(cx).map(Err),
+                Poll::Pending => return self.poll_timer().map(Err),
             };
             match reply {
                 (v1::StreamReply { reply: Some(v1::stream_reply::Reply::Head(head)) }, end) => {
@@ -191,8 +188,8 @@ impl Exchange {
     }
 
     /// First the agent is probed, then the request is given up.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        while self.timer.as_mut().poll(cx).is_ready() {
+    fn poll_timer(&mut self) -> Poll<ProxyError> {
+        if self.visitor.is_due() {
             if !self.probed {
                 self.probed = true;
                 self.target.session.probe.notify_one();
@@ -206,7 +203,7 @@ impl Exchange {
                 // Looked at again later: an upload that still goes on is no reason to give up.
                 _ => now + PROBE_AFTER,
             };
-            self.timer.as_mut().reset(due);
+            self.visitor.look_at(Some(due));
         }
         Poll::Pending
     }
@@ -219,7 +216,7 @@ fn answer(
     end: bool,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let status = status(&head)?;
-    let headers = header_map("ResponseHead", head.headers)?;
+    let headers = header_map("ResponseHead", &head.headers)?;
     let length = content_length(&headers)
         .map_err(|()| ProxyError::Answer("its Content-Length can't be read".into()))?;
     let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 304);
@@ -260,7 +257,7 @@ fn switch(
     let (Some(sender), Some((token, upgraded))) = (sender, upgrade) else {
         return Err(ProxyError::Answer("it switches protocols, which nobody asked for".into()));
     };
-    let mut headers = header_map("ResponseHead", head.headers)?;
+    let mut headers = header_map("ResponseHead", &head.headers)?;
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, token);
     let from_stream = exchange.reader.into_raw();

@@ -1,7 +1,7 @@
 //! Which tunnel, or the edge itself, a request's host name asks for. One routing key for each
 //! request, or none: what could be read in two ways is refused (T02).
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use http::{HeaderMap, Uri, header::HOST};
 
@@ -64,7 +64,7 @@ pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a 
 }
 
 /// The host of an authority: without port and trailing dot, in lower case.
-pub(crate) fn host(authority: &str) -> Option<String> {
+pub(crate) fn host(authority: &str) -> Option<Cow<'_, str>> {
     let host = match authority.strip_prefix('[') {
         Some(v6) => {
             let (host, rest) = v6.split_once(']')?;
@@ -82,7 +82,13 @@ pub(crate) fn host(authority: &str) -> Option<String> {
         },
     };
     let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| host.to_ascii_lowercase())
+    if host.is_empty() {
+        return None;
+    }
+    Some(match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
+    })
 }
 
 fn valid_port(port: &str) -> Option<()> {

@@ -501,7 +501,7 @@ impl Core {
         &mut self,
         id: u32,
         cx: &Context<'_>,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> (Poll<Result<Option<Bytes>, StreamError>>, Option<Waker>) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return (Poll::Ready(Err(self.gone())), None);
@@ -541,13 +541,19 @@ impl Core {
     /// `length` bytes were read: credit goes back in halves of the window, and the window grows
     /// while the reader empties half of it within two round trips (the shortest ever seen: under
     /// load the current one grows with the window).
-    fn consumed(&mut self, id: u32, length: usize, now: Instant) -> Option<Waker> {
+    fn consumed(
+        &mut self,
+        id: u32,
+        length: usize,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Waker> {
         let (min_rtt, budget) = (self.round_trip.min, self.budget());
         let stream = self.streams.get_mut(&id)?;
         stream.consumed = stream.consumed.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
         if stream.consumed < stream.window / 2 || stream.fin_received {
             return None;
         }
+        let now = now();
         let first = stream.window == INITIAL_WINDOW;
         let quick = min_rtt.is_some_and(|rtt| now - stream.updated_at <= rtt * 2);
         let wish = if first { SECOND_WINDOW } else { stream.window.saturating_mul(2) };

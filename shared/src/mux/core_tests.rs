@@ -95,7 +95,7 @@ impl End {
     }
 
     fn recv(&mut self, id: u32, now: Instant) -> Poll<Result<Option<Bytes>, StreamError>> {
-        self.core.poll_recv(id, &cx(), now).0
+        self.core.poll_recv(id, &cx(), || now).0
     }
 
     /// What can be read now, and how it ends: `None` if more may come.
@@ -476,7 +476,7 @@ fn a_session_that_ends_fails_every_stream_and_keeps_nothing() {
     pair.up();
     let core = &mut pair.edge.core;
     let context = Context::from_waker(&waker);
-    assert!(core.poll_recv(open, &context, pair.now).0.is_pending());
+    assert!(core.poll_recv(open, &context, || pair.now).0.is_pending());
     assert!(core.poll_reset(finishing, &context).is_pending());
     assert!(core.poll_accept(&context).is_pending());
     assert!(core.poll_closed(&context).is_pending());

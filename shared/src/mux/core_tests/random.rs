@@ -307,7 +307,7 @@ impl World {
         let _ = half.watching.poll(|cx| core.poll_reset(id, cx));
         let mut woken = None;
         let result = half.receiving.poll(|cx| {
-            let (result, waker) = core.poll_recv(id, cx, self.now);
+            let (result, waker) = core.poll_recv(id, cx, || self.now);
             woken = waker;
             result
         });
