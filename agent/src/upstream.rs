@@ -30,7 +30,7 @@ const MAX_IDLE: usize = 128;
 /// How long one is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What hyper may buffer of a connection in each direction, in bytes.
-const MAX_BUFFER: usize = 128 * 1024;
+const MAX_BUFFER: usize = 256 * 1024;
 
 /// Why the local server gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

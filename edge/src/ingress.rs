@@ -29,6 +29,9 @@ use crate::{
     session,
 };
 
+/// Longest head of a request, in bytes. hyper lets a whole buffer pass.
+const MAX_HEAD: usize = 64 * 1024;
+
 /// Answers one request, whatever happens.
 pub(crate) async fn handle(
     visitor: Arc<Visitor>,
@@ -97,10 +100,9 @@ fn check(request: &Request<Incoming>) -> Result<(), ProxyError> {
         }
     }
     content_length(headers).map_err(|()| ProxyError::BadRequest("Content-Length can't be read"))?;
-    // hyper looks at its buffer only while a head is incomplete: what came at once may be longer.
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    if target + fields.sum::<usize>() > listener::MAX_BUFFER {
+    if target + fields.sum::<usize>() > MAX_HEAD {
         return Err(ProxyError::HeadTooLarge);
     }
     Ok(())

@@ -22,6 +22,7 @@ mod batch;
 mod core;
 mod driver;
 pub mod frame;
+mod scratch;
 
 use std::{
     fmt,

@@ -32,8 +32,9 @@ use crate::{Shared, ingress, registry::Lookup};
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
-/// What hyper may buffer of a connection in each direction, and so the longest head, in bytes.
-pub(super) const MAX_BUFFER: usize = 64 * 1024;
+/// What hyper may buffer of a connection in each direction, in bytes: what one read of a long body
+/// takes at most.
+const MAX_BUFFER: usize = 128 * 1024;
 /// Header fields of a request.
 const MAX_HEADERS: usize = 128;
 /// Wait after the system had no descriptor left for a connection.

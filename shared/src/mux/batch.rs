@@ -4,6 +4,7 @@ use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::scratch::Scratch;
 use crate::carrier::ws::{self, MAX_HEADER_LEN, Side};
 
 /// A batch takes no new frame from here on, in bytes. One frame more may lie on top of it.
@@ -12,8 +13,13 @@ pub(super) const FULL: usize = 256 * 1024;
 const MAX_PARTS: usize = 240;
 /// Shorter pieces are copied into the gathering buffer: a slice of its own costs more.
 const COPY_BELOW: usize = 2 * 1024;
-/// What a gathering buffer holds at first; room for the heads of a good number of requests.
+/// Room that the gathering buffer has at first: for the heads of a good number of requests.
 const SCRATCH: usize = 16 * 1024;
+/// The same for a client after a long batch: it has to copy all, and a buffer that grows copies it
+/// again.
+const LONG: usize = FULL + 64 * 1024;
+/// A client masks what it has copied while it is still in the processor's cache, in bytes.
+const MASK_STEP: usize = 8 * 1024;
 
 /// What goes over the carrier in one WebSocket message.
 #[derive(Debug)]
@@ -26,6 +32,11 @@ pub(super) struct Batch {
     parts: VecDeque<Bytes>,
     len: usize,
     keys: MaskKeys,
+    /// The key of the message that is gathered, and how much of `scratch` is masked with it.
+    mask: Option<[u8; 4]>,
+    masked: usize,
+    /// Length of the last message.
+    last: usize,
 }
 
 impl Batch {
@@ -37,6 +48,9 @@ impl Batch {
             parts: VecDeque::new(),
             len: 0,
             keys: MaskKeys::default(),
+            mask: None,
+            masked: 0,
+            last: 0,
         }
     }
 
@@ -51,9 +65,7 @@ impl Batch {
     /// Adds bytes by copying them.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         if self.len == 0 {
-            // The message's header is known last.
-            self.scratch.reserve(SCRATCH);
-            self.scratch.put_bytes(0, MAX_HEADER_LEN);
+            self.begin();
         }
         self.scratch.extend_from_slice(bytes);
         self.len += bytes.len();
@@ -61,13 +73,39 @@ impl Batch {
 
     /// Adds bytes, by reference where that pays. A client has to mask, so it copies all.
     pub(super) fn put_bytes(&mut self, bytes: Bytes) {
-        if self.side == Side::Client || bytes.len() < COPY_BELOW {
+        if self.side == Side::Client {
+            for piece in bytes.chunks(MASK_STEP) {
+                self.put(piece);
+                self.apply_mask();
+            }
+            return;
+        }
+        if bytes.len() < COPY_BELOW {
             self.put(&bytes);
             return;
         }
         self.len += bytes.len();
         self.flush_scratch();
         self.parts.push_back(bytes);
+    }
+
+    fn begin(&mut self) {
+        let long = self.side == Side::Client && self.last > FULL / 2;
+        self.scratch = Scratch::Gather.take(if long { LONG } else { SCRATCH });
+        // The message's header is known last.
+        self.scratch.put_bytes(0, MAX_HEADER_LEN);
+        self.masked = MAX_HEADER_LEN;
+        self.mask = self.mask_key();
+    }
+
+    /// Masks what was not masked yet, in whole periods of the key.
+    fn apply_mask(&mut self) {
+        if let Some(key) = self.mask {
+            let fresh = &mut self.scratch[self.masked..];
+            let whole = fresh.len() / key.len() * key.len();
+            ws::apply_mask(&mut fresh[..whole], key);
+            self.masked += whole;
+        }
     }
 
     fn flush_scratch(&mut self) {
@@ -81,12 +119,14 @@ impl Batch {
     /// Closes the message: after this, the batch is written out with [`Batch::slices`] and
     /// [`Batch::advance`].
     pub(super) fn seal(&mut self) {
-        self.flush_scratch();
-        let mask = self.mask_key();
+        let mask = self.mask;
         if let Some(key) = mask {
-            // A client's message is all in front: it had to be copied.
-            ws::apply_mask(&mut self.front[MAX_HEADER_LEN..], key);
+            // A client's message is all in one piece: it had to be copied.
+            ws::apply_mask(&mut self.scratch[self.masked..], key);
         }
+        self.flush_scratch();
+        Scratch::Gather.give_back(std::mem::take(&mut self.scratch));
+        self.last = self.len;
         let mut space = [0; MAX_HEADER_LEN];
         let start = ws::put_binary_header(&mut space, self.len, mask);
         self.front[..MAX_HEADER_LEN].copy_from_slice(&space);

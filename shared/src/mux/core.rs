@@ -541,12 +541,7 @@ impl Core {
     /// `length` bytes were read: credit goes back in halves of the window, and the window grows
     /// while the reader empties half of it within two round trips (the shortest ever seen: under
     /// load the current one grows with the window).
-    fn consumed(
-        &mut self,
-        id: u32,
-        length: usize,
-        now: impl FnOnce() -> Instant,
-    ) -> Option<Waker> {
+    fn consumed(&mut self, id: u32, length: usize, now: impl FnOnce() -> Instant) -> Option<Waker> {
         let (min_rtt, budget) = (self.round_trip.min, self.budget());
         let stream = self.streams.get_mut(&id)?;
         stream.consumed = stream.consumed.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));

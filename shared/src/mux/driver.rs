@@ -17,12 +17,12 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Config, SessionError, Shared, batch::Batch};
+use super::{Config, SessionError, Shared, batch::Batch, scratch::Scratch};
 use crate::carrier::ws::{self, Decoder, Event};
 
-/// What a read asks for at first, and while little comes, in bytes.
+/// Room that a read has at least, in bytes.
 const READ_MIN: usize = 8 * 1024;
-/// What a read asks for while much comes, in bytes.
+/// Room that a read has while much comes, in bytes.
 const READ_MAX: usize = 128 * 1024;
 /// Reads in a row before the other side of the connection, and other tasks, have their turn.
 const READS_IN_A_ROW: usize = 4;
@@ -58,7 +58,7 @@ impl<Io> Driver<Io> {
             io,
             reader: Reader {
                 decoder: Decoder::new(side),
-                buffer: BytesMut::from(early),
+                rest: BytesMut::from(early),
                 size: READ_MIN,
                 wakers: Vec::new(),
             },
@@ -82,7 +82,9 @@ impl<Io> std::fmt::Debug for Driver<Io> {
 
 struct Reader {
     decoder: Decoder,
-    buffer: BytesMut,
+    /// An incomplete header or control frame; at the beginning, what was read too far before.
+    rest: BytesMut,
+    /// Room that the next read shall have.
     size: usize,
     wakers: Vec<Waker>,
 }
@@ -112,7 +114,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             return Ok(());
         }
         self.shared.step(|core| ((), core.ping(Instant::now())));
-        self.reader.take_apart(&self.shared, &self.pong)
+        let early = std::mem::take(&mut self.reader.rest);
+        self.reader.take_apart(early, &self.shared, &self.pong)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionError> {
@@ -135,13 +138,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<SessionError> {
         for _ in 0..READS_IN_A_ROW {
-            match self.reader.poll_fill(&mut self.io, cx) {
+            let bytes = match self.reader.poll_fill(&mut self.io, cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) => return Poll::Ready(SessionError::Ended),
+                Poll::Ready(Ok(None)) => return Poll::Ready(SessionError::Ended),
                 Poll::Ready(Err(error)) => return Poll::Ready(broken(&error)),
-                Poll::Ready(Ok(_)) => {}
-            }
-            if let Err(error) = self.reader.take_apart(&self.shared, &self.pong) {
+                Poll::Ready(Ok(Some(bytes))) => bytes,
+            };
+            if let Err(error) = self.reader.take_apart(bytes, &self.shared, &self.pong) {
                 return Poll::Ready(error);
             }
         }
@@ -204,38 +207,38 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 }
 
 impl Reader {
+    /// What has come, behind what was left over before; `None` at the connection's end.
     fn poll_fill<Io: AsyncRead + Unpin>(
         &mut self,
         io: &mut Io,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < READ_MIN / 2
-            || self.size > self.buffer.capacity()
-        {
-            self.buffer.reserve(self.size);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = tokio_util::io::poll_read_buf(Pin::new(io), cx, &mut self.buffer);
-        if let Poll::Ready(Ok(read)) = read {
-            // Much comes: ask for more at a time. Little comes: keep little.
-            if read == room {
-                self.size = (self.size * 4).min(READ_MAX);
-            } else if read < READ_MIN / 2 && self.size > READ_MIN {
-                self.size /= 2;
-            }
-        }
-        read
+    ) -> Poll<io::Result<Option<BytesMut>>> {
+        let mut buffer = Scratch::Read.take(self.rest.len() + self.size);
+        buffer.extend_from_slice(&self.rest);
+        let room = buffer.capacity() - buffer.len();
+        let read = tokio_util::io::poll_read_buf(Pin::new(io), cx, &mut buffer);
+        let Poll::Ready(Ok(read @ 1..)) = read else {
+            Scratch::Read.give_back(buffer);
+            return read.map_ok(|_| None);
+        };
+        // Much comes: have room for a long read. Little comes: use up what room there is.
+        self.size = if read == room { READ_MAX } else { READ_MIN };
+        self.rest.clear();
+        let bytes = buffer.split();
+        Scratch::Read.give_back(buffer);
+        Poll::Ready(Ok(Some(bytes)))
     }
 
     fn take_apart(
         &mut self,
+        mut bytes: BytesMut,
         shared: &Shared,
         pong: &Mutex<Option<Bytes>>,
     ) -> Result<(), SessionError> {
         let now = Instant::now();
         let mut core = shared.core.lock();
         let result = loop {
-            match self.decoder.next(&mut self.buffer) {
+            match self.decoder.next(&mut bytes) {
                 Err(error) => break Err(error.into()),
                 Ok(None) => break Ok(()),
                 Ok(Some(Event::Data(bytes))) => {
@@ -256,6 +259,9 @@ impl Reader {
             }
         };
         drop(core);
+        if !bytes.is_empty() {
+            self.rest = BytesMut::from(&bytes[..]);
+        }
         self.wakers.drain(..).for_each(Waker::wake);
         result
     }
