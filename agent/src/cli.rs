@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use uniroute_agent::{Settings, TunnelSettings};
+use uniroute_agent::{Settings, Transport, TunnelSettings};
 use uniroute_shared::{id::AgentId, telemetry::LogFormat};
 
 use crate::config::{self, File, FileTunnel, SAMPLE, SettingsError};
@@ -52,6 +52,10 @@ pub(crate) struct Common {
     /// PEM file with the authorities for the edge's certificate. Default: the system's.
     #[arg(long, env = "UNIROUTE_SERVER_CA", value_name = "FILE")]
     server_ca: Option<PathBuf>,
+    /// What carries the session: ws (WebSocket over TCP or TLS), quic (over UDP), or auto: ws at
+    /// first, and quic where that was measured to be better. Config key `transport`. Default: auto.
+    #[arg(long, env = "UNIROUTE_TRANSPORT", value_name = "auto|ws|quic")]
+    transport: Option<Transport>,
     /// Where the agent's id is kept. Default: a folder of this user's state.
     #[arg(long, env = "UNIROUTE_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -186,6 +190,8 @@ impl Common {
         settings.agent_id = agent_id;
         settings.agent_name = hostname();
         settings.fail_fast = self.fail_fast;
+        settings.transport = self.transport.or(file.transport()?).unwrap_or_default();
+        settings.quic_gso = file.quic_gso.unwrap_or(true);
         if let Some(path) = self.server_ca {
             settings.trust = uniroute_agent::upstream::Trust::CaFile(path);
         }

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_agent::{
-    TunnelSettings,
+    Transport, TransportError, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
     upstream::{TargetError, Trust},
 };
@@ -33,6 +33,10 @@ pub(crate) struct File {
     pub(crate) server: Option<String>,
     /// Holds the token.
     pub(crate) token_file: Option<PathBuf>,
+    /// `auto`, `ws` or `quic`.
+    transport: Option<String>,
+    /// Whether the kernel may cut long sends over QUIC into datagrams.
+    pub(crate) quic_gso: Option<bool>,
     /// By the word that `start` takes.
     #[serde(default)]
     pub(crate) tunnels: BTreeMap<String, FileTunnel>,
@@ -64,6 +68,8 @@ pub(crate) enum SettingsError {
     File(#[from] ConfigError),
     #[error("{0}: {1}")]
     Server(&'static str, ServerUrlError),
+    #[error("transport {0:?}: {1}")]
+    Transport(String, TransportError),
     #[error("tunnel {0:?}: {1}")]
     Target(String, TargetError),
     #[error("tunnel {0:?}: the name {1:?}: {2}")]
@@ -131,11 +137,19 @@ impl File {
         names.iter().map(one).collect()
     }
 
+    pub(crate) fn transport(&self) -> Result<Option<Transport>, SettingsError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|error| SettingsError::Transport(text.clone(), error))
+        };
+        self.transport.as_ref().map(parse).transpose()
+    }
+
     /// Every fault that shows without connecting.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
         if let Some(server) = &self.server {
             server_url("server", server)?;
         }
+        self.transport()?;
         self.tunnels.iter().try_for_each(|(key, tunnel)| tunnel.settings(key).map(|_| ()))
     }
 }

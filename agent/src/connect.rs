@@ -17,7 +17,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use uniroute_proto::handshake::HandshakeError;
-use uniroute_shared::{carrier::upgrade, code::Code};
+use uniroute_shared::{
+    carrier::{quic::endpoint::DialError, upgrade},
+    code::Code,
+};
 
 /// Time for each step of a connection.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,6 +133,14 @@ pub enum ConnectError {
         /// When to come back, if the edge said so.
         retry_after: Option<Duration>,
     },
+    /// QUIC was asked for, and the edge does not offer it.
+    #[error(
+        "the edge offers no QUIC: it is switched off there (`--quic`), or the edge is too old. Leave out `--transport quic` to use WebSocket"
+    )]
+    NoQuic,
+    /// No connection over QUIC.
+    #[error(transparent)]
+    Quic(#[from] DialError),
     /// A step took too long.
     #[error("no answer from the edge in time ({0})")]
     Timeout(&'static str),
@@ -146,20 +157,28 @@ pub(crate) trait EdgeIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin> EdgeIo for Io {}
 
-/// Connects and upgrades. Returns the carrier's socket and what was read from it too far. Names
-/// are looked up afresh each time.
+/// A connection to the edge that has switched to the carrier.
+pub(crate) struct Dialled {
+    pub(crate) io: Box<dyn EdgeIo>,
+    /// What was read too far.
+    pub(crate) early: Bytes,
+    /// Where it leads to.
+    pub(crate) address: SocketAddr,
+}
+
+/// Connects and upgrades. Names are looked up afresh each time.
 ///
 /// # Errors
 /// [`ConnectError`], naming the step.
 pub(crate) async fn dial(
     server: &ServerUrl,
     tls: &Arc<ClientConfig>,
-) -> Result<(Box<dyn EdgeIo>, Bytes), ConnectError> {
-    let socket = connect(server).await?;
+) -> Result<Dialled, ConnectError> {
+    let (socket, address) = connect(server).await?;
     tune(&socket);
     if !server.tls {
         let (socket, early) = within("upgrade", upgrade(server, socket)).await??;
-        return Ok((Box::new(socket), early));
+        return Ok(Dialled { io: Box::new(socket), early, address });
     }
     let name = ServerName::try_from(server.host.clone())
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
@@ -167,21 +186,21 @@ pub(crate) async fn dial(
     let stream =
         within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
     let (stream, early) = within("upgrade", upgrade(server, stream)).await??;
-    Ok((Box::new(stream), early))
+    Ok(Dialled { io: Box::new(stream), early, address })
 }
 
 async fn within<F: Future>(step: &'static str, future: F) -> Result<F::Output, ConnectError> {
     timeout(STEP_TIMEOUT, future).await.map_err(|_| ConnectError::Timeout(step))
 }
 
-async fn connect(server: &ServerUrl) -> Result<TcpStream, ConnectError> {
+async fn connect(server: &ServerUrl) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let dns = |source| ConnectError::Dns { host: server.host.clone(), source };
     let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
     let addresses = within("DNS", lookup).await?.map_err(dns)?;
     let mut failed = dns(io::Error::from(io::ErrorKind::NotFound));
     for address in addresses {
         match within("TCP", TcpStream::connect(address)).await {
-            Ok(Ok(socket)) => return Ok(socket),
+            Ok(Ok(socket)) => return Ok((socket, address)),
             Ok(Err(source)) => failed = ConnectError::Tcp { address, source },
             Err(error) => failed = error,
         }

@@ -24,11 +24,12 @@ pub mod connect;
 mod forward;
 mod session;
 mod tls;
+mod transport;
 mod tunnel;
 pub mod upstream;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -39,14 +40,18 @@ use tracing::{debug, info, warn};
 use uniroute_proto::{handshake::HandshakeError, v1};
 use uniroute_shared::{
     backoff::Backoff,
+    carrier::quic::endpoint as quic,
     code::Code,
     id::{AgentId, Token},
+    session::Carrier,
 };
 
+pub use self::transport::{Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
     connect::{ConnectError, ServerUrl},
     session::{Session, SessionEnd},
+    transport::QuicDoor,
     tunnel::Tunnel,
     upstream::{Target, TargetError, Trust, Upstream},
 };
@@ -82,6 +87,10 @@ pub struct Settings {
     pub agent_name: String,
     /// Whose word the edge's certificate is taken on.
     pub trust: Trust,
+    /// What carries the sessions.
+    pub transport: Transport,
+    /// Whether the kernel may cut long sends over QUIC into datagrams.
+    pub quic_gso: bool,
     /// What to put on the internet.
     pub tunnels: Vec<TunnelSettings>,
     /// End when the first connection can't be made, instead of trying for ever.
@@ -100,6 +109,8 @@ impl Settings {
             agent_id: AgentId::random(),
             agent_name: String::new(),
             trust: Trust::System,
+            transport: Transport::Auto,
+            quic_gso: true,
             tunnels,
             fail_fast: false,
             request_events: false,
@@ -153,6 +164,8 @@ pub enum Event {
     Connected {
         /// The edge's name for itself.
         edge: String,
+        /// What carries it.
+        carrier: Carrier,
     },
     /// A tunnel takes requests.
     Ready {
@@ -279,6 +292,8 @@ pub struct Agent {
     tunnels: Arc<Tunnels>,
     resume_token: bytes::Bytes,
     connected_before: bool,
+    /// The kernel's small buffers for UDP are said once.
+    small_buffers: Once,
 }
 
 /// How a session attempt ended that the agent goes on after.
@@ -314,6 +329,7 @@ impl Agent {
             tunnels,
             resume_token: bytes::Bytes::new(),
             connected_before: false,
+            small_buffers: Once::new(),
         };
         Ok((agent, listener))
     }
@@ -395,9 +411,23 @@ impl Agent {
 
     /// One attempt, up to a session that takes requests.
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let (io, early) = connect::dial(&self.settings.server, &self.tls).await?;
-        let session = session::establish(io, early, self.init()).await?;
-        Ok(session)
+        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
+        if self.settings.transport != Transport::Quic {
+            return session::establish(dialled, self.init()).await;
+        }
+        let address = dialled.address;
+        let offer = session::ask_for_quic(dialled).await?;
+        let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
+        self.connect_quic(door.ok_or(ConnectError::NoQuic)?).await
+    }
+
+    async fn connect_quic(&self, door: QuicDoor) -> Result<Session, ConnectError> {
+        let options = quic::Options { gso: self.settings.quic_gso };
+        let mut dialled = quic::dial(door.address, door.certificate, options).await?;
+        if let Some(small) = dialled.small_buffers.take() {
+            self.small_buffers.call_once(|| warn!("{small}"));
+        }
+        session::establish_quic(dialled, self.init()).await
     }
 
     fn init(&self) -> v1::Init {
@@ -451,9 +481,10 @@ impl Agent {
     /// What the handshake brought.
     fn take_in(&mut self, session: &Session) -> Result<(), AgentError> {
         let established = &session.established;
-        info!(edge = established.edge_id, session.id = established.ack.session_id, "connected");
+        let carrier = session.carrier();
+        info!(edge = established.edge_id, session.id = established.ack.session_id, %carrier, "connected");
         self.resume_token = established.ack.resume_token.clone();
-        self.event(|| Event::Connected { edge: established.edge_id.clone() });
+        self.event(|| Event::Connected { edge: established.edge_id.clone(), carrier });
         for created in &established.created {
             self.tunnels.created(created);
             self.event(|| self.ready_event(created));
@@ -522,9 +553,10 @@ impl Agent {
         }
         let reason = error.to_string();
         Ok(match error {
-            ConnectError::Dns { .. } | ConnectError::Tcp { .. } | ConnectError::Lost(_) => {
-                Next::Unreachable(reason)
-            }
+            ConnectError::Dns { .. }
+            | ConnectError::Tcp { .. }
+            | ConnectError::Lost(_)
+            | ConnectError::Quic(_) => Next::Unreachable(reason),
             _ => Next::TurnedAway { reason, at_least },
         })
     }

@@ -55,7 +55,7 @@ fn text_line(event: &Event, known: &mut HashMap<String, String>) -> Option<Strin
         Event::Connecting | Event::RoundTrip(_) | Event::Status { .. } | Event::Request { .. } => {
             None
         }
-        Event::Connected { edge } => Some(format!("connected to {edge}")),
+        Event::Connected { edge, carrier } => Some(format!("connected to {edge} over {carrier}")),
         Event::Ready { upstream, .. } => {
             url_line(event, known).map(|url| format!("{url} -> {upstream}"))
         }
@@ -72,7 +72,9 @@ fn text_line(event: &Event, known: &mut HashMap<String, String>) -> Option<Strin
 fn json_line(event: &Event) -> Option<String> {
     let value: Value = match event {
         Event::Connecting => json!({ "event": "connecting" }),
-        Event::Connected { edge } => json!({ "event": "connected", "edge": edge }),
+        Event::Connected { edge, carrier } => json!({
+            "event": "connected", "edge": edge, "carrier": carrier.as_str(),
+        }),
         Event::Ready { key, name, url, upstream } => json!({
             "event": "ready", "tunnel": key, "name": name, "url": url, "upstream": upstream, "inspector": null,
         }),

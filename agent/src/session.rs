@@ -6,7 +6,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use tokio::time::{
     Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at,
 };
@@ -18,6 +17,7 @@ use uniroute_proto::{
     v1::{self, ControlFrame, control_frame::Frame},
 };
 use uniroute_shared::{
+    carrier::quic,
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
@@ -25,7 +25,7 @@ use uniroute_shared::{
 
 use crate::{
     Event, Tunnels,
-    connect::{ConnectError, EdgeIo},
+    connect::{ConnectError, Dialled},
     forward,
 };
 
@@ -85,13 +85,58 @@ pub(crate) struct Session {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    io: Box<dyn EdgeIo>,
-    early: Bytes,
+    Dialled { io, early, .. }: Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
     begin((session.into(), acceptor.into()), driving, init).await
+}
+
+/// Shakes hands over a fresh QUIC connection.
+///
+/// # Errors
+/// [`ConnectError`]; the connection is gone then.
+pub(crate) async fn establish_quic(
+    quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
+    init: v1::Init,
+) -> Result<Session, ConnectError> {
+    let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
+    let mut driver = driver.with_endpoint(endpoint);
+    let driving = Box::pin(async move { driver.run().await });
+    begin((session.into(), acceptor.into()), driving, init).await
+}
+
+/// Asks an edge where it takes sessions over QUIC, and says no more.
+///
+/// # Errors
+/// [`ConnectError`]
+pub(crate) async fn ask_for_quic(
+    Dialled { io, early, .. }: Dialled,
+) -> Result<Option<v1::QuicOffer>, ConnectError> {
+    let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
+    let (session, _acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
+    let (sender, receiver) = session.open().map_err(|error| lost(&error))?;
+    let mut stream = Stream { sender: sender.into(), reader: FrameReader::control(receiver) };
+    stream.sender.announce();
+    let asking = async {
+        loop {
+            let frame = stream.next().await.map_err(|error| lost(&error))?;
+            match frame.frame {
+                Some(Frame::AuthChallenge(challenge)) => return Ok(challenge.quic),
+                Some(frame) => return Err(lost(&frame_name(&frame))),
+                None => {}
+            }
+        }
+    };
+    let asked = async {
+        tokio::select! {
+            asked = asking => asked,
+            ended = driver.run() => Err(lost(&ended)),
+        }
+    };
+    let asked = timeout(HANDSHAKE_TIMEOUT, asked).await;
+    asked.map_err(|_| ConnectError::Timeout("handshake"))?
 }
 
 /// Shakes hands over any carrier.
@@ -154,6 +199,11 @@ impl Stream {
 }
 
 impl Session {
+    /// What carries it.
+    pub(crate) fn carrier(&self) -> session::Carrier {
+        self.carried.carrier()
+    }
+
     /// Runs the session to its end. `leaving`: it takes no new requests any more, and a new
     /// session should take its place. `stop`: the agent is to end.
     pub(crate) async fn run(
@@ -259,11 +309,11 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.send_heartbeat().await?,
+                _ = heartbeat.tick() => self.ask().await?,
                 _ = look.tick() => {
                     if let Some(asleep) = clock.jumped() {
                         info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
-                        self.ask();
+                        self.ask().await?;
                     }
                     for health in tunnels.unsaid_health() {
                         self.stream.send(Frame::UpstreamHealth(health).into()).await?;
@@ -281,20 +331,15 @@ impl Control {
         }
     }
 
-    async fn send_heartbeat(&mut self) -> Result<(), SessionEnd> {
-        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
-        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await?;
-        self.ask();
-        Ok(())
-    }
-
-    /// Wants a sign of life; any byte is one.
-    fn ask(&mut self) {
+    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
+    async fn ask(&mut self) -> Result<(), SessionEnd> {
         if self.asked.is_none() {
             self.carried.ping();
             self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
         }
+        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
+        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
     }
 
     fn check_life(&mut self) -> Result<(), SessionEnd> {

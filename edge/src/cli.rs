@@ -50,6 +50,10 @@ pub(crate) struct Common {
     /// Config key `http`. Default: 127.0.0.1:8080 in dev, 0.0.0.0:8080 in serve.
     #[arg(long, env = "UNIROUTE_HTTP", value_name = "ADDR")]
     http: Option<SocketAddr>,
+    /// Where agents may connect over QUIC (UDP), or `off`. Config key `quic`.
+    /// Default: as `http`, if that UDP port is free.
+    #[arg(long, env = "UNIROUTE_QUIC", value_name = "ADDR|off")]
+    quic: Option<String>,
     /// Where operators look, or `off`. Config key `admin`. Default: 127.0.0.1:9090.
     #[arg(long, env = "UNIROUTE_ADMIN", value_name = "ADDR|off")]
     admin: Option<String>,
@@ -106,6 +110,7 @@ impl Common {
     /// What is given on the command line or in the environment goes over what the file says.
     fn over(self, mut file: File) -> (File, String, LogFormat) {
         file.http = self.http.or(file.http);
+        file.quic = self.quic.or(file.quic);
         file.admin = self.admin.or(file.admin);
         file.domain = self.domain.or(file.domain);
         file.public_url = self.public_url.or(file.public_url);

@@ -28,8 +28,12 @@ pub const MAX_SESSIONS: usize = 15_000;
 pub struct Settings {
     /// Visitors and agents.
     pub http: SocketAddr,
+    /// Agents over QUIC.
+    pub quic: Quic,
     /// Operators; `None`: nobody.
     pub admin: Option<SocketAddr>,
+    /// Whether the kernel may cut long sends over QUIC into datagrams.
+    pub quic_gso: bool,
     /// Tunnels are one label below this name.
     pub domain: String,
     /// Whether every host name that is no tunnel's is the edge's own, or the bare domain only.
@@ -46,6 +50,17 @@ pub struct Settings {
     pub max_connections: usize,
     /// Agents at a time; the next one is answered 503.
     pub max_sessions: usize,
+}
+
+/// Where agents may connect over QUIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quic {
+    /// At the address and port number of `http`; if that can't be had, nowhere, with a warning.
+    BesideHttp,
+    /// There, or the edge does not start.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
 }
 
 /// Scheme and port that visitors see.
@@ -66,6 +81,10 @@ pub struct File {
     _version: Option<u32>,
     /// See [`Settings::http`].
     pub http: Option<SocketAddr>,
+    /// An address, or `off`; see [`Settings::quic`].
+    pub quic: Option<String>,
+    /// See [`Settings::quic_gso`].
+    pub quic_gso: Option<bool>,
     /// An address, or `off`.
     pub admin: Option<String>,
     /// See [`Settings::domain`].
@@ -113,6 +132,9 @@ pub enum SettingsError {
     /// `admin` is no address.
     #[error("admin {0:?} is neither an address such as 127.0.0.1:9090 nor \"off\"")]
     Admin(String),
+    /// `quic` is no address.
+    #[error("quic {0:?} is neither an address such as 0.0.0.0:8080 nor \"off\"")]
+    Quic(String),
     /// The token file can't be read.
     #[error("cannot read the token file {0}: {1}")]
     TokenFile(PathBuf, io::Error),
@@ -144,6 +166,8 @@ impl File {
         let path = self.token_file.ok_or(SettingsError::NoTokens)?;
         Ok(Settings {
             http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
+            quic: quic(self.quic.as_deref())?,
+            quic_gso: self.quic_gso.unwrap_or(true),
             admin: admin(self.admin.as_deref().unwrap_or("127.0.0.1:9090"))?,
             public_url: self
                 .public_url
@@ -191,6 +215,17 @@ pub fn admin(text: &str) -> Result<Option<SocketAddr>, SettingsError> {
     match text {
         "off" => Ok(None),
         text => text.parse().map(Some).map_err(|_| SettingsError::Admin(text.to_owned())),
+    }
+}
+
+/// An address, `off`, or nothing said.
+fn quic(text: Option<&str>) -> Result<Quic, SettingsError> {
+    match text {
+        None => Ok(Quic::BesideHttp),
+        Some("off") => Ok(Quic::Off),
+        Some(text) => {
+            text.parse().map(Quic::At).map_err(|_| SettingsError::Quic(text.to_owned()))
+        }
     }
 }
 
@@ -253,6 +288,8 @@ mod tests {
             assert!(public_base(bad, "t.example").is_err(), "{bad}");
         }
         assert!(admin("off").unwrap().is_none());
+        assert_eq!(quic(Some("off")).unwrap(), Quic::Off);
+        assert!(quic(Some("8080")).unwrap_err().to_string().contains("0.0.0.0:8080"));
         assert!(admin("9090").unwrap_err().to_string().contains("127.0.0.1:9090"));
     }
 }

@@ -30,11 +30,16 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info};
-use uniroute_shared::id::{SessionId, TokenSet};
+use tracing::{debug, info, warn};
+use uniroute_proto::v1;
+use uniroute_shared::{
+    carrier::quic::endpoint as quic,
+    id::{SessionId, TokenSet},
+    session::Carrier,
+};
 
 use self::{
-    config::Settings,
+    config::{Quic, Settings},
     ingress::{
         listener::{self, Handover},
         router::Hosts,
@@ -60,6 +65,8 @@ pub(crate) struct Shared {
     /// The same as a flag that costs nothing to read.
     pub(crate) stopping: AtomicBool,
     public: PublicUrl,
+    /// Where agents may go instead of WebSocket.
+    quic: Option<v1::QuicOffer>,
     connections: Arc<Semaphore>,
     max_connections: usize,
     sessions: Arc<Semaphore>,
@@ -73,6 +80,11 @@ impl Shared {
     pub(crate) fn public_url(&self, name: &str) -> String {
         let PublicUrl { scheme, domain, port } = &self.public;
         format!("{scheme}://{name}.{domain}{port}")
+    }
+
+    /// Where an agent that has come over `carrier` could go instead.
+    pub(crate) fn quic_offer(&self, carrier: Carrier) -> Option<v1::QuicOffer> {
+        self.quic.clone().filter(|_| carrier != Carrier::Quic)
     }
 
     /// Room for one more connection.
@@ -116,6 +128,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// QUIC can't be served there.
+    #[error("QUIC can't be served: {0}")]
+    Quic(io::Error),
     /// A runtime thread can't be made.
     #[error("cannot start a worker thread: {0}")]
     Worker(io::Error),
@@ -125,6 +140,7 @@ pub enum StartError {
 pub struct Edge {
     shared: Arc<Shared>,
     http: SocketAddr,
+    quic: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     /// Ends the workers, whatever they still do.
     halt: CancellationToken,
@@ -143,22 +159,25 @@ impl Edge {
             |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
         let http_address = bound(&http)?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
+        let door = QuicDoor::open(settings.quic, http_address, settings.quic_gso)?;
+        let quic = door.as_ref().map(|door| door.address);
         let halt = CancellationToken::new();
         let runtimes: Vec<_> =
             (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;
         let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
         let (handovers, handed): (_, Vec<_>) =
             runtimes.iter().map(|_| mpsc::channel(listener::HANDOVERS)).unzip();
-        let shared = Arc::new(shared(settings, http_address, handles, handovers));
+        let shared = Arc::new(shared(settings, http_address, door.as_ref(), handles, handovers));
 
         let mut edge = Self {
             shared: Arc::clone(&shared),
             http: http_address,
+            quic,
             admin: admin_address,
             halt: halt.clone(),
             threads: Vec::new(),
         };
-        let mut admin = admin;
+        let (mut admin, mut door) = (admin, door);
         for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
                 number,
@@ -166,6 +185,7 @@ impl Edge {
                 handed,
                 http: http.try_clone().map_err(StartError::Worker)?,
                 admin: admin.take(),
+                quic: door.take(),
                 halt: halt.clone(),
             };
             let thread = thread::Builder::new().name(format!("edge-{number}"));
@@ -179,6 +199,12 @@ impl Edge {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where agents may connect over QUIC, if anywhere.
+    #[must_use]
+    pub fn quic(&self) -> Option<SocketAddr> {
+        self.quic
     }
 
     /// Where operators look, if anywhere.
@@ -222,6 +248,7 @@ impl std::fmt::Debug for Edge {
 fn shared(
     settings: Settings,
     http: SocketAddr,
+    door: Option<&QuicDoor>,
     workers: Vec<runtime::Handle>,
     handovers: Vec<mpsc::Sender<Handover>>,
 ) -> Shared {
@@ -236,6 +263,7 @@ fn shared(
             domain: settings.domain.clone(),
             port: public.port.map(|port| format!(":{port}")).unwrap_or_default(),
         },
+        quic: door.map(QuicDoor::offer),
         hosts: Hosts { domain: settings.domain, any_is_own: settings.any_host_is_own },
         tokens: settings.tokens,
         heartbeat: settings.heartbeat,
@@ -259,6 +287,8 @@ struct Worker {
     handed: mpsc::Receiver<Handover>,
     http: std::net::TcpListener,
     admin: Option<std::net::TcpListener>,
+    /// One worker reads for all connections over QUIC.
+    quic: Option<QuicDoor>,
     halt: CancellationToken,
 }
 
@@ -273,11 +303,68 @@ impl Worker {
                 }
                 Err(error) => tracing::error!(%error, "a worker can't accept connections"),
             }
+            if let Some(door) = self.quic {
+                match door.listen(&self.edge.tokens) {
+                    Ok(endpoint) => {
+                        let serving = session::quic::serve(Arc::clone(&self.edge), endpoint);
+                        self.edge.tasks.spawn(serving);
+                    }
+                    Err(error) => tracing::error!(%error, "QUIC can't be served"),
+                }
+            }
             if let Some(Ok(listener)) = self.admin.map(TcpListener::from_std) {
                 tokio::spawn(admin::serve(Arc::clone(&self.edge), listener));
             }
             self.halt.cancelled().await;
         });
+    }
+}
+
+/// Where QUIC is served: the socket, and the certificate that agents are told of.
+struct QuicDoor {
+    socket: std::net::UdpSocket,
+    address: SocketAddr,
+    identity: quic::Identity,
+    options: quic::Options,
+}
+
+impl QuicDoor {
+    /// `None`: it is switched off, or the default address can't be had.
+    fn open(wish: Quic, http: SocketAddr, gso: bool) -> Result<Option<Self>, StartError> {
+        let address = match wish {
+            Quic::Off => return Ok(None),
+            Quic::BesideHttp => http,
+            Quic::At(address) => address,
+        };
+        let bound = match quic::bind(address) {
+            Ok(bound) => bound,
+            Err(error) if wish == Quic::BesideHttp => {
+                warn!(%address, %error, "no QUIC: this UDP port can't be had; choose another one with --quic");
+                return Ok(None);
+            }
+            Err(source) => return Err(StartError::Bind { address, what: "quic", source }),
+        };
+        if let Some(small) = bound.small_buffers {
+            warn!("{small}");
+        }
+        Ok(Some(Self {
+            address: bound.socket.local_addr().map_err(StartError::Quic)?,
+            socket: bound.socket,
+            identity: quic::Identity::generate().map_err(StartError::Quic)?,
+            options: quic::Options { gso },
+        }))
+    }
+
+    fn offer(&self) -> v1::QuicOffer {
+        v1::QuicOffer {
+            port: self.address.port().into(),
+            certificate_sha256: self.identity.fingerprint().to_vec().into(),
+        }
+    }
+
+    fn listen(self, tokens: &TokenSet) -> io::Result<quic::Endpoint> {
+        let reset_key = tokens.derive("uniroute quic stateless reset");
+        quic::listen(self.socket, &self.identity, &reset_key, self.options)
     }
 }
 

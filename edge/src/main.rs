@@ -4,6 +4,7 @@ mod cli;
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -47,8 +48,11 @@ fn run(plan: Plan) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let domain = plan.settings.domain.clone();
         let edge = Edge::start(plan.settings)?;
-        let admin = edge.admin().map(|address| address.to_string());
-        info!(http = %edge.http(), admin = admin.as_deref().unwrap_or("off"), domain, "listening");
+        let or_off = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+        };
+        let (quic, admin) = (or_off(edge.quic()), or_off(edge.admin()));
+        info!(http = %edge.http(), quic, admin, domain, "listening");
         if let Some(token) = &plan.dev_token {
             say_how_to_go_on(&edge, token);
         }

@@ -2,6 +2,7 @@
 //! and the control stream. What it holds in the registry goes with it.
 
 mod control;
+pub(crate) mod quic;
 
 use std::{sync::Arc, time::Duration};
 

@@ -167,7 +167,7 @@ pub fn request_stream(data: &[u8]) {
 pub fn control_stream(data: &[u8]) {
     let (choice, wire) = choose(data);
     let nonce = [0x11; NONCE_LEN];
-    let (mut edge, challenge) = EdgeHandshake::new(nonce, "edge-1", &["example"]);
+    let (mut edge, challenge) = EdgeHandshake::new(nonce, "edge-1", &["example"], None);
     let spec = v1::TunnelSpec { key: "web".into(), ..Default::default() };
     let mut agent = AgentHandshake::new(v1::Init { tunnels: vec![spec], ..Default::default() });
     if choice & 1 == 0 {

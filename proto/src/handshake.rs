@@ -92,8 +92,14 @@ pub enum EdgeStep {
 
 impl EdgeHandshake {
     /// Begins, with the challenge to send. `nonce` must be random and used for nothing else.
+    /// `quic`: where the session could go instead.
     #[must_use]
-    pub fn new(nonce: [u8; NONCE_LEN], edge_id: &str, features: &[&str]) -> (Self, ControlFrame) {
+    pub fn new(
+        nonce: [u8; NONCE_LEN],
+        edge_id: &str,
+        features: &[&str],
+        quic: Option<v1::QuicOffer>,
+    ) -> (Self, ControlFrame) {
         let nonce = Bytes::copy_from_slice(&nonce);
         let challenge = v1::AuthChallenge {
             nonce: nonce.clone(),
@@ -101,6 +107,7 @@ impl EdgeHandshake {
             version_max: VERSION,
             features: features.iter().map(|f| (*f).to_owned()).collect(),
             edge_id: edge_id.to_owned(),
+            quic,
         };
         (Self { nonce, state: EdgeState::AwaitInit }, Frame::AuthChallenge(challenge).into())
     }
@@ -190,6 +197,8 @@ pub enum AgentStep {
 pub struct Established {
     /// The edge that holds the session.
     pub edge_id: String,
+    /// Where it takes sessions over QUIC, if it does.
+    pub quic: Option<v1::QuicOffer>,
     /// Its name for the session.
     pub ack: v1::ReadyAck,
     /// Tunnels that exist.
@@ -249,6 +258,7 @@ impl AgentHandshake {
             return Err(HandshakeError::Version { theirs: min, min: VERSION, max: VERSION });
         }
         self.session.edge_id = challenge.edge_id;
+        self.session.quic = challenge.quic;
         self.init.version = VERSION;
         self.init.nonce = challenge.nonce;
         self.state = AgentState::Tunnels;
@@ -314,6 +324,10 @@ mod tests {
         v1::TunnelSpec { key: key.into(), ..Default::default() }
     }
 
+    fn offer() -> v1::QuicOffer {
+        v1::QuicOffer { port: 8443, certificate_sha256: vec![1; 32].into() }
+    }
+
     fn created(key: &str) -> ControlFrame {
         Frame::TunnelCreated(v1::TunnelCreated { key: key.into(), ..Default::default() }).into()
     }
@@ -335,7 +349,7 @@ mod tests {
 
     #[test]
     fn both_sides_meet() {
-        let (mut edge, challenge) = EdgeHandshake::new([7; 16], "edge-1", &[]);
+        let (mut edge, challenge) = EdgeHandshake::new([7; 16], "edge-1", &[], Some(offer()));
         let mut agent = AgentHandshake::new(init(&["a", "b"]));
         let hello = sent(agent.on_frame(challenge).unwrap());
         assert!(
@@ -351,6 +365,7 @@ mod tests {
             AgentStep::Done(done) => {
                 assert_eq!((done.edge_id.as_str(), done.ack.session_id.as_str()), ("edge-1", "s"));
                 assert_eq!((done.created.len(), done.refused.len()), (1, 1));
+                assert_eq!(done.quic, Some(offer()));
             }
             other => panic!("{other:?}"),
         }
@@ -358,9 +373,9 @@ mod tests {
 
     #[test]
     fn a_replayed_init_is_refused() {
-        let (_, old) = EdgeHandshake::new([1; 16], "", &[]);
+        let (_, old) = EdgeHandshake::new([1; 16], "", &[], None);
         let hello = sent(AgentHandshake::new(init(&[])).on_frame(old).unwrap());
-        let (mut edge, _) = EdgeHandshake::new([2; 16], "", &[]);
+        let (mut edge, _) = EdgeHandshake::new([2; 16], "", &[], None);
         assert_eq!(edge.on_frame(hello).unwrap_err(), HandshakeError::Nonce);
     }
 
@@ -371,7 +386,7 @@ mod tests {
             .on_frame(Frame::AuthChallenge(challenge).into())
             .unwrap_err();
         assert_eq!(error, HandshakeError::Version { theirs: 2, min: 1, max: 1 });
-        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[]);
+        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[], None);
         let hello = v1::Init { version: 9, nonce: vec![1; 16].into(), ..Default::default() };
         let error = edge.on_frame(Frame::Init(hello).into()).unwrap_err();
         assert_eq!(error, HandshakeError::Version { theirs: 9, min: 1, max: 1 });
@@ -379,7 +394,7 @@ mod tests {
 
     #[test]
     fn frames_out_of_turn_are_named() {
-        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[]);
+        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[], None);
         let error = edge.on_frame(Frame::Ready(v1::Ready {}).into()).unwrap_err();
         assert_eq!(error.to_string(), "Ready where Init was due");
         assert_eq!(edge.on_frame(ControlFrame { frame: None }).unwrap(), EdgeStep::Skip);
@@ -389,12 +404,12 @@ mod tests {
 
     #[test]
     fn answers_for_unknown_or_repeated_tunnels_are_refused() {
-        let (_, challenge) = EdgeHandshake::new([1; 16], "", &[]);
+        let (_, challenge) = EdgeHandshake::new([1; 16], "", &[], None);
         let mut agent = AgentHandshake::new(init(&["a", "b"]));
         agent.on_frame(challenge).unwrap();
         agent.on_frame(created("a")).unwrap();
         assert!(agent.on_frame(created("a")).is_err());
-        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[]);
+        let (mut edge, _) = EdgeHandshake::new([1; 16], "", &[], None);
         let mut twice = init(&["a", "a"]);
         (twice.version, twice.nonce) = (VERSION, vec![1; 16].into());
         assert!(matches!(

@@ -75,6 +75,21 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 version_max: 1,
                 features: vec!["example".into()],
                 edge_id: "edge-1".into(),
+                quic: None,
+            }),
+        ),
+        (
+            "auth_challenge_quic",
+            Control::AuthChallenge(v1::AuthChallenge {
+                nonce: NONCE.into(),
+                version_min: 1,
+                version_max: 1,
+                edge_id: "edge-1".into(),
+                quic: Some(v1::QuicOffer {
+                    port: 8080,
+                    certificate_sha256: Bytes::from_static(&[0xc5; 32]),
+                }),
+                ..Default::default()
             }),
         ),
         (
@@ -200,7 +215,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
 #[test]
 fn control_frames_are_as_in_the_vectors() {
     let cases = control_frames();
-    same_names("control", cases.iter().map(|(name, _)| *name).chain(["unknown"]));
+    same_names("control", cases.iter().map(|(name, _)| *name).chain(["announce", "unknown"]));
     for (name, control) in cases {
         let expected = v1::ControlFrame::from(control);
         let wire = read("control", name);
@@ -212,12 +227,16 @@ fn control_frames_are_as_in_the_vectors() {
     }
 }
 
-/// A frame of a later version: it is skipped, not refused.
+/// A frame of a later version, and the one that only announces a stream: skipped, not refused.
 #[test]
-fn an_unknown_control_frame_decodes_to_none() {
-    let frame = frame(Decoder::control(), &read("control", "unknown"));
-    let got: v1::ControlFrame = codec::parse("ControlFrame", frame.payload).unwrap();
-    assert_eq!(got.frame, None);
+fn a_control_frame_without_a_known_frame_decodes_to_none() {
+    for name in ["announce", "unknown"] {
+        let frame = frame(Decoder::control(), &read("control", name));
+        let got: v1::ControlFrame = codec::parse("ControlFrame", frame.payload).unwrap();
+        assert_eq!(got.frame, None, "{name}");
+    }
+    let announce = codec::message(&v1::ControlFrame::default(), false);
+    assert_eq!(announce, read("control", "announce"));
 }
 
 /// What a stream frame is expected to hold, beside its kind and END.

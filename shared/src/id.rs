@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 use uuid::{Builder, Uuid};
@@ -398,6 +399,14 @@ impl TokenSet {
             .iter()
             .fold(Choice::from(0), |found, token| found | token.padded().ct_eq(&candidate));
         found.into()
+    }
+
+    /// A key that is the same wherever these tokens are, in this order, and says nothing of them.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        let key = Sha256::new_with_prefix(purpose);
+        let mix = |key: Sha256, token: &Token| key.chain_update([0]).chain_update(token.expose());
+        self.0.iter().fold(key, mix).finalize().into()
     }
 }
 

@@ -25,6 +25,35 @@ enum Carried {
     Quic(quic::Session),
 }
 
+/// What carries a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// WebSocket over TCP or TLS, with the mux on it.
+    WebSocket,
+    /// A QUIC connection.
+    Quic,
+}
+
+impl Carrier {
+    /// Every carrier there is.
+    pub const ALL: [Self; 2] = [Self::WebSocket, Self::Quic];
+
+    /// The word for programs: `websocket` or `quic`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+impl std::fmt::Display for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Calls the same method of whatever carries it.
 macro_rules! carried {
     ($self:expr, $kind:ident, $it:ident => $call:expr) => {
@@ -72,7 +101,26 @@ impl Session {
         carried!(&self.0, Carried, session => session.is_closed())
     }
 
-    /// Asks the peer for a sign of life, and measures the round trip with it.
+    /// What carries it.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        match self.0 {
+            Carried::Mux(_) => Carrier::WebSocket,
+            Carried::Quic(_) => Carrier::Quic,
+        }
+    }
+
+    /// What a QUIC session's path was like so far.
+    #[must_use]
+    pub fn path(&self) -> Option<quic::Path> {
+        match &self.0 {
+            Carried::Mux(_) => None,
+            Carried::Quic(session) => Some(session.path()),
+        }
+    }
+
+    /// Asks the peer for a sign of life, and measures the round trip with it. QUIC has no such
+    /// question: there a heartbeat has to follow.
     pub fn ping(&self) {
         carried!(&self.0, Carried, session => session.ping());
     }

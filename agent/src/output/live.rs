@@ -76,9 +76,9 @@ impl Live {
     fn take(&mut self, event: Event) {
         match event {
             Event::Connecting if !self.connected => self.session = "connecting".into(),
-            Event::Connected { edge } => {
+            Event::Connected { edge, carrier } => {
                 self.connected = true;
-                self.session = format!("online ({edge})");
+                self.session = format!("online ({edge}, {carrier})");
             }
             Event::Ready { key, url, upstream, .. } => {
                 self.tunnels.insert(key, Row { url, upstream, fault: String::new() });

@@ -151,7 +151,7 @@ async fn handshake(
 ) -> Result<Arc<SessionHandle>, EndReason> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).expect("the system has a random source");
-    let (mut handshake, challenge) = EdgeHandshake::new(nonce, &edge.id, &[]);
+    let (mut handshake, challenge) = EdgeHandshake::new(nonce, &edge.id, &[], edge.quic_offer(carried.carrier()));
     stream.send(challenge).await?;
     let mut made: Option<(Arc<SessionHandle>, Vec<Claim>, bool)> = None;
     loop {
@@ -339,7 +339,7 @@ impl<'a> Control<'a> {
             tokio::select! {
                 frame = self.stream.next() => self.on_frame(frame?).await?,
                 _ = heartbeat.tick() => self.heartbeat().await?,
-                () = session.probe.notified() => self.ask(),
+                () = session.probe.notified(), if self.asked.is_none() => self.ask().await?,
                 () = at(deadline) => self.check_life()?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
                     self.go_away(v1::GoAwayReason::Replaced, false).await?;
@@ -353,10 +353,7 @@ impl<'a> Control<'a> {
     }
 
     async fn heartbeat(&mut self) -> Result<(), EndReason> {
-        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let rtt_us = self.session.rtt_us.load(Ordering::Relaxed);
-        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await?;
-        self.ask();
+        self.ask().await?;
         for status in self.statuses() {
             self.stream.send(status).await?;
         }
@@ -378,12 +375,15 @@ impl<'a> Control<'a> {
         mine.into_iter().map(status).collect()
     }
 
-    /// Wants a sign of life; any byte is one.
-    fn ask(&mut self) {
+    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
+    async fn ask(&mut self) -> Result<(), EndReason> {
         if self.asked.is_none() {
             self.session.carried.ping();
             self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
         }
+        let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rtt_us = self.session.rtt_us.load(Ordering::Relaxed);
+        self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
     }
 
     fn check_life(&mut self) -> Result<(), EndReason> {

@@ -14,7 +14,10 @@ use serde_json::Value;
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uniroute_agent::{Agent, AgentError, Event, Settings as AgentSettings, TunnelSettings};
-use uniroute_edge::{Edge, config::Settings};
+use uniroute_edge::{
+    Edge,
+    config::{Quic, Settings},
+};
 use uniroute_shared::id::{AgentId, TokenSet};
 
 use self::wire::{Answer, Wire};
@@ -75,6 +78,8 @@ impl TestEdge {
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             http: ([127, 0, 0, 1], 0).into(),
+            quic: Quic::BesideHttp,
+            quic_gso: true,
             admin: Some(([127, 0, 0, 1], 0).into()),
             domain: DOMAIN.into(),
             any_host_is_own: true,
