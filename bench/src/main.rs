@@ -3,7 +3,8 @@
 //! `origin` is the local server being tunnelled, `load` one run of the load generator, and `e2e` starts every part
 //! and compares the tunnel with a direct connection and with a chain of two nginx reverse proxies, which makes the
 //! same HTTP hops as edge and agent. Only `e2e` knows the tunnel's binaries, and only by their command lines. `link` is
-//! a slow way between two of them, `agents` a crowd of them in one process.
+//! a slow way between two of them, `net` a lossy one between two network namespaces, `agents` a crowd of them in one
+//! process.
 
 mod agents;
 mod body;
@@ -12,6 +13,7 @@ mod e2e;
 mod histogram;
 mod link;
 mod load;
+mod net;
 mod nginx;
 mod origin;
 mod output;
@@ -41,6 +43,8 @@ enum Command {
     Load(load::Load),
     /// Forward to an address over a link with a delay and a rate; prints `listening ADDR`
     Link(link::Args),
+    /// Make two network namespaces with a lossy link between them; prints `ready NS_A NS_B ADDR_A ADDR_B`
+    Net(net::Args),
     /// Connect many idle agents; prints `ready N` and stays until it is ended
     Agents(agents::Args),
     /// Start every part, measure direct, nginx chain and tunnel in turn, and compare
@@ -54,6 +58,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Origin(args) => origin::run(args).await,
         Command::Load(load) => load::run(load).await,
         Command::Link(args) => link::run(args).await,
+        Command::Net(args) => net::run(args).await,
         Command::Agents(args) => agents::run(args).await,
         Command::E2e(args) => e2e::run(args).await,
     }
