@@ -1,9 +1,7 @@
 //! Everything in one go: start all parts, measure in interleaved rounds, compare, end all parts.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -11,13 +9,13 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Target;
-use crate::process::{Child, Output};
 use crate::scenario::{self, Runner, Size};
 use crate::system::System;
 use crate::table::Results;
-use crate::{nginx, output, procfs, tunnel};
+use crate::{nginx, origin, output, procfs, tunnel};
 
-const READY: Duration = Duration::from_secs(10);
+const RATIOS: [(&str, &str); 3] =
+    [("nginx", "direct"), ("uniroute", "direct"), ("uniroute", "nginx")];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -69,11 +67,12 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("uniroute-bench-").tempdir()?;
     let dir = temporary.path();
     let program = std::env::current_exe()?;
-    let (origin, address) = start_origin(&program, dir).await?;
+    let (origin, address) = origin::start(Command::new(&program), "127.0.0.1:0", dir).await?;
 
     let mut systems = vec![System {
         name: "direct",
         target: Target { address: address.to_string(), host: "bench.localhost".to_owned() },
+        namespace: None,
         middle: Vec::new(),
     }];
     let nginx_note = match nginx::find() {
@@ -84,7 +83,10 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
         None => "nginx chain: skipped, as nginx is not installed".to_owned(),
     };
     if !args.skip_tunnel {
-        systems.push(tunnel::start(&args.tunnel, dir, address).await?);
+        let setup = tunnel::Setup::here();
+        let mut system = tunnel::start(&args.tunnel, "uniroute", setup, dir, address).await?.system;
+        system.wait_until_answering().await?;
+        systems.push(system);
     }
 
     let mut runner = Runner::new(program, dir);
@@ -96,7 +98,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
         "{head}\n{} round(s), medians, MB are millions of bytes",
         args.rounds()
     ));
-    output::line(results.to_table(&names));
+    output::line(results.to_table(&names, &RATIOS));
     if let Some(path) = &args.json {
         let report = json!({
             "machine": procfs::machine(),
@@ -104,7 +106,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
             "quick": args.quick,
             "nginx": nginx_note,
             "systems": names,
-            "figures": results.to_json()?,
+            "figures": results.to_json(&["direct", "nginx"])?,
             "errors": runner.errors,
         });
         fs::write(path, serde_json::to_string_pretty(&report)?)
@@ -119,16 +121,6 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
         bail!("some requests failed:\n  {}", runner.errors.join("\n  "));
     }
     Ok(())
-}
-
-async fn start_origin(program: &Path, dir: &Path) -> anyhow::Result<(Child, SocketAddr)> {
-    let mut command = Command::new(program);
-    command.arg("origin");
-    let mut origin = Child::start("origin", dir, command)?;
-    let address = origin
-        .wait_for_line(Output::Stdout, READY, |line| line.strip_prefix("listening ")?.parse().ok())
-        .await?;
-    Ok((origin, address))
 }
 
 async fn measure(

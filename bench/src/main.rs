@@ -12,6 +12,7 @@ mod client;
 mod e2e;
 mod histogram;
 mod link;
+mod links;
 mod load;
 mod net;
 mod nginx;
@@ -47,6 +48,8 @@ enum Command {
     Net(net::Args),
     /// Connect many idle agents; prints `ready N` and stays until it is ended
     Agents(agents::Args),
+    /// Compare the tunnel with plain TCP over a link that loses packets
+    Links(links::Args),
     /// Start every part, measure direct, nginx chain and tunnel in turn, and compare
     E2e(e2e::Args),
 }
@@ -60,6 +63,7 @@ async fn main() -> anyhow::Result<()> {
         Command::Link(args) => link::run(args).await,
         Command::Net(args) => net::run(args).await,
         Command::Agents(args) => agents::run(args).await,
+        Command::Links(args) => links::run(args).await,
         Command::E2e(args) => e2e::run(args).await,
     }
 }

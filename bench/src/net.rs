@@ -7,6 +7,7 @@ mod wire;
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::BuildHasher;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 use self::pump::Pump;
 use self::wire::{Settings, Wire};
 use crate::output;
+use crate::process::{Child, Output};
 
 pub(crate) const ADDRESS_A: &str = "10.99.0.1";
 pub(crate) const ADDRESS_B: &str = "10.99.0.2";
@@ -26,6 +28,7 @@ pub(crate) const ADDRESS_B: &str = "10.99.0.2";
 const DEVICE_QUEUE: u32 = 20_000;
 /// The link's own queue is never shorter, or one burst of a single connection would overflow it.
 const LEAST_QUEUE: u64 = 256 * 1024;
+const READY: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -76,6 +79,40 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     output::progress(format_args!("a to b: {}", there.counts()));
     output::progress(format_args!("b to a: {}", back.counts()));
     Ok(())
+}
+
+/// The command that runs a program in a namespace, or here.
+pub(crate) fn command(namespace: Option<&str>, program: &Path) -> tokio::process::Command {
+    match namespace {
+        Some(namespace) => {
+            let mut command = tokio::process::Command::new("ip");
+            command.args(["netns", "exec", namespace]).arg(program);
+            command
+        }
+        None => tokio::process::Command::new(program),
+    }
+}
+
+/// A link run by a process of its own.
+pub(crate) struct Link {
+    pub(crate) process: Child,
+    pub(crate) namespace_a: String,
+    pub(crate) namespace_b: String,
+}
+
+impl Link {
+    pub(crate) async fn start(program: &Path, dir: &Path, args: &[String]) -> anyhow::Result<Self> {
+        let mut command = tokio::process::Command::new(program);
+        command.arg("net").args(args);
+        let mut process = Child::start_gently("link", dir, command)?;
+        let namespaces = |line: &str| {
+            let mut words = line.strip_prefix("ready ")?.split(' ');
+            Some((words.next()?.to_owned(), words.next()?.to_owned()))
+        };
+        let (namespace_a, namespace_b) =
+            process.wait_for_line(Output::Stdout, READY, namespaces).await?;
+        Ok(Self { process, namespace_a, namespace_b })
+    }
 }
 
 fn settings(args: &Args) -> anyhow::Result<Settings> {

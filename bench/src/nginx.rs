@@ -86,7 +86,7 @@ pub(crate) async fn start(
     };
     let middle = vec![hop("nginx-inner", inner, origin)?, hop("nginx-outer", outer, inner)?];
     let target = Target { address: outer.to_string(), host: "bench.localhost".to_owned() };
-    let mut system = System { name: "nginx", target, middle };
+    let mut system = System { name: "nginx", target, namespace: None, middle };
     system.wait_until_answering().await?;
     Ok(system)
 }

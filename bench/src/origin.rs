@@ -4,6 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -14,10 +16,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::body::Repeat;
 use crate::output;
+use crate::process::{Child, Output};
+
+const READY: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -42,6 +48,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Starts one as a process of its own, by the command that runs this program.
+pub(crate) async fn start(
+    mut command: Command,
+    listen: &str,
+    dir: &Path,
+) -> anyhow::Result<(Child, SocketAddr)> {
+    command.args(["origin", "--listen", listen]);
+    let mut origin = Child::start("origin", dir, command)?;
+    let address = origin
+        .wait_for_line(Output::Stdout, READY, |line| line.strip_prefix("listening ")?.parse().ok())
+        .await?;
+    Ok((origin, address))
 }
 
 async fn serve(stream: TcpStream) {

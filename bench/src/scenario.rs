@@ -6,11 +6,15 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
+use tokio::time::sleep;
 
+use crate::net::command;
 use crate::process::{Child, Output};
 use crate::report::{BulkReport, RequestsReport};
 use crate::system::System;
 
+/// What a download may take to find the rate of a link that is long or loses packets.
+const SETTLE: f64 = 3.0;
 /// Connections of small requests: enough that every process has several requests at hand.
 const CONNECTIONS: u32 = 64;
 /// Connections of small requests beside downloads, as a few visitors beside them.
@@ -28,9 +32,25 @@ pub(crate) struct Scenario {
 }
 
 enum Work {
-    Requests { seconds: f64 },
-    Bulk { way: &'static str, streams: u32, bytes: u64 },
-    Beside { seconds: f64, pace: Option<u32> },
+    Requests {
+        connections: u32,
+        seconds: f64,
+    },
+    Bulk {
+        way: &'static str,
+        streams: u32,
+        bytes: u64,
+    },
+    /// One download for a time, its start apart.
+    Steady {
+        seconds: f64,
+    },
+    /// `settle`: how long the downloads have the way to themselves.
+    Beside {
+        seconds: f64,
+        settle: f64,
+        pace: Option<u32>,
+    },
 }
 
 /// How long and how much.
@@ -46,13 +66,13 @@ pub(crate) fn all(size: &Size) -> Vec<Scenario> {
         Scenario { name, work: Work::Bulk { way, streams, bytes } }
     };
     let beside = |name, pace| {
-        let work = Work::Beside { seconds: size.beside_seconds, pace };
+        let work = Work::Beside { seconds: size.beside_seconds, settle: 0.0, pace };
         Scenario { name, work }
     };
     vec![
         Scenario {
             name: "1 KiB requests, 64 connections",
-            work: Work::Requests { seconds: size.requests_seconds },
+            work: Work::Requests { connections: CONNECTIONS, seconds: size.requests_seconds },
         },
         bulk("download, 1 stream", "download", 1),
         bulk("download, 8 streams", "download", 8),
@@ -60,6 +80,20 @@ pub(crate) fn all(size: &Size) -> Vec<Scenario> {
         bulk("upload, 8 streams", "upload", 8),
         beside("1 KiB requests beside 4 downloads, unbounded", None),
         beside("1 KiB requests beside 4 downloads, 60 MB/s each", Some(60)),
+    ]
+}
+
+/// What is measured over a link. `short` divides all times.
+pub(crate) fn over_a_link(short: f64) -> Vec<Scenario> {
+    let scenario = |name, work| Scenario { name, work };
+    let connections = CONNECTIONS_BESIDE;
+    vec![
+        scenario("one download", Work::Steady { seconds: 10.0 / short }),
+        scenario("1 KiB requests", Work::Requests { connections, seconds: 8.0 / short }),
+        scenario(
+            "1 KiB requests beside 4 downloads",
+            Work::Beside { seconds: 20.0 / short, settle: SETTLE, pace: None },
+        ),
     ]
 }
 
@@ -85,7 +119,7 @@ impl Runner {
     /// Opens connections, grows buffers and pools, and faults pages in before anything counts.
     pub(crate) async fn warm_up(&mut self, system: &mut System) -> anyhow::Result<()> {
         for work in [
-            Work::Requests { seconds: 0.5 },
+            Work::Requests { connections: CONNECTIONS, seconds: 0.5 },
             Work::Bulk { way: "download", streams: 4, bytes: 16 << 20 },
             Work::Bulk { way: "upload", streams: 4, bytes: 16 << 20 },
         ] {
@@ -107,12 +141,15 @@ impl Runner {
 
     async fn run(&mut self, system: &System, scenario: &Scenario) -> anyhow::Result<Vec<Sample>> {
         match scenario.work {
-            Work::Requests { seconds } => self.requests(system, scenario.name, seconds).await,
+            Work::Requests { connections, seconds } => {
+                self.requests(system, scenario.name, connections, seconds).await
+            }
+            Work::Steady { seconds } => self.steady(system, scenario.name, seconds).await,
             Work::Bulk { way, streams, bytes } => {
                 self.bulk(system, scenario.name, way, streams, bytes).await
             }
-            Work::Beside { seconds, pace } => {
-                self.beside(system, scenario.name, seconds, pace).await
+            Work::Beside { seconds, settle, pace } => {
+                self.beside(system, scenario.name, seconds, settle, pace).await
             }
         }
     }
@@ -121,10 +158,11 @@ impl Runner {
         &mut self,
         system: &System,
         scenario: &str,
+        connections: u32,
         seconds: f64,
     ) -> anyhow::Result<Vec<Sample>> {
         let before = system.cpu_time()?;
-        let report = self.small_load(system, scenario, CONNECTIONS, seconds).await?;
+        let report = self.small_load(system, scenario, connections, seconds).await?;
         let cpu = system.cpu_time()?.saturating_sub(before).as_secs_f64();
         let mut samples = vec![
             Sample { metric: "requests/s", value: report.rps },
@@ -155,10 +193,31 @@ impl Runner {
         let cpu = system.cpu_time()?.saturating_sub(before).as_secs_f64();
         self.note(system, scenario, report.errors, report.first_error);
         let mut samples = vec![Sample { metric: "MB/s", value: report.mb_per_s }];
-        if !system.middle.is_empty() {
-            let gib = report.bytes as f64 / f64::from(1 << 30);
-            samples.push(Sample { metric: "CPU-s per GiB", value: cpu / gib });
-        }
+        samples.extend(cpu_per_gib(system, cpu, report.bytes));
+        Ok(samples)
+    }
+
+    async fn steady(
+        &mut self,
+        system: &System,
+        scenario: &str,
+        seconds: f64,
+    ) -> anyhow::Result<Vec<Sample>> {
+        let mut command = self.load("download", system);
+        command
+            .args(["--bytes", &ENDLESS.to_string(), "--settle", &SETTLE.to_string()])
+            .args(["--seconds", &(SETTLE + seconds).to_string()]);
+        let before = system.cpu_time()?;
+        let child = Child::start("load", &self.dir, command)?;
+        let report: BulkReport = last_line(&child.finish(SPARE).await?)?;
+        let cpu = system.cpu_time()?.saturating_sub(before).as_secs_f64();
+        self.note(system, scenario, report.errors, report.first_error);
+        let start = report.settling_mb_per_s.context("a download ended before it had settled")?;
+        let mut samples = vec![
+            Sample { metric: "MB/s", value: report.mb_per_s },
+            Sample { metric: "MB/s in the first 3 s", value: start },
+        ];
+        samples.extend(cpu_per_gib(system, cpu, report.bytes));
         Ok(samples)
     }
 
@@ -167,12 +226,13 @@ impl Runner {
         system: &System,
         scenario: &str,
         seconds: f64,
+        settle: f64,
         pace: Option<u32>,
     ) -> anyhow::Result<Vec<Sample>> {
         let mut command = self.load("download", system);
         command
             .args(["--streams", &DOWNLOADS_BESIDE.to_string(), "--bytes", &ENDLESS.to_string()])
-            .args(["--seconds", &SPARE.as_secs().to_string()]);
+            .args(["--seconds", &SPARE.as_secs().to_string(), "--settle", &settle.to_string()]);
         if let Some(pace) = pace {
             command.args(["--pace", &pace.to_string()]);
         }
@@ -180,6 +240,7 @@ impl Runner {
         downloads
             .wait_for_line(Output::Stdout, STARTED, |line| line.contains("started").then_some(()))
             .await?;
+        sleep(Duration::try_from_secs_f64(settle)?).await;
         let small = self.small_load(system, scenario, CONNECTIONS_BESIDE, seconds).await?;
         let bulk: BulkReport = last_line(&downloads.terminate().await?)?;
         self.note(system, scenario, bulk.errors, bulk.first_error);
@@ -210,7 +271,7 @@ impl Runner {
     }
 
     fn load(&self, kind: &str, system: &System) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = command(system.namespace.as_deref(), &self.program);
         let url = format!("http://{}/1k", system.target.address);
         command.args(["load", kind, "--url", &url, "--host", &system.target.host]);
         command
@@ -222,6 +283,11 @@ impl Runner {
             self.errors.push(format!("{}: {scenario}: {errors} errors ({first})", system.name));
         }
     }
+}
+
+fn cpu_per_gib(system: &System, cpu: f64, bytes: u64) -> Option<Sample> {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    (!system.middle.is_empty()).then_some(Sample { metric: "CPU-s per GiB", value: cpu / gib })
 }
 
 fn last_line<T: DeserializeOwned>(output: &str) -> anyhow::Result<T> {

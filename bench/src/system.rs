@@ -15,6 +15,8 @@ const READY: Duration = Duration::from_secs(10);
 pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) target: Target,
+    /// The network namespace that its visitors are in, if not ours.
+    pub(crate) namespace: Option<String>,
     /// None when requests go straight to the origin.
     pub(crate) middle: Vec<Child>,
 }

@@ -26,11 +26,8 @@ struct Figure<'a> {
     system: &'static str,
     median: f64,
     rounds: &'a [f64],
-    /// Left out where the other system has no such figure.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio_to_direct: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio_to_nginx: Option<f64>,
+    /// By the other system, where that has such a figure.
+    ratios: BTreeMap<&'static str, f64>,
 }
 
 impl Results {
@@ -56,7 +53,11 @@ impl Results {
         index
     }
 
-    pub(crate) fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
+    /// With the ratios to each of `bases`.
+    pub(crate) fn to_json(
+        &self,
+        bases: &[&'static str],
+    ) -> Result<serde_json::Value, serde_json::Error> {
         let figures = self.rows.iter().flat_map(|row| {
             row.systems.iter().map(|(system, rounds)| Figure {
                 scenario: &row.scenario,
@@ -64,21 +65,21 @@ impl Results {
                 system,
                 median: median(rounds),
                 rounds,
-                ratio_to_direct: row.ratio(system, "direct"),
-                ratio_to_nginx: row.ratio(system, "nginx"),
+                ratios: bases
+                    .iter()
+                    .filter_map(|base| Some((*base, row.ratio(system, base)?)))
+                    .collect(),
             })
         });
         figures.map(serde_json::to_value).collect()
     }
 
-    /// One block for each scenario: a row for each figure, a column for each system and ratio.
-    pub(crate) fn to_table(&self, systems: &[&'static str]) -> String {
-        let ratios: Vec<(&str, &str)> =
-            [("nginx", "direct"), ("uniroute", "direct"), ("uniroute", "nginx")]
-                .into_iter()
-                .filter(|(of, to)| systems.contains(of) && systems.contains(to))
-                .collect();
-
+    /// One block for each scenario: a row for each figure, a column for each system and for each ratio of two.
+    pub(crate) fn to_table(&self, systems: &[&str], ratios: &[(&str, &str)]) -> String {
+        let is_there = |(of, to): &&(&str, &str)| systems.contains(of) && systems.contains(to);
+        let ratios: Vec<&(&str, &str)> = ratios.iter().filter(is_there).collect();
+        // As wide as the longest name, or as the longest figure.
+        let width = |name: usize| name.max(10) + 2;
         let mut text = String::new();
         let mut scenario = "";
         for row in &self.rows {
@@ -86,21 +87,26 @@ impl Results {
                 scenario = &row.scenario;
                 let _ = write!(text, "\n{scenario}\n  {:<26}", "");
                 for system in systems {
-                    let _ = write!(text, "{system:>12}");
+                    let _ = write!(text, "{system:>0$}", width(system.len()));
                 }
                 for (of, to) in &ratios {
-                    let _ = write!(text, "{:>17}", format!("{of}/{to}"));
+                    let _ = write!(
+                        text,
+                        "{:>1$}",
+                        format!("{of}/{to}"),
+                        width(of.len() + 1 + to.len())
+                    );
                 }
                 text.push('\n');
             }
             let _ = write!(text, "  {:<26}", row.metric);
             for system in systems {
                 let cell = row.median(system).map_or("-".to_owned(), number);
-                let _ = write!(text, "{cell:>12}");
+                let _ = write!(text, "{cell:>0$}", width(system.len()));
             }
             for (of, to) in &ratios {
                 let cell = row.ratio(of, to).map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"));
-                let _ = write!(text, "{cell:>17}");
+                let _ = write!(text, "{cell:>0$}", width(of.len() + 1 + to.len()));
             }
             text.push('\n');
         }
@@ -151,11 +157,11 @@ mod tests {
             results.record("bulk", "MB/s", "nginx", value);
         }
         results.record("bulk", "MB/s", "uniroute", 40.0);
-        let json = results.to_json().unwrap();
+        let json = results.to_json(&["direct", "nginx"]).unwrap();
         assert_eq!(json[0]["median"], 20.0);
-        assert_eq!(json[1]["ratio_to_nginx"], 2.0);
-        assert!(json[1].get("ratio_to_direct").is_none());
-        let table = results.to_table(&["nginx", "uniroute"]);
+        assert_eq!(json[1]["ratios"]["nginx"], 2.0);
+        assert!(json[1]["ratios"].get("direct").is_none());
+        let table = results.to_table(&["nginx", "uniroute"], &[("uniroute", "nginx")]);
         assert!(table.contains("2.00x"), "{table}");
     }
 

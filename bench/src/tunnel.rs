@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,12 +11,14 @@ use anyhow::{Context, ensure};
 use http::Uri;
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use crate::client::Target;
+use crate::net;
 use crate::process::{Child, Output};
 use crate::system::System;
 
-const READY: Duration = Duration::from_secs(15);
+const READY: Duration = Duration::from_secs(30);
 const NAME: &str = "bench";
 
 #[derive(clap::Args)]
@@ -35,7 +37,50 @@ pub(crate) struct Args {
     agent_arg: Vec<String>,
 }
 
-pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow::Result<System> {
+/// Where edge and agent run, and how they find each other.
+pub(crate) struct Setup {
+    /// The network namespaces of edge and visitors, and of agent and local server; ours if None.
+    pub(crate) edge_namespace: Option<String>,
+    pub(crate) agent_namespace: Option<String>,
+    pub(crate) listen: &'static str,
+    /// The edge's address as the agent sees it; the one that the edge prints if None.
+    pub(crate) server: Option<String>,
+    pub(crate) agent_args: Vec<String>,
+}
+
+impl Setup {
+    /// Both on loopback.
+    pub(crate) fn here() -> Self {
+        Self {
+            edge_namespace: None,
+            agent_namespace: None,
+            listen: "127.0.0.1:0",
+            server: None,
+            agent_args: Vec::new(),
+        }
+    }
+}
+
+pub(crate) struct Tunnel {
+    pub(crate) system: System,
+    /// From the agent's start to its ready line.
+    pub(crate) agent_ready: Duration,
+}
+
+/// What the agent says of its options.
+pub(crate) async fn agent_help(args: &Args) -> anyhow::Result<String> {
+    let agent_bin = binary(args.agent_bin.as_deref(), "uniroute")?;
+    let output = Command::new(agent_bin).args(["http", "--help"]).output().await?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+pub(crate) async fn start(
+    args: &Args,
+    name: &'static str,
+    setup: Setup,
+    dir: &Path,
+    origin: SocketAddr,
+) -> anyhow::Result<Tunnel> {
     let edge_bin = binary(args.edge_bin.as_deref(), "uniroute-edge")?;
     let agent_bin = binary(args.agent_bin.as_deref(), "uniroute")?;
     let token = token()?;
@@ -47,30 +92,37 @@ pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow
         .open(&token_file)?
         .write_all(token.as_bytes())?;
 
-    let mut command = Command::new(edge_bin);
+    let mut command = net::command(setup.edge_namespace.as_deref(), &edge_bin);
     command
-        .args(["serve", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["serve", "--http", setup.listen, "--admin", "127.0.0.1:0"])
         .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
         .arg(&token_file)
         .args(&args.edge_arg);
     let mut edge = Child::start("edge", dir, command)?;
-    let address = edge.wait_for_line(Output::Stderr, READY, listening).await?;
+    let mut address = edge.wait_for_line(Output::Stderr, READY, listening).await?;
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let server = setup.server.unwrap_or_else(|| address.to_string());
 
-    let mut command = Command::new(agent_bin);
+    let mut command = net::command(setup.agent_namespace.as_deref(), &agent_bin);
     command
-        .args(["http", &origin.to_string(), "--server", &format!("http://{address}")])
+        .args(["http", &origin.to_string(), "--server", &format!("http://{server}")])
         .args(["--name", NAME, "--output", "json"])
+        .args(&setup.agent_args)
         .args(&args.agent_arg)
         .env("UNIROUTE_TOKEN", &token);
+    let started = Instant::now();
     let mut agent = Child::start("agent", dir, command)?;
     let url = agent.wait_for_line(Output::Stdout, READY, ready).await?;
+    let agent_ready = started.elapsed();
 
     // The name in the public URL need not resolve here: the edge's address is known, the name goes into `Host`.
     let named: Uri = url.parse().with_context(|| format!("public URL {url:?}"))?;
     let target = Target { address: address.to_string(), host: Target::new(&named, None)?.host };
-    let mut system = System { name: "uniroute", target, middle: vec![edge, agent] };
-    system.wait_until_answering().await?;
-    Ok(system)
+    let system =
+        System { name, target, namespace: setup.edge_namespace, middle: vec![edge, agent] };
+    Ok(Tunnel { system, agent_ready })
 }
 
 fn binary(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {

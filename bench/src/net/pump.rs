@@ -82,6 +82,7 @@ struct Direction {
 }
 
 impl Direction {
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, on which no task runs")]
     fn run(mut self) -> anyhow::Result<()> {
         // A sleep ends up to 50 us late otherwise.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1_000))?;
