@@ -14,12 +14,11 @@ use crate::client::Target;
 use crate::net::{self, ADDRESS_A, ADDRESS_B, Link};
 use crate::scenario::{self, Runner, Scenario};
 use crate::system::System;
-use crate::table::Results;
-use crate::tunnel::{self, Tunnel};
+use crate::table::{Column, Results};
+use crate::tunnel::{self, Agent, Edge};
 use crate::{origin, output, procfs};
 
 const EDGE: &str = "0.0.0.0:8080";
-const EDGE_PORT: u16 = 8080;
 const PLAIN: &str = "plain TCP";
 const START: &str = "agent's start";
 
@@ -98,9 +97,6 @@ const OLD: Contender = Contender {
     work: Measured::Everything,
 };
 
-const RATIOS: [(&str, &str); 3] =
-    [("uniroute", PLAIN), ("uniroute ws", PLAIN), ("uniroute quic", PLAIN)];
-
 /// Fails when a part cannot be started, ends early, or any load saw an error.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -145,7 +141,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
 
 async fn contenders(args: &Args) -> anyhow::Result<Vec<Contender>> {
     let mut all = Vec::from(CONTENDERS);
-    if !tunnel::agent_help(&args.tunnel).await?.contains("--transport") {
+    if !Agent::help(&args.tunnel).await?.contains("--transport") {
         output::progress("the agent has no --transport: measured as it is");
         all.truncate(1);
         all.push(OLD);
@@ -191,26 +187,26 @@ impl Bench<'_> {
         let origin = net::command(Some(&link.namespace_b), &self.program);
         let (_origin, address) = origin::start(origin, &format!("{ADDRESS_B}:0"), dir).await?;
         let mut system = match contender.agent_args {
-            None => System {
-                name: contender.name,
-                target: Target { address: address.to_string(), host: "bench.localhost".to_owned() },
-                namespace: Some(link.namespace_a.clone()),
-                middle: Vec::new(),
-            },
+            None => {
+                let target =
+                    Target { address: address.to_string(), host: "bench.localhost".to_owned() };
+                System::new(contender.name, None, target, Vec::new())
+            }
             Some(agent_args) => {
-                let tunnel = self.tunnel(contender.name, agent_args, link, dir, address).await?;
-                let ms = tunnel.agent_ready.as_secs_f64() * 1e3;
+                let (edge, agent) = self.tunnel(agent_args, link, dir, address).await?;
+                let ms = agent.ready_after.as_secs_f64() * 1e3;
                 let scenario = format!("{loss} % loss: {START}");
                 self.results.record(&scenario, "ms until ready", contender.name, ms);
-                tunnel.system
+                tunnel::system(contender.name, PLAIN, edge, agent)?
             }
         };
+        system.namespace = Some(link.namespace_a.clone());
         let mut runner = Runner::new(self.program.clone(), dir);
         for scenario in &self.scenarios {
             output::progress(format_args!("  {}", scenario.name));
             for sample in runner.measure(&mut system, scenario).await? {
                 let scenario = format!("{loss} % loss: {}", scenario.name);
-                self.results.record(&scenario, sample.metric, contender.name, sample.value);
+                self.results.record(&scenario, &sample.metric, contender.name, sample.value);
             }
         }
         self.errors.extend(runner.errors.iter().map(|error| format!("{loss} % loss: {error}")));
@@ -224,9 +220,9 @@ impl Bench<'_> {
             let dir = dir.path();
             let link = self.link(dir, 0.0, seed, no_udp).await?;
             let origin = ([127, 0, 0, 1], 9).into();
-            let tunnel = self.tunnel(contender.name, agent_args, &link, dir, origin).await;
+            let tunnel = self.tunnel(agent_args, &link, dir, origin).await;
             link.process.stop().await?;
-            let ms = tunnel?.agent_ready.as_secs_f64() * 1e3;
+            let ms = tunnel?.1.ready_after.as_secs_f64() * 1e3;
             self.results.record(&format!("0 % loss: {START}"), metric, contender.name, ms);
         }
         Ok(())
@@ -247,39 +243,39 @@ impl Bench<'_> {
 
     async fn tunnel(
         &self,
-        name: &'static str,
         agent_args: &[&str],
         link: &Link,
         dir: &Path,
         origin: std::net::SocketAddr,
-    ) -> anyhow::Result<Tunnel> {
-        let setup = tunnel::Setup {
-            edge_namespace: Some(link.namespace_a.clone()),
-            agent_namespace: Some(link.namespace_b.clone()),
-            listen: EDGE,
-            server: Some(format!("{ADDRESS_A}:{EDGE_PORT}")),
-            agent_args: agent_args.iter().map(|arg| (*arg).to_owned()).collect(),
-        };
-        tunnel::start(&self.args.tunnel, name, setup, dir, origin).await
+    ) -> anyhow::Result<(Edge, Agent)> {
+        let args = &self.args.tunnel;
+        let edge = Edge::start(args, Some(&link.namespace_a), EDGE, dir).await?;
+        let home = Some(link.namespace_b.as_str());
+        let server = format!("http://{ADDRESS_A}:{}", edge.address.port());
+        let agent = Agent::start(args, &edge, home, &server, agent_args, dir, origin).await?;
+        Ok((edge, agent))
     }
 
     fn report(&self, contenders: &[Contender]) -> anyhow::Result<()> {
         let Args { delay_ms, mbit, congestion, rounds, .. } = self.args;
-        let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
+        let column = |contender: &Contender| Column {
+            system: contender.name,
+            base: contender.agent_args.map(|_| PLAIN),
+        };
+        let columns: Vec<Column> = contenders.iter().map(column).collect();
         let link = format!("{} ms round trip, {mbit} Mbit/s, {congestion}", delay_ms * 2.0);
         output::line(format_args!(
             "{}\n{link}\n{rounds} round(s), medians, MB are millions of bytes",
             procfs::machine()
         ));
-        output::line(self.results.to_table(&names, &RATIOS));
+        output::line(self.results.to_text(&columns));
         if let Some(path) = &self.args.json {
             let report = json!({
                 "machine": procfs::machine(),
                 "link": link,
                 "rounds": rounds,
                 "quick": self.args.quick,
-                "systems": names,
-                "figures": self.results.to_json(&[PLAIN])?,
+                "figures": self.results.to_json(&columns)?,
                 "errors": self.errors,
             });
             fs::write(path, serde_json::to_string_pretty(&report)?)

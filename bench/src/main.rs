@@ -24,6 +24,7 @@ mod report;
 mod scenario;
 mod system;
 mod table;
+mod tls;
 mod tunnel;
 
 use clap::{Parser, Subcommand};

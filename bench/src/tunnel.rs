@@ -1,6 +1,7 @@
 //! Edge and agent, started by their command lines and known only by what they print.
 
-use std::fs::OpenOptions;
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,12 +15,14 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::client::Target;
-use crate::net;
 use crate::process::{Child, Output};
 use crate::system::System;
+use crate::tls::Certificate;
+use crate::{net, nginx};
 
 const READY: Duration = Duration::from_secs(30);
 const NAME: &str = "bench";
+pub(crate) const LOOPBACK: &str = "127.0.0.1:0";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -37,92 +40,132 @@ pub(crate) struct Args {
     agent_arg: Vec<String>,
 }
 
-/// Where edge and agent run, and how they find each other.
-pub(crate) struct Setup {
-    /// The network namespaces of edge and visitors, and of agent and local server; ours if None.
-    pub(crate) edge_namespace: Option<String>,
-    pub(crate) agent_namespace: Option<String>,
-    pub(crate) listen: &'static str,
-    /// The edge's address as the agent sees it; the one that the edge prints if None.
-    pub(crate) server: Option<String>,
-    pub(crate) agent_args: Vec<String>,
+/// An edge of its own token, without agents yet.
+pub(crate) struct Edge {
+    pub(crate) process: Child,
+    /// Where its visitors find it.
+    pub(crate) address: SocketAddr,
+    token: String,
 }
 
-impl Setup {
-    /// Both on loopback.
-    pub(crate) fn here() -> Self {
-        Self {
-            edge_namespace: None,
-            agent_namespace: None,
-            listen: "127.0.0.1:0",
-            server: None,
-            agent_args: Vec::new(),
+impl Edge {
+    pub(crate) async fn start(
+        args: &Args,
+        namespace: Option<&str>,
+        listen: &str,
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
+        let bin = binary(args.edge_bin.as_deref(), "uniroute-edge")?;
+        let token = token()?;
+        let token_file = dir.join("token");
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&token_file)?
+            .write_all(token.as_bytes())?;
+
+        let mut command = net::command(namespace, &bin);
+        command
+            .args(["serve", "--http", listen, "--admin", "127.0.0.1:0"])
+            .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
+            .arg(&token_file)
+            .args(&args.edge_arg);
+        let mut process = Child::start("edge", dir, command)?;
+        let mut address = process.wait_for_line(Output::Stderr, READY, listening).await?;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
         }
+        Ok(Self { process, address, token })
     }
 }
 
-pub(crate) struct Tunnel {
-    pub(crate) system: System,
-    /// From the agent's start to its ready line.
-    pub(crate) agent_ready: Duration,
+pub(crate) struct Agent {
+    process: Child,
+    /// What visitors ask for.
+    url: String,
+    /// From its start to its ready line.
+    pub(crate) ready_after: Duration,
 }
 
-/// What the agent says of its options.
-pub(crate) async fn agent_help(args: &Args) -> anyhow::Result<String> {
-    let agent_bin = binary(args.agent_bin.as_deref(), "uniroute")?;
-    let output = Command::new(agent_bin).args(["http", "--help"]).output().await?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+impl Agent {
+    /// `server`: the edge's URL as the agent sees it. `more`: further arguments.
+    pub(crate) async fn start<S: AsRef<OsStr>>(
+        args: &Args,
+        edge: &Edge,
+        namespace: Option<&str>,
+        server: &str,
+        more: &[S],
+        dir: &Path,
+        origin: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let bin = binary(args.agent_bin.as_deref(), "uniroute")?;
+        let mut command = net::command(namespace, &bin);
+        command
+            .args(["http", &origin.to_string(), "--server", server])
+            .args(["--name", NAME, "--output", "json"])
+            .args(more)
+            .args(&args.agent_arg)
+            .env("UNIROUTE_TOKEN", &edge.token);
+        let started = Instant::now();
+        let mut process = Child::start("agent", dir, command)?;
+        let url = process.wait_for_line(Output::Stdout, READY, ready).await?;
+        Ok(Self { process, url, ready_after: started.elapsed() })
+    }
+
+    /// What the agent says of its options.
+    pub(crate) async fn help(args: &Args) -> anyhow::Result<String> {
+        let bin = binary(args.agent_bin.as_deref(), "uniroute")?;
+        let output = Command::new(bin).args(["http", "--help"]).output().await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
 }
 
-pub(crate) async fn start(
-    args: &Args,
+/// The two as a system.
+pub(crate) fn system(
     name: &'static str,
-    setup: Setup,
-    dir: &Path,
-    origin: SocketAddr,
-) -> anyhow::Result<Tunnel> {
-    let edge_bin = binary(args.edge_bin.as_deref(), "uniroute-edge")?;
-    let agent_bin = binary(args.agent_bin.as_deref(), "uniroute")?;
-    let token = token()?;
-    let token_file = dir.join("token");
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&token_file)?
-        .write_all(token.as_bytes())?;
-
-    let mut command = net::command(setup.edge_namespace.as_deref(), &edge_bin);
-    command
-        .args(["serve", "--http", setup.listen, "--admin", "127.0.0.1:0"])
-        .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
-        .arg(&token_file)
-        .args(&args.edge_arg);
-    let mut edge = Child::start("edge", dir, command)?;
-    let mut address = edge.wait_for_line(Output::Stderr, READY, listening).await?;
-    if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    let server = setup.server.unwrap_or_else(|| address.to_string());
-
-    let mut command = net::command(setup.agent_namespace.as_deref(), &agent_bin);
-    command
-        .args(["http", &origin.to_string(), "--server", &format!("http://{server}")])
-        .args(["--name", NAME, "--output", "json"])
-        .args(&setup.agent_args)
-        .args(&args.agent_arg)
-        .env("UNIROUTE_TOKEN", &token);
-    let started = Instant::now();
-    let mut agent = Child::start("agent", dir, command)?;
-    let url = agent.wait_for_line(Output::Stdout, READY, ready).await?;
-    let agent_ready = started.elapsed();
-
+    base: &'static str,
+    edge: Edge,
+    agent: Agent,
+) -> anyhow::Result<System> {
+    let url = agent.url;
     // The name in the public URL need not resolve here: the edge's address is known, the name goes into `Host`.
     let named: Uri = url.parse().with_context(|| format!("public URL {url:?}"))?;
-    let target = Target { address: address.to_string(), host: Target::new(&named, None)?.host };
-    let system =
-        System { name, target, namespace: setup.edge_namespace, middle: vec![edge, agent] };
-    Ok(Tunnel { system, agent_ready })
+    let target =
+        Target { address: edge.address.to_string(), host: Target::new(&named, None)?.host };
+    Ok(System::new(name, Some(base), target, vec![edge.process, agent.process]))
+}
+
+/// Edge and agent on loopback, without TLS.
+pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow::Result<System> {
+    let edge = Edge::start(args, None, LOOPBACK, dir).await?;
+    let server = format!("http://{}", edge.address);
+    let agent = Agent::start::<&str>(args, &edge, None, &server, &[], dir, origin).await?;
+    let mut system = system("uniroute", "nginx", edge, agent)?;
+    system.wait_until_answering().await?;
+    Ok(system)
+}
+
+/// The same with TLS between the two, which an nginx ends on the edge's behalf.
+pub(crate) async fn start_tls(
+    args: &Args,
+    dir: &Path,
+    origin: SocketAddr,
+    nginx: &Path,
+    certificate: &Certificate,
+) -> anyhow::Result<System> {
+    let dir = dir.join("uniroute-tls");
+    fs::create_dir(&dir)?;
+    let edge = Edge::start(args, None, LOOPBACK, &dir).await?;
+    let (terminator, address) =
+        nginx::start_terminator(nginx, &dir, edge.address, certificate).await?;
+    let trust = [OsStr::new("--server-ca"), certificate.chain.as_os_str()];
+    let server = format!("https://{address}");
+    let agent = Agent::start(args, &edge, None, &server, &trust, &dir, origin).await?;
+    let mut system = system("uniroute TLS", nginx::TLS, edge, agent)?;
+    system.terminator = Some(terminator);
+    system.wait_until_answering().await?;
+    Ok(system)
 }
 
 fn binary(given: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
