@@ -6,6 +6,7 @@ set -eu
 wanted='
 curl                                            curl
 nginx                                           nginx-light
+/usr/lib/nginx/modules/ngx_stream_module.so     libnginx-mod-stream
 go                                              golang-go
 /usr/share/gocode/src/github.com/hashicorp/yamux  golang-github-hashicorp-yamux-dev
 '

@@ -1,7 +1,7 @@
 //! One keep-alive HTTP/1.1 connection to a measured system.
 
 use anyhow::{Context, bail, ensure};
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::{Method, Request, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -37,6 +37,7 @@ impl Target {
 pub(crate) struct Connection {
     sender: SendRequest<Repeat>,
     host: String,
+    closing: bool,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -51,7 +52,18 @@ impl Connection {
             // A failure also reaches the request that it breaks, which counts it.
             let _ = connection.await;
         });
-        Ok(Self { sender, host: target.host.clone(), _driver: AbortOnDropHandle::new(driver) })
+        Ok(Self {
+            sender,
+            host: target.host.clone(),
+            closing: false,
+            _driver: AbortOnDropHandle::new(driver),
+        })
+    }
+
+    /// Asks with each request for the connection's close.
+    pub(crate) fn closing(mut self) -> Self {
+        self.closing = true;
+        self
     }
 
     /// Whether the next request can go out, waiting for the last one to be through.
@@ -66,12 +78,12 @@ impl Connection {
         path: &str,
         body: Repeat,
     ) -> anyhow::Result<Incoming> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.host.as_str())
-            .body(body)
-            .context("request")?;
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, self.host.as_str());
+        if self.closing {
+            request = request.header(CONNECTION, "close");
+        }
+        let request = request.body(body).context("request")?;
         let response = self.sender.send_request(request).await?;
         if response.status() != http::StatusCode::OK {
             bail!("{path} answered {}", response.status());

@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -11,13 +10,16 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Target;
-use crate::process::{Child, Output};
-use crate::scenario::{self, Runner, Size};
+use crate::procfs::Memory;
+use crate::scenario::{self, Kind, Runner, Size};
 use crate::system::System;
-use crate::table::Results;
-use crate::{nginx, output, procfs, tunnel};
+use crate::table::{Column, Results};
+use crate::tls::Certificate;
+use crate::{nginx, origin, output, procfs, tunnel};
 
-const READY: Duration = Duration::from_secs(10);
+const TLS: &str = "TLS: version 1.3 between the two hops; an nginx ends it in front of uniroute's edge, whose work is \
+                   counted and also shown apart";
+const NO_TLS: &str = "TLS: skipped, as nginx with its stream module is not installed";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,11 +32,20 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = nginx::Setup::Streaming)]
     nginx: nginx::Setup,
     /// Rounds, each of which measures every scenario on every system; figures are medians
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// One short round, to see that everything works rather than how fast
     #[arg(long)]
     quick: bool,
+    /// Only the scenarios with this text in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Only these systems, as in --systems=nginx,uniroute
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<String>,
+    /// Also write the tables as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Also write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -47,9 +58,9 @@ impl Args {
 
     fn size(&self) -> Size {
         if self.quick {
-            Size { requests_seconds: 1.0, beside_seconds: 1.0, bulk_bytes: 256 << 20 }
+            Size { seconds: 1.0, bulk_bytes: 256 << 20 }
         } else {
-            Size { requests_seconds: 5.0, beside_seconds: 4.0, bulk_bytes: 2 << 30 }
+            Size { seconds: 5.0, bulk_bytes: 2 << 30 }
         }
     }
 }
@@ -69,50 +80,37 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("uniroute-bench-").tempdir()?;
     let dir = temporary.path();
     let program = std::env::current_exe()?;
-    let (origin, address) = start_origin(&program, dir).await?;
-
-    let mut systems = vec![System {
-        name: "direct",
-        target: Target { address: address.to_string(), host: "bench.localhost".to_owned() },
-        middle: Vec::new(),
-    }];
-    let nginx_note = match nginx::find() {
-        Some(nginx) => {
-            systems.push(nginx::start(&nginx, args.nginx, dir, address).await?);
-            format!("{}: {}", nginx::version(&nginx).await?, args.nginx.describe())
-        }
-        None => "nginx chain: skipped, as nginx is not installed".to_owned(),
-    };
-    if !args.skip_tunnel {
-        systems.push(tunnel::start(&args.tunnel, dir, address).await?);
-    }
+    let (origin, address) = origin::start(Command::new(&program), tunnel::LOOPBACK, dir).await?;
+    let mut notes = Vec::new();
+    let mut systems = start_systems(args, dir, address, &mut notes).await?;
 
     let mut runner = Runner::new(program, dir);
     let results = measure(args, &mut runner, &mut systems).await?;
 
-    let names: Vec<&str> = systems.iter().map(|system| system.name).collect();
-    let head = format!("{}\n{nginx_note}", procfs::machine());
-    output::line(format_args!(
-        "{head}\n{} round(s), medians, MB are millions of bytes",
-        args.rounds()
-    ));
-    output::line(results.to_table(&names));
+    let columns: Vec<Column> = systems.iter().map(System::column).collect();
+    let mut head = vec![procfs::machine()];
+    head.extend(notes.iter().cloned());
+    head.push(format!("{} round(s), medians, MB are millions of bytes", args.rounds()));
+    output::line(head.join("\n"));
+    output::line(results.to_text(&columns));
+    if let Some(path) = &args.markdown {
+        let head: String = head.iter().map(|line| format!("- {line}\n")).collect();
+        write(path, head + &results.to_markdown(&columns))?;
+    }
     if let Some(path) = &args.json {
         let report = json!({
             "machine": procfs::machine(),
             "rounds": args.rounds(),
             "quick": args.quick,
-            "nginx": nginx_note,
-            "systems": names,
-            "figures": results.to_json()?,
+            "notes": notes,
+            "figures": results.to_json(&columns)?,
             "errors": runner.errors,
         });
-        fs::write(path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, serde_json::to_string_pretty(&report)?)?;
     }
 
-    for child in systems.into_iter().flat_map(|system| system.middle.into_iter().rev()) {
-        child.stop().await?;
+    for system in systems {
+        system.stop().await?;
     }
     origin.stop().await?;
     if !runner.errors.is_empty() {
@@ -121,14 +119,53 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start_origin(program: &Path, dir: &Path) -> anyhow::Result<(Child, SocketAddr)> {
-    let mut command = Command::new(program);
-    command.arg("origin");
-    let mut origin = Child::start("origin", dir, command)?;
-    let address = origin
-        .wait_for_line(Output::Stdout, READY, |line| line.strip_prefix("listening ")?.parse().ok())
-        .await?;
-    Ok((origin, address))
+/// All systems that are there and asked for. `notes`: what a reader of the figures has to know of them.
+async fn start_systems(
+    args: &Args,
+    dir: &Path,
+    origin: SocketAddr,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Vec<System>> {
+    let wanted = |name: &str| args.systems.is_empty() || args.systems.iter().any(|of| of == name);
+    let mut systems = Vec::new();
+    let target = Target { address: origin.to_string(), host: "bench.localhost".to_owned() };
+    systems.push(System::new("direct", None, target, Vec::new()));
+
+    let nginx = nginx::find();
+    match &nginx {
+        Some(nginx) => {
+            let about = args.nginx.describe();
+            notes.push(format!("{}: {about}", nginx::version(nginx).await?));
+            systems.push(nginx::start(nginx, args.nginx, dir, origin, None).await?);
+        }
+        None => notes.push("nginx chain: skipped, as nginx is not installed".to_owned()),
+    }
+    if !args.skip_tunnel {
+        systems.push(tunnel::start(&args.tunnel, dir, origin).await?);
+    }
+    match &nginx {
+        Some(nginx) if nginx::can_terminate() => {
+            notes.push(TLS.to_owned());
+            let certificate = Certificate::make(dir)?;
+            let tls = Some(&certificate);
+            let mut both = vec![nginx::start(nginx, args.nginx, dir, origin, tls).await?];
+            if !args.skip_tunnel {
+                let tunnel = &args.tunnel;
+                both.push(tunnel::start_tls(tunnel, dir, origin, nginx, &certificate).await?);
+            }
+            for system in &mut both {
+                system.skips = &[Kind::NewConnections, Kind::Echo, Kind::Beside];
+            }
+            systems.extend(both);
+        }
+        _ => notes.push(NO_TLS.to_owned()),
+    }
+    systems.retain(|system| wanted(system.name));
+    Ok(systems)
+}
+
+fn write(path: &Path, text: String) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn measure(
@@ -141,7 +178,8 @@ async fn measure(
         runner.warm_up(system).await?;
         record_memory(&mut results, system, "memory after warm-up", |memory| memory.now)?;
     }
-    let scenarios = scenario::all(&args.size());
+    let mut scenarios = scenario::all(&args.size());
+    scenarios.retain(|scenario| args.only.as_ref().is_none_or(|only| scenario.name.contains(only)));
     for round in 0..args.rounds() {
         for scenario in &scenarios {
             output::progress(format_args!("round {}: {}", round + 1, scenario.name));
@@ -149,8 +187,11 @@ async fn measure(
             for turn in 0..systems.len() {
                 let index = (turn + round as usize) % systems.len();
                 let system = &mut systems[index];
+                if system.skips.contains(&scenario.kind()) {
+                    continue;
+                }
                 for sample in runner.measure(system, scenario).await? {
-                    results.record(scenario.name, sample.metric, system.name, sample.value);
+                    results.record(scenario.name, &sample.metric, system.name, sample.value);
                 }
             }
         }
@@ -162,21 +203,21 @@ async fn measure(
     Ok(results)
 }
 
-/// Each process of the middle by its name, and their sum.
+/// Each side and their sum.
 fn record_memory(
     results: &mut Results,
     system: &System,
     scenario: &str,
-    figure: impl Fn(procfs::Memory) -> u64,
+    figure: impl Fn(Memory) -> u64,
 ) -> anyhow::Result<()> {
     let mut sum = 0.0;
-    for process in system.memory()? {
-        let mib = figure(process.memory) as f64 / 1024.0;
+    for (side, memory) in ["visitors' side MiB", "home side MiB"].iter().zip(system.memory()?) {
+        let mib = figure(memory) as f64 / 1024.0;
         sum += mib;
-        results.record(scenario, &format!("{} MiB", process.process), system.name, mib);
+        results.record(scenario, side, system.name, mib);
     }
     if sum > 0.0 {
-        results.record(scenario, "all MiB", system.name, sum);
+        results.record(scenario, "both MiB", system.name, sum);
     }
     Ok(())
 }

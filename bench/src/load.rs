@@ -1,6 +1,7 @@
 //! The load generator: small requests in a closed loop, or long bodies one way.
 
 mod bulk;
+mod echo;
 mod requests;
 
 use anyhow::Context;
@@ -14,6 +15,8 @@ use crate::output;
 pub(crate) enum Load {
     /// GET a small page over and over, each connection as fast as it is answered
     Requests(requests::Args),
+    /// Send small WebSocket messages to /echo, each when the last one has come back
+    Echo(echo::Args),
     /// Stream /bytes/N from the server
     Download(bulk::DownloadArgs),
     /// Stream a body to the server's /upload
@@ -39,6 +42,7 @@ impl TargetArgs {
 pub(crate) async fn run(load: Load) -> anyhow::Result<()> {
     let report = match load {
         Load::Requests(args) => serde_json::to_string(&requests::run(args).await?),
+        Load::Echo(args) => serde_json::to_string(&echo::run(args).await?),
         Load::Download(args) => serde_json::to_string(&bulk::download(args).await?),
         Load::Upload(args) => serde_json::to_string(&bulk::upload(args).await?),
     };

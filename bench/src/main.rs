@@ -3,7 +3,8 @@
 //! `origin` is the local server being tunnelled, `load` one run of the load generator, and `e2e` starts every part
 //! and compares the tunnel with a direct connection and with a chain of two nginx reverse proxies, which makes the
 //! same HTTP hops as edge and agent. Only `e2e` knows the tunnel's binaries, and only by their command lines. `link` is
-//! a slow way between two of them, `agents` a crowd of them in one process.
+//! a slow way between two of them, `net` a lossy one between two network namespaces, `agents` a crowd of them in one
+//! process.
 
 mod agents;
 mod body;
@@ -11,7 +12,9 @@ mod client;
 mod e2e;
 mod histogram;
 mod link;
+mod links;
 mod load;
+mod net;
 mod nginx;
 mod origin;
 mod output;
@@ -21,6 +24,7 @@ mod report;
 mod scenario;
 mod system;
 mod table;
+mod tls;
 mod tunnel;
 
 use clap::{Parser, Subcommand};
@@ -41,8 +45,12 @@ enum Command {
     Load(load::Load),
     /// Forward to an address over a link with a delay and a rate; prints `listening ADDR`
     Link(link::Args),
+    /// Make two network namespaces with a lossy link between them; prints `ready NS_A NS_B ADDR_A ADDR_B`
+    Net(net::Args),
     /// Connect many idle agents; prints `ready N` and stays until it is ended
     Agents(agents::Args),
+    /// Compare the tunnel with plain TCP over a link that loses packets
+    Links(links::Args),
     /// Start every part, measure direct, nginx chain and tunnel in turn, and compare
     E2e(e2e::Args),
 }
@@ -54,7 +62,9 @@ async fn main() -> anyhow::Result<()> {
         Command::Origin(args) => origin::run(args).await,
         Command::Load(load) => load::run(load).await,
         Command::Link(args) => link::run(args).await,
+        Command::Net(args) => net::run(args).await,
         Command::Agents(args) => agents::run(args).await,
+        Command::Links(args) => links::run(args).await,
         Command::E2e(args) => e2e::run(args).await,
     }
 }

@@ -1,12 +1,17 @@
 //! The local server that every measured path ends at.
 //!
-//! `GET /1k` answers 1,024 bytes, `GET /bytes/N` N bytes, `POST /upload` reads the body and answers its length.
+//! `GET /1k` answers 1,024 bytes, `GET /bytes/N` N bytes, `POST /upload` reads the body and answers its length,
+//! and `GET /echo` sends WebSocket messages back.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
@@ -14,10 +19,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::body::Repeat;
 use crate::output;
+use crate::process::{Child, Output};
+
+const READY: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,17 +56,35 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// Starts one as a process of its own, by the command that runs this program.
+pub(crate) async fn start(
+    mut command: Command,
+    listen: &str,
+    dir: &Path,
+) -> anyhow::Result<(Child, SocketAddr)> {
+    command.args(["origin", "--listen", listen]);
+    let mut origin = Child::start("origin", dir, command)?;
+    let address = origin
+        .wait_for_line(Output::Stdout, READY, |line| line.strip_prefix("listening ")?.parse().ok())
+        .await?;
+    Ok((origin, address))
+}
+
 async fn serve(stream: TcpStream) {
     // A client that goes away ends its connection, and that is all there is to it.
     if stream.set_nodelay(true).is_ok() {
-        let _ =
-            http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+        let connection =
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+        let _ = connection.with_upgrades().await;
     }
 }
 
 type Answer = Either<Repeat, Full<Bytes>>;
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    if request.uri().path() == "/echo" {
+        return Ok(echo(request));
+    }
     let (parts, body) = request.into_parts();
     let response = match (parts.method, parts.uri.path()) {
         (Method::GET, "/1k") => Response::new(Either::Left(Repeat::bytes(1024))),
@@ -70,6 +100,33 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, Infallib
         _ => status(StatusCode::NOT_FOUND),
     };
     Ok(response)
+}
+
+fn echo(request: Request<Incoming>) -> Response<Answer> {
+    let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) else {
+        return status(StatusCode::UPGRADE_REQUIRED);
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        let io = TokioIo::new(upgraded);
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let is_data = message.is_text() || message.is_binary();
+            if is_data && socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut response = Response::new(Either::Left(Repeat::empty()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = accept.parse() {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
 }
 
 async fn drain(mut body: Incoming) -> Result<u64, hyper::Error> {

@@ -22,6 +22,8 @@ const TAIL: usize = 20;
 /// Dropping it kills the process and its children at once; `stop` asks first.
 pub(crate) struct Child {
     name: String,
+    /// Sent when it is dropped.
+    last: Signal,
     child: tokio::process::Child,
     pid: u32,
     ended: bool,
@@ -36,7 +38,21 @@ pub(crate) enum Output {
 
 impl Child {
     /// Starts a process whose output goes to `NAME.out` and `NAME.err` in `dir`, its working directory.
-    pub(crate) fn start(name: &str, dir: &Path, mut command: Command) -> anyhow::Result<Self> {
+    pub(crate) fn start(name: &str, dir: &Path, command: Command) -> anyhow::Result<Self> {
+        Self::start_with(name, dir, command, Signal::KILL)
+    }
+
+    /// For a process that has something to take back: dropping this only asks it to end.
+    pub(crate) fn start_gently(name: &str, dir: &Path, command: Command) -> anyhow::Result<Self> {
+        Self::start_with(name, dir, command, Signal::TERM)
+    }
+
+    fn start_with(
+        name: &str,
+        dir: &Path,
+        mut command: Command,
+        last: Signal,
+    ) -> anyhow::Result<Self> {
         let log = dir.join(name);
         // Settings of the caller's own tunnels must not change what is measured.
         for (key, _) in std::env::vars_os() {
@@ -51,11 +67,11 @@ impl Child {
             .stdin(Stdio::null())
             .stdout(File::create(log.with_extension("out"))?)
             .stderr(File::create(log.with_extension("err"))?)
-            .kill_on_drop(true)
+            .kill_on_drop(last == Signal::KILL)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let pid = child.id().context("a new process has an id")?;
-        Ok(Self { name: name.to_owned(), child, pid, ended: false, log })
+        Ok(Self { name: name.to_owned(), last, child, pid, ended: false, log })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -156,7 +172,7 @@ impl Drop for Child {
         // An ended process has been reaped, and its id may belong to another by now.
         if !self.ended {
             for pid in procfs::family(self.pid).unwrap_or_else(|_| vec![self.pid]) {
-                send(pid, Signal::KILL);
+                send(pid, self.last);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the kernel says about other processes.
 
 use std::fs;
+use std::iter::Sum;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -35,6 +36,13 @@ pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
 pub(crate) struct Memory {
     pub(crate) now: u64,
     pub(crate) peak: u64,
+}
+
+impl Sum for Memory {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let none = Self { now: 0, peak: 0 };
+        all.fold(none, |sum, one| Self { now: sum.now + one.now, peak: sum.peak + one.peak })
+    }
 }
 
 pub(crate) fn memory(pid: u32) -> anyhow::Result<Memory> {

@@ -25,8 +25,10 @@ pub(crate) struct RequestsReport {
 pub(crate) struct BulkReport {
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
-    /// Millions of bytes by second, all streams together.
+    /// Millions of bytes by second, all streams together, once they had settled.
     pub(crate) mb_per_s: f64,
+    /// The same while they settled, if any time was given for it.
+    pub(crate) settling_mb_per_s: Option<f64>,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
 }

@@ -1,7 +1,6 @@
 //! Medians over the rounds, their ratios, and how they are shown.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde::Serialize;
 
@@ -18,6 +17,13 @@ struct Row {
     systems: BTreeMap<&'static str, Vec<f64>>,
 }
 
+/// A system, and the one that its figures are compared with.
+#[derive(Clone, Copy)]
+pub(crate) struct Column {
+    pub(crate) system: &'static str,
+    pub(crate) base: Option<&'static str>,
+}
+
 /// One figure of one system, as it stands in the JSON report.
 #[derive(Serialize)]
 struct Figure<'a> {
@@ -26,11 +32,15 @@ struct Figure<'a> {
     system: &'static str,
     median: f64,
     rounds: &'a [f64],
-    /// Left out where the other system has no such figure.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio_to_direct: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ratio_to_nginx: Option<f64>,
+    /// Left out where there is nothing to compare with.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    ratio: Option<Ratio>,
+}
+
+#[derive(Serialize)]
+struct Ratio {
+    base: &'static str,
+    ratio: f64,
 }
 
 impl Results {
@@ -56,55 +66,86 @@ impl Results {
         index
     }
 
-    pub(crate) fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
+    pub(crate) fn to_json(
+        &self,
+        columns: &[Column],
+    ) -> Result<serde_json::Value, serde_json::Error> {
         let figures = self.rows.iter().flat_map(|row| {
-            row.systems.iter().map(|(system, rounds)| Figure {
-                scenario: &row.scenario,
-                metric: &row.metric,
-                system,
-                median: median(rounds),
-                rounds,
-                ratio_to_direct: row.ratio(system, "direct"),
-                ratio_to_nginx: row.ratio(system, "nginx"),
+            columns.iter().filter_map(|column| {
+                let rounds = row.systems.get(column.system)?;
+                Some(Figure {
+                    scenario: &row.scenario,
+                    metric: &row.metric,
+                    system: column.system,
+                    median: median(rounds),
+                    rounds,
+                    ratio: row.ratio(column),
+                })
             })
         });
         figures.map(serde_json::to_value).collect()
     }
 
-    /// One block for each scenario: a row for each figure, a column for each system and ratio.
-    pub(crate) fn to_table(&self, systems: &[&'static str]) -> String {
-        let ratios: Vec<(&str, &str)> =
-            [("nginx", "direct"), ("uniroute", "direct"), ("uniroute", "nginx")]
-                .into_iter()
-                .filter(|(of, to)| systems.contains(of) && systems.contains(to))
-                .collect();
-
+    /// For a terminal: one block for each scenario, a row for each figure, a column for each system.
+    pub(crate) fn to_text(&self, columns: &[Column]) -> String {
         let mut text = String::new();
-        let mut scenario = "";
-        for row in &self.rows {
-            if row.scenario != scenario {
-                scenario = &row.scenario;
-                let _ = write!(text, "\n{scenario}\n  {:<26}", "");
-                for system in systems {
-                    let _ = write!(text, "{system:>12}");
-                }
-                for (of, to) in &ratios {
-                    let _ = write!(text, "{:>17}", format!("{of}/{to}"));
+        for grid in self.grids(columns) {
+            let width = |column: usize| {
+                let cells = grid.iter().map(|line| line[column].chars().count());
+                cells.max().unwrap_or_default()
+            };
+            text.push('\n');
+            for (index, line) in grid.iter().enumerate() {
+                let indent = if index == 0 { 0 } else { 2 };
+                let name = width(0) + 2 - indent;
+                text.push_str(&format!("{:indent$}{:<name$}", "", line[0]));
+                for (column, cell) in line.iter().enumerate().skip(1) {
+                    text.push_str(&format!("  {cell:>0$}", width(column)));
                 }
                 text.push('\n');
             }
-            let _ = write!(text, "  {:<26}", row.metric);
-            for system in systems {
-                let cell = row.median(system).map_or("-".to_owned(), number);
-                let _ = write!(text, "{cell:>12}");
-            }
-            for (of, to) in &ratios {
-                let cell = row.ratio(of, to).map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"));
-                let _ = write!(text, "{cell:>17}");
-            }
-            text.push('\n');
         }
         text
+    }
+
+    /// The same as Markdown tables.
+    pub(crate) fn to_markdown(&self, columns: &[Column]) -> String {
+        let mut text = String::new();
+        for grid in self.grids(columns) {
+            text.push('\n');
+            for (index, line) in grid.iter().enumerate() {
+                text.push_str(&format!("| {} |\n", line.join(" | ")));
+                if index == 0 {
+                    text.push_str(&format!("|---|{}\n", "--:|".repeat(line.len() - 1)));
+                }
+            }
+        }
+        text
+    }
+
+    /// For each scenario its lines of cells, the heads first. Systems without a figure in it are left out.
+    fn grids(&self, columns: &[Column]) -> Vec<Vec<Vec<String>>> {
+        self.rows
+            .chunk_by(|one, next| one.scenario == next.scenario)
+            .map(|rows| {
+                let takes_part = |column: &&Column| {
+                    rows.iter().any(|row| row.systems.contains_key(column.system))
+                };
+                let columns: Vec<&Column> = columns.iter().filter(takes_part).collect();
+                let heads = columns.iter().map(|Column { system, base }| match base {
+                    Some(base) if columns.iter().any(|column| column.system == *base) => {
+                        format!("{system} (/ {base})")
+                    }
+                    _ => (*system).to_owned(),
+                });
+                let mut grid = vec![[rows[0].scenario.clone()].into_iter().chain(heads).collect()];
+                for row in rows {
+                    let cells = columns.iter().map(|column| row.cell(column));
+                    grid.push([row.metric.clone()].into_iter().chain(cells).collect());
+                }
+                grid
+            })
+            .collect()
     }
 }
 
@@ -113,9 +154,20 @@ impl Row {
         self.systems.get(system).map(|rounds| median(rounds))
     }
 
-    fn ratio(&self, of: &str, to: &str) -> Option<f64> {
-        let ratio = self.median(of)? / self.median(to)?;
-        (of != to && ratio.is_finite()).then_some(ratio)
+    fn ratio(&self, column: &Column) -> Option<Ratio> {
+        let base = column.base?;
+        let ratio = self.median(column.system)? / self.median(base)?;
+        ratio.is_finite().then_some(Ratio { base, ratio })
+    }
+
+    fn cell(&self, column: &Column) -> String {
+        match (self.median(column.system), self.ratio(column)) {
+            (None, _) => "-".to_owned(),
+            (Some(value), None) => number(value),
+            (Some(value), Some(Ratio { ratio, .. })) => {
+                format!("{} ({ratio:.2}x)", number(value))
+            }
+        }
     }
 }
 
@@ -151,12 +203,27 @@ mod tests {
             results.record("bulk", "MB/s", "nginx", value);
         }
         results.record("bulk", "MB/s", "uniroute", 40.0);
-        let json = results.to_json().unwrap();
+        let columns = [
+            Column { system: "nginx", base: Some("direct") },
+            Column { system: "uniroute", base: Some("nginx") },
+            Column { system: "absent", base: Some("nginx") },
+        ];
+        let json = results.to_json(&columns).unwrap();
         assert_eq!(json[0]["median"], 20.0);
-        assert_eq!(json[1]["ratio_to_nginx"], 2.0);
-        assert!(json[1].get("ratio_to_direct").is_none());
-        let table = results.to_table(&["nginx", "uniroute"]);
-        assert!(table.contains("2.00x"), "{table}");
+        assert!(json[0].get("ratio").is_none());
+        assert_eq!(json[1]["base"], "nginx");
+        assert_eq!(json[1]["ratio"], 2.0);
+        let markdown = "
+| bulk | nginx | uniroute (/ nginx) |
+|---|--:|--:|
+| MB/s | 20.0 | 40.0 (2.00x) |
+";
+        assert_eq!(results.to_markdown(&columns), markdown);
+        let text = "
+bulk    nginx  uniroute (/ nginx)
+  MB/s   20.0        40.0 (2.00x)
+";
+        assert_eq!(results.to_text(&columns), text);
     }
 
     #[test]

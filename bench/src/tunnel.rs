@@ -1,8 +1,9 @@
 //! Edge and agent, started by their command lines and known only by what they print.
 
-use std::fs::OpenOptions;
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +12,17 @@ use anyhow::{Context, ensure};
 use http::Uri;
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use crate::client::Target;
 use crate::process::{Child, Output};
 use crate::system::System;
+use crate::tls::Certificate;
+use crate::{net, nginx};
 
-const READY: Duration = Duration::from_secs(15);
+const READY: Duration = Duration::from_secs(30);
 const NAME: &str = "bench";
+pub(crate) const LOOPBACK: &str = "127.0.0.1:0";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -35,40 +40,130 @@ pub(crate) struct Args {
     agent_arg: Vec<String>,
 }
 
-pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow::Result<System> {
-    let edge_bin = binary(args.edge_bin.as_deref(), "uniroute-edge")?;
-    let agent_bin = binary(args.agent_bin.as_deref(), "uniroute")?;
-    let token = token()?;
-    let token_file = dir.join("token");
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&token_file)?
-        .write_all(token.as_bytes())?;
+/// An edge of its own token, without agents yet.
+pub(crate) struct Edge {
+    pub(crate) process: Child,
+    /// Where its visitors find it.
+    pub(crate) address: SocketAddr,
+    token: String,
+}
 
-    let mut command = Command::new(edge_bin);
-    command
-        .args(["serve", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
-        .arg(&token_file)
-        .args(&args.edge_arg);
-    let mut edge = Child::start("edge", dir, command)?;
-    let address = edge.wait_for_line(Output::Stderr, READY, listening).await?;
+impl Edge {
+    pub(crate) async fn start(
+        args: &Args,
+        namespace: Option<&str>,
+        listen: &str,
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
+        let bin = binary(args.edge_bin.as_deref(), "uniroute-edge")?;
+        let token = token()?;
+        let token_file = dir.join("token");
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&token_file)?
+            .write_all(token.as_bytes())?;
 
-    let mut command = Command::new(agent_bin);
-    command
-        .args(["http", &origin.to_string(), "--server", &format!("http://{address}")])
-        .args(["--name", NAME, "--output", "json"])
-        .args(&args.agent_arg)
-        .env("UNIROUTE_TOKEN", &token);
-    let mut agent = Child::start("agent", dir, command)?;
-    let url = agent.wait_for_line(Output::Stdout, READY, ready).await?;
+        let mut command = net::command(namespace, &bin);
+        command
+            .args(["serve", "--http", listen, "--admin", "127.0.0.1:0"])
+            .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
+            .arg(&token_file)
+            .args(&args.edge_arg);
+        let mut process = Child::start("edge", dir, command)?;
+        let mut address = process.wait_for_line(Output::Stderr, READY, listening).await?;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        Ok(Self { process, address, token })
+    }
+}
 
+pub(crate) struct Agent {
+    process: Child,
+    /// What visitors ask for.
+    url: String,
+    /// From its start to its ready line.
+    pub(crate) ready_after: Duration,
+}
+
+impl Agent {
+    /// `server`: the edge's URL as the agent sees it. `more`: further arguments.
+    pub(crate) async fn start<S: AsRef<OsStr>>(
+        args: &Args,
+        edge: &Edge,
+        namespace: Option<&str>,
+        server: &str,
+        more: &[S],
+        dir: &Path,
+        origin: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let bin = binary(args.agent_bin.as_deref(), "uniroute")?;
+        let mut command = net::command(namespace, &bin);
+        command
+            .args(["http", &origin.to_string(), "--server", server])
+            .args(["--name", NAME, "--output", "json"])
+            .args(more)
+            .args(&args.agent_arg)
+            .env("UNIROUTE_TOKEN", &edge.token);
+        let started = Instant::now();
+        let mut process = Child::start("agent", dir, command)?;
+        let url = process.wait_for_line(Output::Stdout, READY, ready).await?;
+        Ok(Self { process, url, ready_after: started.elapsed() })
+    }
+
+    /// What the agent says of its options.
+    pub(crate) async fn help(args: &Args) -> anyhow::Result<String> {
+        let bin = binary(args.agent_bin.as_deref(), "uniroute")?;
+        let output = Command::new(bin).args(["http", "--help"]).output().await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The two as a system.
+pub(crate) fn system(
+    name: &'static str,
+    base: &'static str,
+    edge: Edge,
+    agent: Agent,
+) -> anyhow::Result<System> {
+    let url = agent.url;
     // The name in the public URL need not resolve here: the edge's address is known, the name goes into `Host`.
     let named: Uri = url.parse().with_context(|| format!("public URL {url:?}"))?;
-    let target = Target { address: address.to_string(), host: Target::new(&named, None)?.host };
-    let mut system = System { name: "uniroute", target, middle: vec![edge, agent] };
+    let target =
+        Target { address: edge.address.to_string(), host: Target::new(&named, None)?.host };
+    Ok(System::new(name, Some(base), target, vec![edge.process, agent.process]))
+}
+
+/// Edge and agent on loopback, without TLS.
+pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow::Result<System> {
+    let edge = Edge::start(args, None, LOOPBACK, dir).await?;
+    let server = format!("http://{}", edge.address);
+    let agent = Agent::start::<&str>(args, &edge, None, &server, &[], dir, origin).await?;
+    let mut system = system("uniroute", "nginx", edge, agent)?;
+    system.wait_until_answering().await?;
+    Ok(system)
+}
+
+/// The same with TLS between the two, which an nginx ends on the edge's behalf.
+pub(crate) async fn start_tls(
+    args: &Args,
+    dir: &Path,
+    origin: SocketAddr,
+    nginx: &Path,
+    certificate: &Certificate,
+) -> anyhow::Result<System> {
+    let dir = dir.join("uniroute-tls");
+    fs::create_dir(&dir)?;
+    let edge = Edge::start(args, None, LOOPBACK, &dir).await?;
+    let (terminator, address) =
+        nginx::start_terminator(nginx, &dir, edge.address, certificate).await?;
+    let trust = [OsStr::new("--server-ca"), certificate.chain.as_os_str()];
+    let server = format!("https://{address}");
+    let agent = Agent::start(args, &edge, None, &server, &trust, &dir, origin).await?;
+    let mut system = system("uniroute TLS", nginx::TLS, edge, agent)?;
+    system.terminator = Some(terminator);
     system.wait_until_answering().await?;
     Ok(system)
 }

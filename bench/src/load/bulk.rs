@@ -30,6 +30,9 @@ pub(crate) struct BulkArgs {
     /// Start bodies again until this long has passed; SIGTERM ends sooner, and is answered with a report too
     #[arg(long)]
     seconds: Option<f64>,
+    /// Leave the first seconds out of the figure, and report them apart
+    #[arg(long, default_value_t = 0.0)]
+    settle: f64,
 }
 
 #[derive(clap::Args)]
@@ -77,7 +80,9 @@ async fn run(args: BulkArgs, way: Way) -> anyhow::Result<BulkReport> {
         started: Semaphore::new(0),
     });
 
+    let settle = Duration::try_from_secs_f64(args.settle)?;
     let start = Instant::now();
+    let mut settled = None;
     let mut streams = JoinSet::new();
     for _ in 0..args.streams {
         streams.spawn(Stream::run(Arc::clone(&plan)));
@@ -100,13 +105,25 @@ async fn run(args: BulkArgs, way: Way) -> anyhow::Result<BulkReport> {
                 announced = true;
                 output::line(r#"{"event":"started"}"#);
             }
+            () = sleep_until(start + settle), if settled.is_none() && !settle.is_zero() => {
+                settled = Some((start.elapsed(), plan.bytes.load(Ordering::Relaxed)));
+            }
             () = sleep_until(start + limit.unwrap_or_default()), if limit.is_some() => break,
             _ = terminate.recv() => break,
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
+    let rate = |bytes: u64, time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
     let bytes = plan.bytes.load(Ordering::Relaxed);
-    Ok(BulkReport { bytes, seconds, mb_per_s: bytes as f64 / 1e6 / seconds, errors, first_error })
+    let taken = start.elapsed();
+    let (before, bytes_before) = settled.unwrap_or_default();
+    Ok(BulkReport {
+        bytes,
+        seconds: taken.as_secs_f64(),
+        mb_per_s: rate(bytes - bytes_before, taken - before),
+        settling_mb_per_s: settled.map(|(time, bytes)| rate(bytes, time)),
+        errors,
+        first_error,
+    })
 }
 
 struct Stream {

@@ -14,7 +14,7 @@ use crate::histogram::Histogram;
 use crate::report::RequestsReport;
 
 /// A request under way when the time is up may still take this long; its latency counts, or stalls would not show.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// Between two attempts while the server refuses connections.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     connections: usize,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// A connection of its own for each request, which asks for its close
+    #[arg(long)]
+    new_connections: bool,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<RequestsReport> {
@@ -33,6 +36,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<RequestsReport> {
     let plan = Arc::new(Plan {
         target: args.target.target()?,
         path: path.to_owned(),
+        new_connections: args.new_connections,
         end: Instant::now() + Duration::try_from_secs_f64(args.seconds)?,
     });
 
@@ -44,28 +48,19 @@ pub(super) async fn run(args: Args) -> anyhow::Result<RequestsReport> {
     for tally in workers.join_all().await {
         all.merge(tally);
     }
-    Ok(RequestsReport {
-        requests: all.latencies.total(),
-        seconds: args.seconds,
-        rps: all.in_time as f64 / args.seconds,
-        p50_ms: all.latencies.quantile_ms(0.5),
-        p99_ms: all.latencies.quantile_ms(0.99),
-        p999_ms: all.latencies.quantile_ms(0.999),
-        max_ms: all.latencies.max_ms(),
-        errors: all.errors,
-        reconnects: all.reconnects,
-        first_error: all.first_error,
-    })
+    Ok(all.report(args.seconds))
 }
 
 struct Plan {
     target: Target,
     path: String,
+    new_connections: bool,
     end: Instant,
 }
 
+/// What a worker has seen.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     latencies: Histogram,
     in_time: u64,
     errors: u64,
@@ -74,7 +69,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn merge(&mut self, other: Self) {
+    pub(super) fn merge(&mut self, other: Self) {
         self.latencies.merge(&other.latencies);
         self.in_time += other.in_time;
         self.errors += other.errors;
@@ -82,7 +77,28 @@ impl Tally {
         self.first_error = self.first_error.take().or(other.first_error);
     }
 
-    fn error(&mut self, error: impl std::fmt::Display) {
+    pub(super) fn answered(&mut self, start: Instant, plan_end: Instant) {
+        let end = Instant::now();
+        self.latencies.record(end - start);
+        self.in_time += u64::from(end <= plan_end);
+    }
+
+    pub(super) fn report(self, seconds: f64) -> RequestsReport {
+        RequestsReport {
+            requests: self.latencies.total(),
+            seconds,
+            rps: self.in_time as f64 / seconds,
+            p50_ms: self.latencies.quantile_ms(0.5),
+            p99_ms: self.latencies.quantile_ms(0.99),
+            p999_ms: self.latencies.quantile_ms(0.999),
+            max_ms: self.latencies.max_ms(),
+            errors: self.errors,
+            reconnects: self.reconnects,
+            first_error: self.first_error,
+        }
+    }
+
+    pub(super) fn error(&mut self, error: impl std::fmt::Display) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| format!("{error:#}"));
     }
@@ -97,11 +113,16 @@ async fn worker(plan: Arc<Plan>) -> Tally {
 }
 
 async fn requests(plan: &Plan, tally: &mut Tally) {
+    let closing = |connection: Connection| match plan.new_connections {
+        true => connection.closing(),
+        false => connection,
+    };
     let mut connection = None;
     while Instant::now() < plan.end {
+        let before = Instant::now();
         let open = match &mut connection {
             Some(open) => open,
-            None => match Connection::open(&plan.target).await {
+            None => match Connection::open(&plan.target).await.map(closing) {
                 Ok(opened) => connection.insert(opened),
                 Err(error) => {
                     tally.error(error);
@@ -115,12 +136,13 @@ async fn requests(plan: &Plan, tally: &mut Tally) {
             connection = None;
             continue;
         }
-        let start = Instant::now();
+        let start = if plan.new_connections { before } else { Instant::now() };
         match open.exchange(Method::GET, &plan.path, Repeat::empty()).await {
             Ok(_) => {
-                let end = Instant::now();
-                tally.latencies.record(end - start);
-                tally.in_time += u64::from(end <= plan.end);
+                tally.answered(start, plan.end);
+                if plan.new_connections {
+                    connection = None;
+                }
             }
             Err(error) => {
                 tally.error(error);
