@@ -174,7 +174,22 @@ pub(crate) async fn dial(
     server: &ServerUrl,
     tls: &Arc<ClientConfig>,
 ) -> Result<Dialled, ConnectError> {
-    let (socket, address) = connect(server).await?;
+    dial_at(server, tls, None).await
+}
+
+/// The same, at one address of the edge if `only` is given: where its session is.
+///
+/// # Errors
+/// [`ConnectError`], naming the step.
+pub(crate) async fn dial_at(
+    server: &ServerUrl,
+    tls: &Arc<ClientConfig>,
+    only: Option<SocketAddr>,
+) -> Result<Dialled, ConnectError> {
+    let (socket, address) = match only {
+        Some(address) => connect_to(vec![address], server).await?,
+        None => connect(server).await?,
+    };
     tune(&socket);
     if !server.tls {
         let (socket, early) = within("upgrade", upgrade(server, socket)).await??;
@@ -196,8 +211,16 @@ async fn within<F: Future>(step: &'static str, future: F) -> Result<F::Output, C
 async fn connect(server: &ServerUrl) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let dns = |source| ConnectError::Dns { host: server.host.clone(), source };
     let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
-    let addresses = within("DNS", lookup).await?.map_err(dns)?;
-    let mut failed = dns(io::Error::from(io::ErrorKind::NotFound));
+    let addresses = within("DNS", lookup).await?.map_err(dns)?.collect();
+    connect_to(addresses, server).await
+}
+
+async fn connect_to(
+    addresses: Vec<SocketAddr>,
+    server: &ServerUrl,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let nowhere = io::Error::from(io::ErrorKind::NotFound);
+    let mut failed = ConnectError::Dns { host: server.host.clone(), source: nowhere };
     for address in addresses {
         match within("TCP", TcpStream::connect(address)).await {
             Ok(Ok(socket)) => return Ok((socket, address)),

@@ -37,12 +37,13 @@ use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uniroute_proto::{handshake::HandshakeError, v1};
+use uniroute_proto::{FEATURE_LANES, handshake::HandshakeError, v1};
 use uniroute_shared::{
     backoff::Backoff,
     carrier::quic::endpoint as quic,
     code::Code,
     id::{AgentId, Token},
+    lanes::DEFAULT_LANES,
     session::Carrier,
 };
 
@@ -50,7 +51,7 @@ pub use self::transport::{Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
     connect::{ConnectError, ServerUrl},
-    session::{Session, SessionEnd},
+    session::{Session, SessionEnd, lane::Dialler},
     transport::QuicDoor,
     tunnel::Tunnel,
     upstream::{Target, TargetError, Trust, Upstream},
@@ -93,6 +94,9 @@ pub struct Settings {
     pub quic_gso: bool,
     /// What to put on the internet.
     pub tunnels: Vec<TunnelSettings>,
+    /// Connections that long bodies may use beside the session's own, over WebSocket; 0: none. The
+    /// edge may allow fewer.
+    pub lanes: usize,
     /// End when the first connection can't be made, instead of trying for ever.
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
@@ -112,6 +116,7 @@ impl Settings {
             transport: Transport::Auto,
             quic_gso: true,
             tunnels,
+            lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
         }
@@ -436,6 +441,7 @@ impl Agent {
             agent_id: self.settings.agent_id.to_string(),
             resume_token: self.resume_token.clone(),
             tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
+            features: vec![FEATURE_LANES.to_owned()],
             metadata: Some(v1::AgentMetadata {
                 name: self.settings.agent_name.clone(),
                 region: String::new(),
@@ -455,7 +461,8 @@ impl Agent {
     ) -> Result<Next, AgentError> {
         self.take_in(&session)?;
         let goes = CancellationToken::new();
-        let running = session.run(Arc::clone(&self.tunnels), goes.clone(), stop.clone());
+        let running =
+            session.run(Arc::clone(&self.tunnels), self.lane_dialler(), goes.clone(), stop.clone());
         let mut sessions = JoinSet::new();
         sessions.spawn(running);
         let ended = tokio::select! {
@@ -476,6 +483,14 @@ impl Agent {
         };
         debug!(reason, "session ended");
         Ok(Next::Unreachable(reason))
+    }
+
+    fn lane_dialler(&self) -> Dialler {
+        Dialler {
+            server: self.settings.server.clone(),
+            tls: Arc::clone(&self.tls),
+            max: self.settings.lanes,
+        }
     }
 
     /// What the handshake brought.

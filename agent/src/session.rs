@@ -1,6 +1,9 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
+pub(crate) mod lane;
+
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -78,6 +81,8 @@ pub(crate) struct Session {
     driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
+    /// Where the edge was found, over TCP.
+    address: Option<SocketAddr>,
 }
 
 /// Shakes hands over a fresh connection.
@@ -85,12 +90,13 @@ pub(crate) struct Session {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, .. }: Dialled,
+    Dialled { io, early, address }: Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, init).await
+    let session = begin((session.into(), acceptor.into()), driving, init).await?;
+    Ok(Session { address: Some(address), ..session })
 }
 
 /// Shakes hands over a fresh QUIC connection.
@@ -161,7 +167,7 @@ async fn begin(
         }
     };
     let established = shaken?;
-    Ok(Session { carried, acceptor, driving, stream, established })
+    Ok(Session { carried, acceptor, driving, stream, established, address: None })
 }
 
 async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
@@ -209,14 +215,17 @@ impl Session {
     pub(crate) async fn run(
         self,
         tunnels: Arc<Tunnels>,
+        dialler: lane::Dialler,
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established } = self;
+        let Self { carried, acceptor, mut driving, stream, established, address } = self;
+        let lanes = lane::Lanes::new(dialler, address, &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let control = Control {
             carried: carried.clone(),
             stream,
+            lanes,
             tunnels: Arc::clone(&tunnels),
             heartbeat: interval.max(MIN_HEARTBEAT),
             began: Instant::now(),
@@ -276,6 +285,7 @@ async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
 struct Control {
     carried: session::Session,
     stream: Stream,
+    lanes: lane::Lanes,
     tunnels: Arc<Tunnels>,
     heartbeat: Duration,
     began: Instant,
@@ -324,6 +334,8 @@ impl Control {
                         self.stream.send(Frame::UpdateTunnel(update).into()).await?;
                     }
                 }
+                () = self.carried.lane_wished() => self.lanes.open_one(),
+                Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
                 () = stop.cancelled(), if self.draining.is_none() => self.say_goodbye().await?,
                 () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
@@ -406,6 +418,10 @@ impl Control {
                         uptime_seconds: status.uptime_seconds,
                     });
                 }
+                Ok(())
+            }
+            Frame::LaneWanted(_) => {
+                self.lanes.open_one();
                 Ok(())
             }
             Frame::GoAway(away) => {

@@ -308,4 +308,8 @@ impl Body for AnswerBody<'_> {
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -97,6 +97,7 @@ fn status(edge: &Shared) -> String {
                 "age_seconds": session.since.elapsed().as_secs(),
                 "rtt_us": session.rtt_us.load(Ordering::Relaxed),
                 "streams": stats.streams,
+                "lanes": stats.lanes,
                 "window_bytes": stats.granted,
                 "received_queued_bytes": stats.received_queued,
                 "send_queued_bytes": stats.send_queued,

@@ -25,6 +25,10 @@ pub(crate) struct Metrics {
     pub(crate) sessions_opened: Counter,
     /// The same, ended.
     pub(crate) sessions_closed: Counter,
+    /// Connections that became lanes of a session.
+    pub(crate) lanes_opened: Counter,
+    /// The same, ended.
+    pub(crate) lanes_closed: Counter,
     /// Control frames of a kind that this edge does not know.
     pub(crate) unknown_frames: Counter,
     sessions: Gauge,
@@ -50,6 +54,8 @@ impl Metrics {
             failures: Family::default(),
             sessions_opened: Counter::default(),
             sessions_closed: Counter::default(),
+            lanes_opened: Counter::default(),
+            lanes_closed: Counter::default(),
             unknown_frames: Counter::default(),
             sessions: Gauge::default(),
             names: Gauge::default(),
@@ -65,6 +71,8 @@ impl Metrics {
             metrics.sessions_opened.clone(),
         );
         r.register("sessions_closed", "Agent connections ended", metrics.sessions_closed.clone());
+        r.register("lanes_opened", "Connections that became lanes", metrics.lanes_opened.clone());
+        r.register("lanes_closed", "Lanes ended", metrics.lanes_closed.clone());
         r.register(
             "unknown_control_frames",
             "Control frames skipped",

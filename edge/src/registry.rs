@@ -268,6 +268,14 @@ impl Registry {
         old.inspect(|session| session.replaced.cancel()).is_some()
     }
 
+    /// The session that is named so and gave out `token`.
+    pub(crate) fn session(&self, id: &str, token: &[u8]) -> Option<Arc<SessionHandle>> {
+        let table = self.table.read();
+        let session = table.sessions.get(&id.parse::<SessionId>().ok()?)?;
+        let known = subtle::ConstantTimeEq::ct_eq(&session.resume_token[..], token);
+        bool::from(known).then(|| Arc::clone(session))
+    }
+
     /// The owner gave the name up: it is free at once.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();

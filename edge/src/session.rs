@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Request;
-use hyper::{body::Incoming, upgrade::Upgraded};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -39,7 +39,6 @@ pub(crate) async fn accept(
     request: Request<Incoming>,
     place: OwnedSemaphorePermit,
 ) {
-    let _place = place;
     let peer = origin.peer;
     let upgrade = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request));
     let upgraded = match upgrade.await {
@@ -53,22 +52,26 @@ pub(crate) async fn accept(
         Ok(parts) => {
             let socket = parts.io.into_inner();
             tune(&socket);
-            run(edge, id, origin, socket, parts.read_buf).instrument(span).await;
+            run(edge, id, origin, (socket, parts.read_buf), place).instrument(span).await;
         }
-        Err(upgraded) => run_upgraded(edge, id, origin, upgraded).instrument(span).await,
+        Err(upgraded) => {
+            let io = (TokioIo::new(upgraded), Bytes::new());
+            run(edge, id, origin, io, place).instrument(span).await;
+        }
     }
 }
 
-async fn run_upgraded(edge: Arc<Shared>, id: SessionId, origin: Origin, upgraded: Upgraded) {
-    run(edge, id, origin, TokioIo::new(upgraded), Bytes::new()).await;
-}
-
-async fn run<Io>(edge: Arc<Shared>, id: SessionId, origin: Origin, io: Io, early: Bytes)
-where
+async fn run<Io>(
+    edge: Arc<Shared>,
+    id: SessionId,
+    origin: Origin,
+    (io, early): (Io, Bytes),
+    place: OwnedSemaphorePermit,
+) where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     let (session, acceptor, mut driver) = mux::new(mux::Config::edge(), io, early);
-    serve(edge, id, origin, (session.into(), acceptor.into()), driver.run()).await;
+    serve(edge, id, origin, (session.into(), acceptor.into()), driver.run(), place).await;
 }
 
 /// A session over any carrier; `driving` moves its bytes and ends with it.
@@ -78,9 +81,10 @@ async fn serve(
     origin: Origin,
     (session, acceptor): (Session, Acceptor),
     driving: impl Future<Output = SessionError>,
+    place: OwnedSemaphorePermit,
 ) {
     edge.metrics.sessions_opened.inc();
-    let control = control::run(&edge, id, origin, session, acceptor);
+    let control = control::run(&edge, id, origin, (session, acceptor), place);
     // Both end when either does: control watches the session, and closes it when it is done.
     let (ended, ()) = tokio::join!(driving, control);
     edge.registry.release(id);

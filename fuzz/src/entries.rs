@@ -187,6 +187,10 @@ pub fn control_stream(data: &[u8]) {
                     assert_eq!(init.nonce, nonce[..]);
                     edge.decided();
                 }
+                Ok(EdgeStep::Join(join)) => {
+                    assert_eq!(join.nonce, nonce[..]);
+                    edge_done = true;
+                }
                 Ok(EdgeStep::Ready) | Err(_) => edge_done = true,
                 Ok(EdgeStep::Skip) => {}
             }

@@ -7,6 +7,7 @@
 //! control stream   MESSAGE(ControlFrame) MESSAGE(ControlFrame) …
 //! request, down    MESSAGE(StreamOpen)  DATA* TRAILERS?          the last one carries END
 //! answer, up       MESSAGE(StreamReply)+ DATA* (TRAILERS | ABORT)?
+//! a long body      … DATA* MOVED    and on a lane:  MOVED(stream) DATA* (TRAILERS | ABORT)?
 //! ```
 //!
 //! A stream that finishes without END was cut: whoever reads it must not take it for complete.
@@ -22,6 +23,8 @@ pub const MAX_CONTROL: usize = 256 * 1024;
 /// Longest DATA frame, in bytes. Its payload is handed on as it arrives, so this bounds no memory;
 /// it keeps a broken length from swallowing the rest of a stream.
 pub const MAX_DATA: usize = 1024 * 1024;
+/// Longest MOVED frame, in bytes: a stream's id.
+pub const MOVED_LEN: usize = 4;
 /// Length of a frame's header, in bytes.
 pub const HEADER_LEN: usize = 4;
 
@@ -38,6 +41,9 @@ pub enum Kind {
     Trailers,
     /// [`crate::v1::Abort`]: the body ended before its end.
     Abort,
+    /// The rest of this direction comes on a lane. There, the first frame is one of these too, and
+    /// names the stream: four bytes.
+    Moved,
 }
 
 impl Kind {
@@ -47,6 +53,7 @@ impl Kind {
             Self::Data => 1,
             Self::Trailers => 2,
             Self::Abort => 3,
+            Self::Moved => 4,
         }
     }
 
@@ -56,6 +63,7 @@ impl Kind {
             1 => Some(Self::Data),
             2 => Some(Self::Trailers),
             3 => Some(Self::Abort),
+            4 => Some(Self::Moved),
             _ => None,
         }
     }
@@ -107,6 +115,21 @@ pub fn header(kind: Kind, end: bool, length: usize) -> [u8; HEADER_LEN] {
     let length = u32::try_from(length).ok().filter(|l| *l < 1 << 24).expect("a frame fits 24 bits");
     let top = kind.wire() | if end { END } else { 0 };
     ((u32::from(top) << 24) | length).to_be_bytes()
+}
+
+/// The first frame of a body's rest on a lane: which stream it belongs to.
+#[must_use]
+pub fn moved_from(stream: u32) -> Bytes {
+    let mut frame = header(Kind::Moved, false, MOVED_LEN).to_vec();
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.into()
+}
+
+/// The stream that a [`moved_from`] frame names.
+#[must_use]
+pub fn moved_stream(frame: &Frame) -> Option<u32> {
+    let id = frame.payload.as_ref().try_into().ok()?;
+    (frame.kind == Kind::Moved && !frame.end).then(|| u32::from_be_bytes(id))
 }
 
 /// A whole MESSAGE frame, header included.
@@ -235,7 +258,11 @@ impl Decoder {
             Kind::from_wire(bytes[0] & !END).ok_or(CodecError::UnknownKind(bytes[0] & !END))?;
         let length =
             usize::from(bytes[1]) << 16 | usize::from(bytes[2]) << 8 | usize::from(bytes[3]);
-        let limit = if kind == Kind::Data { MAX_DATA } else { max_message };
+        let limit = match kind {
+            Kind::Data => MAX_DATA,
+            Kind::Moved => MOVED_LEN,
+            Kind::Message | Kind::Trailers | Kind::Abort => max_message,
+        };
         if length > limit {
             return Err(CodecError::TooLong { kind, length, limit });
         }
@@ -245,7 +272,9 @@ impl Decoder {
             Kind::Trailers | Kind::Abort => {
                 State::Whole { kind, length, end: true, gathered: BytesMut::new() }
             }
-            Kind::Message => State::Whole { kind, length, end, gathered: BytesMut::new() },
+            Kind::Message | Kind::Moved => {
+                State::Whole { kind, length, end, gathered: BytesMut::new() }
+            }
         })
     }
 }

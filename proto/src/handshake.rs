@@ -86,6 +86,8 @@ pub enum EdgeStep {
     Decide(Box<v1::Init>),
     /// Let requests in, then send `ReadyAck`.
     Ready,
+    /// The connection wants to be a lane: check that it may, then send `LaneJoined`.
+    Join(Box<v1::JoinLane>),
     /// The frame is unknown here and was skipped.
     Skip,
 }
@@ -119,6 +121,11 @@ impl EdgeHandshake {
     pub fn on_frame(&mut self, frame: ControlFrame) -> Result<EdgeStep, HandshakeError> {
         match (self.state, frame.frame) {
             (_, None) => Ok(EdgeStep::Skip),
+            (EdgeState::AwaitInit, Some(Frame::JoinLane(join))) => {
+                self.check_challenge(join.version, &join.nonce)?;
+                self.state = EdgeState::Done;
+                Ok(EdgeStep::Join(Box::new(join)))
+            }
             (EdgeState::AwaitInit, Some(Frame::Init(init))) => {
                 self.check(&init)?;
                 self.state = EdgeState::Deciding;
@@ -138,17 +145,18 @@ impl EdgeHandshake {
         self.state = EdgeState::AwaitReady;
     }
 
-    fn check(&self, init: &v1::Init) -> Result<(), HandshakeError> {
-        if init.version != VERSION {
-            return Err(HandshakeError::Version {
-                theirs: init.version,
-                min: VERSION,
-                max: VERSION,
-            });
+    fn check_challenge(&self, version: u32, nonce: &Bytes) -> Result<(), HandshakeError> {
+        if version != VERSION {
+            return Err(HandshakeError::Version { theirs: version, min: VERSION, max: VERSION });
         }
-        if init.nonce != self.nonce {
+        if *nonce != self.nonce {
             return Err(HandshakeError::Nonce);
         }
+        Ok(())
+    }
+
+    fn check(&self, init: &v1::Init) -> Result<(), HandshakeError> {
+        self.check_challenge(init.version, &init.nonce)?;
         let count = init.tunnels.len();
         if count == 0 {
             return Err(HandshakeError::Invalid("no tunnel was asked for".into()));
@@ -223,11 +231,7 @@ impl AgentHandshake {
     pub fn on_frame(&mut self, frame: ControlFrame) -> Result<AgentStep, HandshakeError> {
         match (self.state, frame.frame) {
             (_, None) => Ok(AgentStep::Wait),
-            (_, Some(Frame::InitError(error))) => Err(HandshakeError::Refused {
-                code: error.code,
-                message: error.message,
-                retry_after_ms: (error.retry_after_ms > 0).then_some(error.retry_after_ms),
-            }),
+            (_, Some(Frame::InitError(error))) => Err(refused(error)),
             (_, Some(Frame::GoAway(away))) => Err(HandshakeError::GoAway(away.message)),
             (AgentState::Challenge, Some(Frame::AuthChallenge(challenge))) => {
                 self.on_challenge(challenge)
@@ -253,10 +257,7 @@ impl AgentHandshake {
     }
 
     fn on_challenge(&mut self, challenge: v1::AuthChallenge) -> Result<AgentStep, HandshakeError> {
-        let (min, max) = (challenge.version_min, challenge.version_max);
-        if !(min..=max).contains(&VERSION) {
-            return Err(HandshakeError::Version { theirs: min, min: VERSION, max: VERSION });
-        }
+        check_version(&challenge)?;
         self.session.edge_id = challenge.edge_id;
         self.session.quic = challenge.quic;
         self.init.version = VERSION;
@@ -280,6 +281,44 @@ impl AgentHandshake {
         }
         self.state = AgentState::Ack;
         AgentStep::Send(Box::new(Frame::Ready(v1::Ready {}).into()))
+    }
+}
+
+fn check_version(challenge: &v1::AuthChallenge) -> Result<(), HandshakeError> {
+    let (min, max) = (challenge.version_min, challenge.version_max);
+    if !(min..=max).contains(&VERSION) {
+        return Err(HandshakeError::Version { theirs: min, min: VERSION, max: VERSION });
+    }
+    Ok(())
+}
+
+fn refused(error: v1::InitError) -> HandshakeError {
+    HandshakeError::Refused {
+        code: error.code,
+        message: error.message,
+        retry_after_ms: (error.retry_after_ms > 0).then_some(error.retry_after_ms),
+    }
+}
+
+/// The agent's side of a lane's handshake. Returns the frame to send, or `None` once the connection
+/// is a lane.
+///
+/// # Errors
+/// [`HandshakeError`]; the caller closes the connection.
+pub fn join_lane(
+    join: &v1::JoinLane,
+    frame: ControlFrame,
+) -> Result<Option<ControlFrame>, HandshakeError> {
+    match frame.frame {
+        Some(Frame::AuthChallenge(challenge)) => {
+            check_version(&challenge)?;
+            let join = v1::JoinLane { version: VERSION, nonce: challenge.nonce, ..join.clone() };
+            Ok(Some(Frame::JoinLane(join).into()))
+        }
+        Some(Frame::LaneJoined(_)) => Ok(None),
+        Some(Frame::InitError(error)) => Err(refused(error)),
+        Some(frame) => Err(unexpected("LaneJoined", &frame)),
+        None => Err(HandshakeError::Invalid("an unknown frame where LaneJoined was due".into())),
     }
 }
 
@@ -309,6 +348,9 @@ pub fn frame_name(frame: &Frame) -> &'static str {
         Frame::UpstreamHealth(_) => "UpstreamHealth",
         Frame::GoAway(_) => "GoAway",
         Frame::ControlError(_) => "ControlError",
+        Frame::JoinLane(_) => "JoinLane",
+        Frame::LaneJoined(_) => "LaneJoined",
+        Frame::LaneWanted(_) => "LaneWanted",
     }
 }
 

@@ -27,5 +27,9 @@ pub const VERSION: u32 = 1;
 /// The WebSocket subprotocol that names this protocol.
 pub const SUBPROTOCOL: &str = "uniroute.v1";
 
+/// The feature of sessions over several connections: both sides follow a body that has moved to a
+/// lane.
+pub const FEATURE_LANES: &str = "lanes";
+
 /// Where agents connect, on the edge's own host.
 pub const TUNNEL_PATH: &str = "/tunnel";

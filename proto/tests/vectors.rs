@@ -141,6 +141,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         (
             "ready_ack",
             Control::ReadyAck(v1::ReadyAck {
+                lanes: 0,
                 session_id: "session-1".into(),
                 resume_token: RESUME.into(),
                 heartbeat_interval_ms: 10_000,

@@ -10,6 +10,7 @@ pub mod copy;
 pub mod deadline;
 pub mod headers;
 pub mod id;
+pub mod lanes;
 pub mod mux;
 pub mod session;
 pub mod shutdown;

@@ -27,17 +27,18 @@ mod scratch;
 use std::{
     fmt,
     future::poll_fn,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use self::core::{Core, ReceiverEnd};
+use self::core::{Core, ReceiverEnd, Rest};
 pub use self::{core::Stats, driver::Driver};
 pub use crate::carrier::ws::Side;
+use crate::lanes::Lanes;
 
 /// Largest receive window of one stream, in bytes: 16 MiB carry 400 MB/s over 40 ms.
 pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
@@ -165,6 +166,7 @@ pub enum OpenError {
 
 struct Shared {
     core: Mutex<Core>,
+    lanes: OnceLock<Box<Lanes>>,
 }
 
 impl Shared {
@@ -185,7 +187,8 @@ impl Shared {
 
 /// A session and its driver over `io`; `early` are bytes of the connection that were read already.
 pub fn new<Io>(config: Config, io: Io, early: Bytes) -> (Session, Acceptor, Driver<Io>) {
-    let shared = Arc::new(Shared { core: Mutex::new(Core::new(config.clone())) });
+    let core = Mutex::new(Core::new(config.clone()));
+    let shared = Arc::new(Shared { core, lanes: OnceLock::new() });
     let driver = Driver::new(config, Arc::clone(&shared), io, early);
     let session = Session { shared: Arc::clone(&shared) };
     (session, Acceptor { shared }, driver)
@@ -205,6 +208,45 @@ impl Session {
     pub fn open(&self) -> Result<(Sender, Receiver), OpenError> {
         let id = self.shared.core.lock().open(Instant::now())?;
         Ok(halves(&self.shared, id))
+    }
+
+    /// Long bodies may move to lanes of this session, at most `max`. Said once.
+    pub(crate) fn allow_lanes(&self, max: usize) {
+        self.shared.lanes.get_or_init(|| Box::new(Lanes::new(max)));
+    }
+
+    pub(crate) fn lanes(&self) -> Option<&Lanes> {
+        self.shared.lanes.get().map(Box::as_ref)
+    }
+
+    /// Lets the peer open streams: it is a lane from here on.
+    pub(crate) fn accept_streams(&self) {
+        self.shared.core.lock().accept_streams();
+    }
+
+    /// How much this connection has to do, in bytes; a stream counts as much as it may queue.
+    pub(crate) fn backlog(&self) -> usize {
+        self.shared.core.lock().backlog()
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The rest of what the stream `id` receives comes from `receiver`, after `read`.
+    pub(crate) fn go_on_with(&self, id: u32, receiver: Receiver, read: Bytes) {
+        let rest = Box::new(Rest { receiver, read });
+        let (useless, waker) = self.shared.core.lock().go_on_with(id, rest, Instant::now());
+        drop(useless);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Drops rests of bodies whose streams did not come.
+    pub(crate) fn forget_early(&self) {
+        let late = self.shared.core.lock().forget_early(Instant::now());
+        drop(late);
     }
 
     /// Tells the peer to open no more streams.
@@ -249,7 +291,17 @@ impl Session {
     /// Figures of this moment. Walks over the streams: not for the request path.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.core.lock().stats()
+        let mut stats = self.shared.core.lock().stats();
+        if let Some(lanes) = self.lanes() {
+            for lane in lanes.open_now() {
+                let lane = lane.shared.core.lock().stats();
+                stats.lanes += 1;
+                stats.granted += lane.granted;
+                stats.received_queued += lane.received_queued;
+                stats.send_queued += lane.send_queued;
+            }
+        }
+        stats
     }
 }
 
@@ -279,8 +331,9 @@ impl fmt::Debug for Acceptor {
 }
 
 fn halves(shared: &Arc<Shared>, id: u32) -> (Sender, Receiver) {
-    let sender = Sender { shared: Arc::clone(shared), id };
-    (sender, Receiver { shared: Arc::clone(shared), id, end: ReceiverEnd::Cancel })
+    let sender = Sender { shared: Arc::clone(shared), id, lane: None };
+    let shared = Arc::clone(shared);
+    (sender, Receiver { shared, id, end: ReceiverEnd::Cancel, lane: None })
 }
 
 /// The sending direction of a stream. Dropped before its last byte was sent, it ends the stream in
@@ -288,6 +341,8 @@ fn halves(shared: &Arc<Shared>, id: u32) -> (Sender, Receiver) {
 pub struct Sender {
     shared: Arc<Shared>,
     id: u32,
+    /// Where it goes on, once it has moved.
+    lane: Option<Box<Self>>,
 }
 
 impl Sender {
@@ -296,7 +351,10 @@ impl Sender {
     /// # Errors
     /// [`StreamError`] once nothing can be sent any more.
     pub fn poll_ready(&mut self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
-        self.shared.core.lock().poll_send_ready(self.id, cx)
+        match &mut self.lane {
+            Some(lane) => lane.poll_ready(cx),
+            None => self.shared.core.lock().poll_send_ready(self.id, cx),
+        }
     }
 
     /// Waits for room in the stream's queue.
@@ -335,6 +393,20 @@ impl Sender {
         bytes: Bytes,
         last: bool,
     ) -> Result<(), StreamError> {
+        let Some(lane) = &mut self.lane else { return self.queue_here(prefix, bytes, last) };
+        lane.queue(prefix, bytes, last)?;
+        if last {
+            self.queue_here(None, Bytes::new(), true)?;
+        }
+        Ok(())
+    }
+
+    fn queue_here(
+        &self,
+        prefix: Option<[u8; 4]>,
+        bytes: Bytes,
+        last: bool,
+    ) -> Result<(), StreamError> {
         let waker = self.shared.core.lock().send(self.id, prefix, bytes, last)?;
         if let Some(waker) = waker {
             waker.wake();
@@ -349,7 +421,26 @@ impl Sender {
 
     /// Ready when the peer has ended the stream, or the session has ended.
     pub fn poll_reset(&mut self, cx: &Context<'_>) -> Poll<StreamError> {
+        if let Some(lane) = &mut self.lane
+            && let Poll::Ready(error) = lane.poll_reset(cx)
+        {
+            return Poll::Ready(error);
+        }
         self.shared.core.lock().poll_reset(self.id, cx)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The lanes that it may move to; none once it has.
+    pub(crate) fn lanes(&self) -> Option<&Lanes> {
+        self.shared.lanes.get().filter(|_| self.lane.is_none()).map(Box::as_ref)
+    }
+
+    /// What is still to be sent goes over `lane`; this stream ends after it.
+    pub(crate) fn go_on_with(&mut self, lane: Self) {
+        self.lane = Some(Box::new(lane));
     }
 }
 
@@ -371,6 +462,8 @@ pub struct Receiver {
     shared: Arc<Shared>,
     id: u32,
     end: ReceiverEnd,
+    /// Where it goes on, once the peer has moved.
+    lane: Option<Box<Self>>,
 }
 
 impl Receiver {
@@ -379,7 +472,22 @@ impl Receiver {
     /// # Errors
     /// [`StreamError`] when the stream was cut.
     pub fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        self.shared.step(|core| core.poll_recv(self.id, cx, Instant::now))
+        match &mut self.lane {
+            Some(lane) => lane.poll_recv(cx),
+            None => self.shared.step(|core| core.poll_recv(self.id, cx, Instant::now)),
+        }
+    }
+
+    /// The peer said that the rest comes on a lane: waits for its beginning, and returns what was
+    /// read of it.
+    ///
+    /// # Errors
+    /// [`StreamError`] when the stream was cut.
+    pub(crate) fn poll_follow(&mut self, cx: &Context<'_>) -> Poll<Result<Bytes, StreamError>> {
+        let rest = ready!(self.shared.core.lock().poll_rest(self.id, cx))?;
+        let Rest { receiver, read } = *rest;
+        self.lane = Some(Box::new(receiver));
+        Poll::Ready(Ok(read))
     }
 
     /// The next bytes, as they came; `None` after the last ones.
@@ -394,12 +502,20 @@ impl Receiver {
     /// no cancel.
     pub fn complete(&mut self) {
         self.end = ReceiverEnd::Complete;
+        if let Some(lane) = &mut self.lane {
+            lane.complete();
+        }
     }
 
     /// No more is wanted, but the sending direction goes on: what comes is thrown away, and the
     /// peer is told after our last byte.
     pub fn stop(mut self) {
         self.end = ReceiverEnd::Stop;
+        // Ended with this stream, not before: the peer would take it for a cancel.
+        if let Some(receiver) = self.lane.take() {
+            let rest = Box::new(Rest { receiver: *receiver, read: Bytes::new() });
+            drop(self.shared.core.lock().go_on_with(self.id, rest, Instant::now()));
+        }
     }
 }
 

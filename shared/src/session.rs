@@ -13,7 +13,11 @@ use std::{
 use bytes::Bytes;
 
 pub use crate::mux::{OpenError, SessionError, Stats, StreamError};
-use crate::{carrier::quic, mux};
+use crate::{
+    carrier::quic,
+    lanes::{self, Lanes},
+    mux,
+};
 
 /// A handle to a session; clones are the same session.
 #[derive(Clone, Debug)]
@@ -76,6 +80,54 @@ impl Session {
                 let (sender, receiver) = session.open()?;
                 Ok((Sender(SenderKind::Quic(sender)), Receiver(ReceiverKind::Quic(receiver))))
             }
+        }
+    }
+
+    /// Long bodies may move to lanes of this session, at most `max`; see [`crate::lanes`]. QUIC has no
+    /// need of them.
+    pub fn allow_lanes(&self, max: usize) {
+        if let Carried::Mux(session) = &self.0
+            && max > 0
+        {
+            session.allow_lanes(max);
+        }
+    }
+
+    /// Lanes that are open now.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.all_lanes().map_or(0, Lanes::count)
+    }
+
+    /// Whether one more lane may join.
+    #[must_use]
+    pub fn takes_lane(&self) -> bool {
+        self.all_lanes().is_some_and(Lanes::has_room)
+    }
+
+    /// Resolves when a long body would like one more lane.
+    pub async fn lane_wished(&self) {
+        match self.all_lanes() {
+            Some(lanes) => lanes.wished().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn all_lanes(&self) -> Option<&Lanes> {
+        match &self.0 {
+            Carried::Mux(session) => session.lanes(),
+            Carried::Quic(_) => None,
+        }
+    }
+
+    /// Makes `lane` a lane of this session, and runs it until either ends. `closes_idle`: this side
+    /// opened it, and closes it when it has carried nothing for a minute.
+    pub async fn run_lane(&self, lane: &Self, acceptor: &mut Acceptor, closes_idle: bool) {
+        match (&self.0, &lane.0, &mut acceptor.0) {
+            (Carried::Mux(first), Carried::Mux(lane), AcceptorKind::Mux(acceptor)) => {
+                lanes::run(first, lane, acceptor, closes_idle).await;
+            }
+            _ => lane.close(),
         }
     }
 
@@ -251,6 +303,15 @@ impl Sender {
         carried!(&mut self.0, SenderKind, sender => sender.send_framed(prefix, bytes, last))
     }
 
+    /// Moves what is still to be sent to a lane, if there is one that this stream may move to; to be
+    /// called between two frames. Returns whether it moved.
+    pub fn move_to_lane(&mut self) -> bool {
+        match &mut self.0 {
+            SenderKind::Mux(sender) => lanes::move_to_lane(sender),
+            SenderKind::Quic(_) => false,
+        }
+    }
+
     /// Lets the peer know of the stream before there is anything to send.
     pub fn announce(&mut self) {
         carried!(&mut self.0, SenderKind, sender => sender.announce());
@@ -288,6 +349,19 @@ impl Receiver {
     /// [`StreamError`] when the stream was cut.
     pub async fn recv(&mut self) -> Result<Option<Bytes>, StreamError> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The peer said that the rest comes on a lane: waits for its beginning, and returns what was
+    /// read of it.
+    ///
+    /// # Errors
+    /// [`StreamError`] when the stream was cut.
+    pub(crate) fn poll_follow(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamError>> {
+        match &mut self.0 {
+            ReceiverKind::Mux(receiver) => receiver.poll_follow(cx),
+            // Nothing moves there.
+            ReceiverKind::Quic(_) => Poll::Ready(Err(StreamError::Reset)),
+        }
     }
 
     /// All that matters was read, though the peer's end may not be here yet: dropping the handle is

@@ -22,6 +22,10 @@ use crate::{
 /// holds a runtime thread.
 const YIELD_AFTER: usize = 256 * 1024;
 
+/// A body this long, in bytes, moves to a lane where there is one: at once if its length is known,
+/// or as soon as this much was sent.
+const LONG_BODY: u64 = 64 * 1024;
+
 /// Why nothing more can be read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -45,19 +49,31 @@ pub struct FrameReader {
     receiver: Receiver,
     decoder: Decoder,
     chunk: Bytes,
+    /// The peer has said that the rest comes on a lane, and it is not here yet.
+    moved: bool,
 }
 
 impl FrameReader {
     /// Frames of a request stream.
     #[must_use]
     pub fn new(receiver: impl Into<Receiver>) -> Self {
-        Self { receiver: receiver.into(), decoder: Decoder::new(), chunk: Bytes::new() }
+        Self {
+            receiver: receiver.into(),
+            decoder: Decoder::new(),
+            chunk: Bytes::new(),
+            moved: false,
+        }
     }
 
     /// Frames of the control stream.
     #[must_use]
     pub fn control(receiver: impl Into<Receiver>) -> Self {
-        Self { receiver: receiver.into(), decoder: Decoder::control(), chunk: Bytes::new() }
+        Self {
+            receiver: receiver.into(),
+            decoder: Decoder::control(),
+            chunk: Bytes::new(),
+            moved: false,
+        }
     }
 
     /// The next frame, or `None` after the last one.
@@ -66,7 +82,15 @@ impl FrameReader {
     /// [`ReadError`]; a stream that finishes without END is [`ReadError::Truncated`].
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
         loop {
+            if self.moved {
+                self.chunk = ready!(self.receiver.poll_follow(cx))?;
+                self.moved = false;
+            }
             if let Some(frame) = self.decoder.decode(&mut self.chunk)? {
+                if frame.kind == Kind::Moved {
+                    self.on_moved(&frame)?;
+                    continue;
+                }
                 if frame.end {
                     self.receiver.complete();
                 }
@@ -80,6 +104,15 @@ impl FrameReader {
                 None => return Poll::Ready(Err(ReadError::Truncated)),
             }
         }
+    }
+
+    /// Nothing follows it here, and it names no stream.
+    fn on_moved(&mut self, frame: &Frame) -> Result<(), CodecError> {
+        if frame.end || !frame.payload.is_empty() || !self.chunk.is_empty() {
+            return Err(CodecError::AfterEnd);
+        }
+        self.moved = true;
+        Ok(())
     }
 
     /// The next message, which must be an `M`, and whether nothing follows it.
@@ -180,7 +213,7 @@ impl StreamBody {
                 let abort: v1::Abort = codec::parse("Abort", frame.payload)?;
                 Err(ReadError::Aborted(abort.message))
             }
-            Kind::Message => {
+            Kind::Message | Kind::Moved => {
                 Err(CodecError::Unexpected { expected: "a body", got: frame.kind }.into())
             }
         }
@@ -302,7 +335,12 @@ where
     B::Error: std::fmt::Display,
 {
     let mut body = pin!(body);
+    let mut sent = body.size_hint().lower();
+    let mut moved = false;
     loop {
+        if sent >= LONG_BODY && !moved {
+            moved = sender.move_to_lane();
+        }
         let frame = std::future::poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = ready_or_reset(sender, cx) {
                 return Poll::Ready(Err(error));
@@ -325,6 +363,7 @@ where
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let last = body.is_end_stream();
+                    sent += data.len() as u64;
                     send_data(sender, data, last)?;
                     if last {
                         return Ok(());

@@ -312,6 +312,10 @@ impl http_body::Body for Counted {
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What a visitor gets: a page of ours, or an answer as it comes.

@@ -9,19 +9,20 @@ use std::{
 };
 
 use tokio::{
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uniroute_proto::{
-    codec,
+    FEATURE_LANES, codec,
     handshake::{EdgeHandshake, EdgeStep, HandshakeError, NONCE_LEN, frame_name},
     v1::{self, ControlFrame, control_frame::Frame},
 };
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, TunnelId},
+    lanes::MAX_LANES,
     session::{Acceptor, Sender, Session, StreamError},
     stream::{FrameReader, ReadError},
 };
@@ -43,6 +44,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// WebSocket close code for sessions that ended for a reason of ours (RFC 6455, section 7.4.2).
 const CLOSE_CODE: u16 = 4000;
+
+/// The optional features that this edge speaks.
+const FEATURES: [&str; 1] = [FEATURE_LANES];
 
 /// The built-in owner of everything while tokens are pre-shared.
 const OWNER: &str = "owner";
@@ -66,6 +70,8 @@ enum EndReason {
     Silent,
     #[error("all its streams are finished")]
     Drained,
+    #[error("the lane is over")]
+    LaneOver,
 }
 
 impl EndReason {
@@ -77,7 +83,7 @@ impl EndReason {
             Self::Refused(code) => code,
             Self::HandshakeTimeout => &Code::HANDSHAKE_TIMEOUT,
             Self::Stream(_) | Self::ControlStalled | Self::Silent => &Code::HEARTBEAT_LOST,
-            Self::Drained => &Code::SESSION_REPLACED,
+            Self::Drained | Self::LaneOver => &Code::SESSION_REPLACED,
         }
     }
 }
@@ -87,16 +93,16 @@ pub(super) async fn run(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
-    carried: Session,
-    acceptor: Acceptor,
+    (carried, acceptor): (Session, Acceptor),
+    place: OwnedSemaphorePermit,
 ) {
     let reason = tokio::select! {
         _ = carried.closed() => return,
-        Err(reason) = serve(edge, id, origin, &carried, acceptor) => reason,
+        Err(reason) = serve(edge, id, origin, &carried, acceptor, place) => reason,
     };
     match &reason {
-        EndReason::Drained => {
-            debug!("session drained");
+        EndReason::Drained | EndReason::LaneOver => {
+            debug!(%reason, "connection ends");
             carried.close();
             return;
         }
@@ -105,6 +111,9 @@ pub(super) async fn run(
             debug!(%reason, "control stream ended");
         }
         EndReason::Silent => info!(code = %reason.code(), %reason, "session ended"),
+        EndReason::Refused(code) if **code == Code::LANE_REFUSED => {
+            info!(code = %code, %reason, "lane refused");
+        }
         _ => warn!(code = %reason.code(), %reason, "session refused"),
     }
     edge.metrics.failed(reason.code());
@@ -123,6 +132,7 @@ async fn serve(
     origin: Origin,
     carried: &Session,
     mut acceptor: Acceptor,
+    place: OwnedSemaphorePermit,
 ) -> Result<std::convert::Infallible, EndReason> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let accepted = tokio::time::timeout_at(deadline, acceptor.accept()).await;
@@ -132,14 +142,32 @@ async fn serve(
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken =
         tokio::time::timeout_at(deadline, handshake(edge, id, origin, carried, &mut stream));
-    let session = match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
-        Ok(session) => session,
+    match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
+        Ok(Shaken::Session(session)) => {
+            let _place = place;
+            Control::new(edge, session, stream).run().await
+        }
+        Ok(Shaken::Lane(session, connection)) => {
+            // It is no agent more, but one connection more.
+            drop(place);
+            edge.metrics.lanes_opened.inc();
+            session.carried.run_lane(carried, &mut acceptor, false).await;
+            edge.metrics.lanes_closed.inc();
+            drop(connection);
+            Err(EndReason::LaneOver)
+        }
         Err(reason) => {
             stream.refuse(&reason);
-            return Err(reason);
+            Err(reason)
         }
-    };
-    Control::new(edge, session, stream).run().await
+    }
+}
+
+/// What a handshake has made of a connection.
+enum Shaken {
+    Session(Arc<SessionHandle>),
+    /// A lane of this session, with its place among the connections.
+    Lane(Arc<SessionHandle>, OwnedSemaphorePermit),
 }
 
 async fn handshake(
@@ -148,17 +176,34 @@ async fn handshake(
     origin: Origin,
     carried: &Session,
     stream: &mut Stream,
-) -> Result<Arc<SessionHandle>, EndReason> {
+) -> Result<Shaken, EndReason> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).expect("the system has a random source");
-    let (mut handshake, challenge) = EdgeHandshake::new(nonce, &edge.id, &[], edge.quic_offer(carried.carrier()));
+    let (mut handshake, challenge) =
+        EdgeHandshake::new(nonce, &edge.id, &FEATURES, edge.quic_offer(carried.carrier()));
     stream.send(challenge).await?;
     let mut made: Option<(Arc<SessionHandle>, Vec<Claim>, bool)> = None;
+    let mut lanes = 0;
     loop {
         match handshake.on_frame(stream.next().await?)? {
             EdgeStep::Skip => {}
+            EdgeStep::Join(join) => {
+                let session = edge.registry.session(&join.session_id, &join.resume_token);
+                let session = session
+                    .filter(|session| session.carried.takes_lane())
+                    .ok_or(EndReason::Refused(&Code::LANE_REFUSED))?;
+                let place = edge.connection_place();
+                let place = place.ok_or(EndReason::Refused(&Code::CONNECTION_LIMIT))?;
+                debug!(of = %session.id, "a lane");
+                stream.send(Frame::LaneJoined(v1::LaneJoined {}).into()).await?;
+                return Ok(Shaken::Lane(session, place));
+            }
             EdgeStep::Decide(init) => {
                 let (session, answers, claims) = decide(edge, id, origin, carried, &init)?;
+                if init.features.iter().any(|feature| feature == FEATURE_LANES) {
+                    lanes = MAX_LANES;
+                    carried.allow_lanes(lanes);
+                }
                 let resumed = edge.registry.resume(&session.identity, &init.resume_token);
                 for answer in answers {
                     stream.send(answer).await?;
@@ -175,8 +220,8 @@ async fn handshake(
                 edge.registry.activate(&session, &claims);
                 let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
                 info!(agent.id = %session.identity.agent, ?names, resumed, "session ready");
-                stream.send(ready_ack(edge, &session, resumed)).await?;
-                return Ok(session);
+                stream.send(ready_ack(edge, &session, resumed, lanes)).await?;
+                return Ok(Shaken::Session(session));
             }
         }
     }
@@ -265,13 +310,15 @@ fn refused(key: &str, code: &'static Code) -> ControlFrame {
     .into()
 }
 
-fn ready_ack(edge: &Shared, session: &SessionHandle, resumed: bool) -> ControlFrame {
+fn ready_ack(edge: &Shared, session: &SessionHandle, resumed: bool, lanes: usize) -> ControlFrame {
+    let features = if lanes > 0 { &FEATURES[..] } else { &[] };
     Frame::ReadyAck(v1::ReadyAck {
         session_id: session.id.to_string(),
         resume_token: session.resume_token.to_vec().into(),
         heartbeat_interval_ms: u32::try_from(edge.heartbeat.as_millis()).unwrap_or(u32::MAX),
-        features: Vec::new(),
+        features: features.iter().map(|feature| (*feature).to_owned()).collect(),
         resumed,
+        lanes: u32::try_from(lanes).unwrap_or(0),
     })
     .into()
 }
@@ -339,6 +386,9 @@ impl<'a> Control<'a> {
             tokio::select! {
                 frame = self.stream.next() => self.on_frame(frame?).await?,
                 _ = heartbeat.tick() => self.heartbeat().await?,
+                () = session.carried.lane_wished() => {
+                    self.stream.send(Frame::LaneWanted(v1::LaneWanted {}).into()).await?;
+                }
                 () = session.probe.notified(), if self.asked.is_none() => self.ask().await?,
                 () = at(deadline) => self.check_life()?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {

@@ -66,7 +66,6 @@ async fn accept(
     handshake: OwnedSemaphorePermit,
     place: OwnedSemaphorePermit,
 ) {
-    let _place = place;
     let peer = incoming.remote_address();
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming).await {
         Ok(Ok(connection)) => connection,
@@ -78,5 +77,6 @@ async fn accept(
     let span = info_span!("session", session.id = %id, %peer, carrier = "quic");
     let (session, acceptor, mut driver) = quic::new(quic::Config::edge(), connection);
     let carried = (session.into(), acceptor.into());
-    super::serve(edge, id, Origin { worker, peer }, carried, driver.run()).instrument(span).await;
+    let origin = Origin { worker, peer };
+    super::serve(edge, id, origin, carried, driver.run(), place).instrument(span).await;
 }

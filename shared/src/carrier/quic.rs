@@ -266,6 +266,7 @@ impl Session {
         let streams = self.shared.streams.load(Ordering::Relaxed);
         let windows = streams as u64 * u64::from(STREAM_WINDOW);
         Stats {
+            lanes: 0,
             streams,
             granted: windows.min(CONNECTION_WINDOW.into()),
             // quinn does not tell.

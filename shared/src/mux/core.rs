@@ -10,7 +10,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Config, OpenError, SessionError, Side, StreamError,
+    Config, OpenError, Receiver, SessionError, Side, StreamError,
     batch::Batch,
     frame::{HEADER_LEN, Header, Type, flag},
 };
@@ -42,6 +42,11 @@ const MAX_URGENT: usize = 8 * 1024;
 const MAX_REFUSED: u32 = 64;
 /// How old the last measurement of the round trip may get while windows grow by it.
 const RTT_AGE: Duration = Duration::from_secs(10);
+
+/// Rests of bodies that may wait for their streams' beginning.
+const MAX_EARLY: usize = 128;
+/// How long one waits.
+const EARLY: Duration = Duration::from_secs(10);
 
 const READS_NO_ANSWERS: SessionError =
     SessionError::Protocol("the peer asks for answers and reads none");
@@ -115,6 +120,16 @@ struct Stream {
     recv_waker: Option<Waker>,
     /// The peer ended the stream.
     reset: bool,
+    /// Where the rest of what this side receives comes from; see [`crate::lanes`].
+    rest: Option<Box<Rest>>,
+}
+
+/// The rest of a body, on a lane.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) receiver: Receiver,
+    /// What was read of it already.
+    pub(super) read: Bytes,
 }
 
 impl Stream {
@@ -140,6 +155,7 @@ impl Stream {
             fin_received: false,
             recv_waker: None,
             reset: false,
+            rest: None,
         }
     }
 
@@ -246,8 +262,10 @@ struct RoundTrip {
 /// Figures of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Streams that exist now.
+    /// Streams that exist now; a body on a lane is part of the stream that it moved from.
     pub streams: usize,
+    /// Lanes that are open beside the first connection; the figures below count them in.
+    pub lanes: usize,
     /// Receive windows granted, in bytes.
     pub granted: u64,
     /// Bytes that were received and are not read yet.
@@ -279,6 +297,8 @@ pub(super) struct Core {
     round_trip: RoundTrip,
     go_away_received: bool,
     pub(super) last_received: Instant,
+    /// Rests of streams that are not here yet.
+    early: VecDeque<(Instant, u32, Box<Rest>)>,
     closed: Option<SessionError>,
     /// Everything queued before the close is to be written first.
     closing: bool,
@@ -306,6 +326,7 @@ impl Core {
             round_trip: RoundTrip::default(),
             go_away_received: false,
             last_received: Instant::now(),
+            early: VecDeque::new(),
             closed: None,
             closing: false,
         }
@@ -314,6 +335,7 @@ impl Core {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             streams: self.streams.len(),
+            lanes: 0,
             granted: self.granted,
             received_queued: self.streams.values().map(|s| s.received.len).sum(),
             send_queued: self.streams.values().map(|s| s.queued).sum(),
@@ -397,6 +419,7 @@ impl Core {
             stream.queued = 0;
             stream.wake_all(&mut wakers);
         }
+        self.early.clear();
         self.ready.clear();
         self.updates.clear();
         self.urgent.clear();
@@ -518,6 +541,75 @@ impl Core {
         }
         register(&mut stream.recv_waker, cx);
         (Poll::Pending, None)
+    }
+
+    /// The rest of stream `id` comes with `rest`. Given back when there is no use for it.
+    pub(super) fn go_on_with(
+        &mut self,
+        id: u32,
+        rest: Box<Rest>,
+        now: Instant,
+    ) -> (Option<Box<Rest>>, Option<Waker>) {
+        let over = self.closed.is_some();
+        let of_peer = self.is_of_peer(id);
+        match self.streams.get_mut(&id) {
+            // The stream's own beginning may still be on its way, on another connection. Or it is
+            // over, which can't be told apart here.
+            None if !over && of_peer && self.early.len() < MAX_EARLY => {
+                self.early.push_back((now, id, rest));
+                (None, None)
+            }
+            Some(stream)
+                if !over
+                    && !stream.reset
+                    && stream.rest.is_none()
+                    && stream.receiving != Receiving::Complete =>
+            {
+                stream.rest = Some(rest);
+                (None, stream.recv_waker.take())
+            }
+            _ => (Some(rest), None),
+        }
+    }
+
+    /// Gives back what came too early, and whose stream did not come.
+    pub(super) fn forget_early(&mut self, now: Instant) -> Vec<Box<Rest>> {
+        let late = |at: Instant| now.saturating_duration_since(at) > EARLY;
+        let late = self.early.iter().take_while(|(at, ..)| late(*at)).count();
+        self.early.drain(..late).map(|(.., rest)| rest).collect()
+    }
+
+    fn is_of_peer(&self, id: u32) -> bool {
+        (id % 2 == 1) != (self.config.side == Side::Client)
+    }
+
+    /// What [`Core::go_on_with`] brought for stream `id`.
+    pub(super) fn poll_rest(
+        &mut self,
+        id: u32,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Box<Rest>, StreamError>> {
+        match self.usable(id) {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(stream) => match stream.rest.take() {
+                Some(rest) => Poll::Ready(Ok(rest)),
+                None => {
+                    register(&mut stream.recv_waker, cx);
+                    Poll::Pending
+                }
+            },
+        }
+    }
+
+    /// The peer may open as many streams as there may be.
+    pub(super) fn accept_streams(&mut self) {
+        self.config.inbound_total = u32::MAX;
+    }
+
+    /// Streams there are, and bytes that wait to be sent.
+    pub(super) fn backlog(&self) -> usize {
+        let queued = self.streams.values().map(|stream| stream.queued).sum::<usize>();
+        self.streams.len() * SEND_BUFFER + queued
     }
 
     /// The receiving handle is gone: `how` it wants what may still come to be treated.
@@ -811,8 +903,7 @@ impl Core {
         now: Instant,
         wakers: &mut Vec<Waker>,
     ) -> Result<(), SessionError> {
-        let from_client = id % 2 == 1;
-        if from_client == (self.config.side == Side::Client) {
+        if !self.is_of_peer(id) {
             return Err(SessionError::Protocol("a new stream with an id of the other side"));
         }
         if self.streams.contains_key(&id) {
@@ -831,7 +922,10 @@ impl Core {
             return Err(READS_NO_ANSWERS);
         }
         self.inbound_total = self.inbound_total.saturating_add(1);
-        self.streams.insert(id, Stream::new(flag::ACK, now));
+        let early = self.early.iter().position(|(_, early, _)| *early == id);
+        let mut stream = Stream::new(flag::ACK, now);
+        stream.rest = early.and_then(|early| self.early.remove(early)).map(|(.., rest)| rest);
+        self.streams.insert(id, stream);
         self.granted += u64::from(INITIAL_WINDOW);
         self.inbound.push_back(id);
         wakers.extend(self.acceptor.take());

@@ -181,7 +181,11 @@ impl State {
     }
 
     /// Gives quinn what is queued. Ready when it has all of it, and the FIN if there is one.
-    fn poll_flush(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+    fn poll_flush(
+        &mut self,
+        shared: &Shared,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WriteError>> {
         while self.queued > 0 {
             self.rejuvenate();
             let chunks = self.next_chunks();

@@ -1,0 +1,148 @@
+//! The agent's part in lanes ([`uniroute_shared::lanes`]): it dials them, when a long body of either
+//! side would like one more, and gives them up when they are of no use.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, timeout},
+};
+use tracing::{debug, info};
+use uniroute_proto::{handshake, v1};
+use uniroute_shared::{backoff::Backoff, mux, session::Session, stream::FrameReader};
+
+use super::{HANDSHAKE_TIMEOUT, Stream};
+use crate::{
+    connect::{self, ConnectError, ServerUrl},
+    random,
+};
+
+/// After a lane that could not be had, the next one is tried after at most this long at first.
+const BACKOFF_BASE: Duration = Duration::from_secs(2);
+/// And after at most this long later: behind a load balancer lanes may reach another edge.
+const BACKOFF_CAP: Duration = Duration::from_secs(300);
+
+/// How to reach the edge once more.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialler {
+    pub(crate) server: ServerUrl,
+    pub(crate) tls: Arc<ClientConfig>,
+    /// Lanes that there may be.
+    pub(crate) max: usize,
+}
+
+/// The lanes of one session; they end with it.
+pub(super) struct Lanes {
+    dialler: Dialler,
+    address: Option<SocketAddr>,
+    join: v1::JoinLane,
+    session: Session,
+    max: usize,
+    running: JoinSet<Result<(), ConnectError>>,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+impl Lanes {
+    pub(super) fn new(
+        dialler: Dialler,
+        address: Option<SocketAddr>,
+        ack: &v1::ReadyAck,
+        session: Session,
+    ) -> Self {
+        let max = usize::try_from(ack.lanes).unwrap_or(0).min(dialler.max);
+        session.allow_lanes(max);
+        let join = v1::JoinLane {
+            session_id: ack.session_id.clone(),
+            resume_token: ack.resume_token.clone(),
+            ..v1::JoinLane::default()
+        };
+        let (running, backoff) = (JoinSet::new(), Backoff::new(BACKOFF_BASE, BACKOFF_CAP));
+        Self { dialler, address, join, session, max, running, backoff, not_before: None }
+    }
+
+    /// Dials one more lane, unless there are as many as there may be or the last try failed.
+    pub(super) fn open_one(&mut self) {
+        let too_early = self.not_before.is_some_and(|at| Instant::now() < at);
+        if self.running.len() >= self.max || too_early {
+            return;
+        }
+        let (dialler, address) = (self.dialler.clone(), self.address);
+        let (join, session) = (self.join.clone(), self.session.clone());
+        self.running.spawn(async move { run(&dialler, address, join, session).await });
+    }
+
+    /// The next lane that ended or could not be had.
+    pub(super) async fn ended(&mut self) -> Option<Ended> {
+        self.running.join_next().await
+    }
+
+    pub(super) fn on_end(&mut self, ended: Ended) {
+        let reason = match ended {
+            Ok(Ok(())) => {
+                self.backoff.reset();
+                return debug!("a lane ended");
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let wait = self.backoff.next(random());
+        self.not_before = Some(Instant::now() + wait);
+        info!(
+            reason,
+            retry_in_ms = wait.as_millis(),
+            "no lane: long bodies stay on the session's connection"
+        );
+    }
+}
+
+pub(super) type Ended = Result<Result<(), ConnectError>, JoinError>;
+
+/// One lane, from its connection to its end.
+async fn run(
+    dialler: &Dialler,
+    address: Option<SocketAddr>,
+    join: v1::JoinLane,
+    session: Session,
+) -> Result<(), ConnectError> {
+    let dialled = connect::dial_at(&dialler.server, &dialler.tls, address).await?;
+    let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
+    let (lane, acceptor, mut driver) = mux::new(mux::Config::agent(), dialled.io, dialled.early);
+    let (sender, receiver) = lane.open().map_err(|error| lost(&error))?;
+    let stream = Stream { sender: sender.into(), reader: FrameReader::control(receiver) };
+    let (lane, mut acceptor) = (lane.into(), acceptor.into());
+    let carrying = async {
+        let joined = timeout(HANDSHAKE_TIMEOUT, shake(stream, join)).await;
+        let _stream = joined.map_err(|_| ConnectError::Timeout("lane"))??;
+        debug!("a lane joined");
+        session.run_lane(&lane, &mut acceptor, true).await;
+        Ok(())
+    };
+    let mut carrying = std::pin::pin!(carrying);
+    tokio::select! {
+        ended = driver.run() => match carrying.await {
+            Err(ConnectError::Lost(_)) => Err(lost(&ended)),
+            carried => carried,
+        },
+        carried = &mut carrying => {
+            // What was said at the end still has to go out.
+            let _ = timeout(super::SILENCE, driver.run()).await;
+            carried
+        }
+    }
+}
+
+/// Returns the control stream, which the lane keeps to its end.
+async fn shake(mut stream: Stream, join: v1::JoinLane) -> Result<Stream, ConnectError> {
+    let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
+    // The edge speaks first, so it has to see the stream.
+    stream.sender.announce();
+    loop {
+        let frame = stream.next().await.map_err(|error| lost(&error))?;
+        match handshake::join_lane(&join, frame)? {
+            Some(answer) => stream.send(answer).await.map_err(|error| lost(&error))?,
+            None => return Ok(stream),
+        }
+    }
+}

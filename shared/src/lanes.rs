@@ -1,0 +1,246 @@
+//! Lanes: more connections beside a session's first one, for long bodies.
+//!
+//! One TCP connection couples all its streams: a lost packet holds up everything behind it, and what
+//! the kernel has taken can't be overtaken. So every stream begins on the session's first
+//! connection, and a body that turns out to be long goes on over a lane; what is left on the first
+//! connection is control, heads and short bodies.
+//!
+//! ```text
+//! first connection   stream 42: MESSAGE(StreamReply) DATA MOVED               FIN (when all is sent)
+//! lane               stream  7:                      MOVED(42) DATA DATA … END FIN
+//! ```
+//!
+//! The stream on the first connection stays open as long as its body is under way: it is how either
+//! side cancels, and it ends last. Either side may move what it sends. A lane that is lost takes the
+//! bodies on it with it, and nothing else.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::debug;
+use uniroute_proto::codec::{self, Decoder, Kind};
+
+use crate::mux::{self, StreamError};
+
+/// Lanes that an edge lets a session have.
+pub const MAX_LANES: usize = 8;
+/// Lanes that an agent opens by default: a few long bodies don't share one, and the first connection
+/// and these make no more than a browser's usual six.
+pub const DEFAULT_LANES: usize = 4;
+
+/// A wish for one more lane is said again after this long.
+const WISH_AGAIN: Duration = Duration::from_secs(2);
+/// How often a lane is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// A lane that carries something, from which nothing came for this long, has died.
+const SILENCE: Duration = Duration::from_secs(15);
+/// A lane that carried nothing for this long is closed by its agent.
+const IDLE: Duration = Duration::from_secs(60);
+/// A stream on a lane says at once what it belongs to.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// WebSocket close code for reasons of this protocol (RFC 6455, section 7.4.2).
+const CLOSE_CODE: u16 = 4000;
+
+/// The lanes of one session.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    max: usize,
+    count: AtomicUsize,
+    state: Mutex<State>,
+    wish: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Vec<mux::Session>,
+    wished: Option<Instant>,
+}
+
+impl Lanes {
+    pub(crate) fn new(max: usize) -> Self {
+        let (count, state) = (AtomicUsize::new(0), Mutex::default());
+        Self { max, count, state, wish: Notify::new() }
+    }
+
+    /// Lanes that are open now.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.count() < self.max
+    }
+
+    pub(crate) fn open_now(&self) -> Vec<mux::Session> {
+        self.state.lock().open.clone()
+    }
+
+    /// Resolves when a long body would like one more lane.
+    pub(crate) async fn wished(&self) {
+        self.wish.notified().await;
+    }
+
+    /// Lets bodies move to `lane`; `false` when there are as many as there may be.
+    fn add(&self, lane: &mux::Session) -> bool {
+        let mut state = self.state.lock();
+        if state.open.len() >= self.max {
+            return false;
+        }
+        state.open.push(lane.clone());
+        state.wished = None;
+        self.count.store(state.open.len(), Ordering::Relaxed);
+        true
+    }
+
+    fn remove(&self, lane: &mux::Session) {
+        let mut state = self.state.lock();
+        state.open.retain(|open| !open.is_same(lane));
+        self.count.store(state.open.len(), Ordering::Relaxed);
+    }
+
+    /// A stream on the lane that has the least to do. Wishes for one more when all are busy.
+    fn open(&self) -> Option<(mux::Sender, mux::Receiver)> {
+        let mut state = self.state.lock();
+        let lane = state.open.iter().min_by_key(|lane| lane.backlog());
+        let idle = lane.is_some_and(|lane| lane.stats().streams <= 1);
+        let stream = lane.and_then(|lane| lane.open().ok());
+        let now = Instant::now();
+        let said = state.wished.is_some_and(|at| now - at < WISH_AGAIN);
+        if !idle && !said && state.open.len() < self.max {
+            state.wished = Some(now);
+            self.wish.notify_one();
+        }
+        stream
+    }
+}
+
+/// What `sender` still sends goes over a lane from here on, if there is one. Returns whether it
+/// does; to be called between two frames.
+pub(crate) fn move_to_lane(sender: &mut mux::Sender) -> bool {
+    let Some(lanes) = sender.lanes() else { return false };
+    let Some((mut lane, mut back)) = lanes.open() else { return false };
+    // Nothing comes back on it but the end.
+    back.complete();
+    if lane.send(codec::moved_from(sender.id()), false).is_err() {
+        return false;
+    }
+    let moved = codec::header(Kind::Moved, false, 0);
+    sender.send_framed(moved, Bytes::new(), false).is_ok_and(|()| {
+        sender.go_on_with(lane);
+        true
+    })
+}
+
+/// Runs a lane of the session `first` until either ends. `closes_idle`: this side opened it, and
+/// closes it when it has carried nothing for a minute.
+pub(crate) async fn run(
+    first: &mux::Session,
+    lane: &mux::Session,
+    acceptor: &mut mux::Acceptor,
+    closes_idle: bool,
+) {
+    if let Some(lanes) = first.lanes().filter(|lanes| lanes.add(lane)) {
+        lane.accept_streams();
+        let place = Place { lanes, lane };
+        tokio::select! {
+            _ = first.closed() => {}
+            _ = lane.closed() => {}
+            () = take_bodies(first, acceptor) => {}
+            reason = watch(first, lane, closes_idle) => match reason {
+                Some(reason) => lane.abort(CLOSE_CODE, reason),
+                None => {
+                    drop(place);
+                    retire(lane).await;
+                }
+            },
+        }
+    }
+    lane.close();
+}
+
+/// A lane that bodies may move to, for as long as this lives.
+struct Place<'a> {
+    lanes: &'a Lanes,
+    lane: &'a mux::Session,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.lanes.remove(self.lane);
+    }
+}
+
+/// Gives each body that comes on a lane to the stream that it belongs to.
+async fn take_bodies(first: &mux::Session, acceptor: &mut mux::Acceptor) {
+    while let Some((mut back, mut receiver)) = acceptor.accept().await {
+        // Nothing goes back on it.
+        let _ = back.send(Bytes::new(), true);
+        match timeout(FIRST_FRAME, belongs_to(&mut receiver)).await {
+            // A stream that is over by now has no use for it: dropping it tells the peer.
+            Ok(Ok((Some(stream), rest))) => first.go_on_with(stream, receiver, rest),
+            Ok(Ok((None, _))) => debug!("a stream on a lane that says not what it belongs to"),
+            Ok(Err(error)) => debug!(%error, "a stream on a lane ended at once"),
+            Err(_) => debug!("a stream on a lane that says nothing"),
+        }
+    }
+}
+
+async fn belongs_to(receiver: &mut mux::Receiver) -> Result<(Option<u32>, Bytes), StreamError> {
+    let mut decoder = Decoder::new();
+    while let Some(mut chunk) = receiver.recv().await? {
+        match decoder.decode(&mut chunk) {
+            Ok(None) => {}
+            Ok(Some(frame)) => return Ok((codec::moved_stream(&frame), chunk)),
+            Err(_) => break,
+        }
+    }
+    Ok((None, Bytes::new()))
+}
+
+/// Says why the lane is to end; without a reason if it is idle.
+async fn watch(
+    first: &mux::Session,
+    lane: &mux::Session,
+    closes_idle: bool,
+) -> Option<&'static str> {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut busy = Instant::now();
+    loop {
+        look.tick().await;
+        first.forget_early();
+        let now = Instant::now();
+        // One stream is the handshake's.
+        if lane.stats().streams > 1 {
+            busy = now;
+            let silent = now.saturating_duration_since(lane.last_received());
+            if silent > SILENCE {
+                return Some("UR-2104: nothing comes on this lane");
+            }
+            if silent > LOOK {
+                lane.ping();
+            }
+        } else if closes_idle && now - busy > IDLE {
+            return None;
+        }
+    }
+}
+
+/// Takes no new bodies, and waits for what the peer may have sent before it knew.
+async fn retire(lane: &mux::Session) {
+    lane.go_away();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if lane.stats().streams <= 1 {
+            return;
+        }
+    }
+}
