@@ -334,7 +334,7 @@ impl Control {
                         self.stream.send(Frame::UpdateTunnel(update).into()).await?;
                     }
                 }
-                () = self.carried.lane_wished() => self.lanes.open_one(),
+                wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
                 Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
                 () = stop.cancelled(), if self.draining.is_none() => self.say_goodbye().await?,
@@ -420,8 +420,8 @@ impl Control {
                 }
                 Ok(())
             }
-            Frame::LaneWanted(_) => {
-                self.lanes.open_one();
+            Frame::LanesWanted(wanted) => {
+                self.lanes.open(usize::try_from(wanted.lanes).unwrap_or(0));
                 Ok(())
             }
             Frame::GoAway(away) => {

@@ -350,7 +350,7 @@ pub fn frame_name(frame: &Frame) -> &'static str {
         Frame::ControlError(_) => "ControlError",
         Frame::JoinLane(_) => "JoinLane",
         Frame::LaneJoined(_) => "LaneJoined",
-        Frame::LaneWanted(_) => "LaneWanted",
+        Frame::LanesWanted(_) => "LanesWanted",
     }
 }
 

@@ -36,8 +36,8 @@ pub const MAX_LANES: usize = 8;
 /// and these make no more than a browser's usual six.
 pub const DEFAULT_LANES: usize = 4;
 
-/// A wish for one more lane is said again after this long.
-const WISH_AGAIN: Duration = Duration::from_secs(2);
+/// How long a long body waits for a lane of its own before it shares one.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a lane is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// A lane that carries something, from which nothing came for this long, has died.
@@ -61,7 +61,10 @@ pub(crate) struct Lanes {
 #[derive(Debug, Default)]
 struct State {
     open: Vec<mux::Session>,
-    wished: Option<Instant>,
+    /// Long bodies that wait for a lane of their own.
+    waiting: usize,
+    /// Lanes that this side has asked for so far.
+    wanted: usize,
 }
 
 impl Lanes {
@@ -83,9 +86,10 @@ impl Lanes {
         self.state.lock().open.clone()
     }
 
-    /// Resolves when a long body would like one more lane.
-    pub(crate) async fn wished(&self) {
+    /// Resolves when long bodies would like more lanes: with how many there should be.
+    pub(crate) async fn wanted(&self) -> usize {
         self.wish.notified().await;
+        self.state.lock().wanted
     }
 
     /// Lets bodies move to `lane`; `false` when there are as many as there may be.
@@ -95,7 +99,6 @@ impl Lanes {
             return false;
         }
         state.open.push(lane.clone());
-        state.wished = None;
         self.count.store(state.open.len(), Ordering::Relaxed);
         true
     }
@@ -103,30 +106,78 @@ impl Lanes {
     fn remove(&self, lane: &mux::Session) {
         let mut state = self.state.lock();
         state.open.retain(|open| !open.is_same(lane));
+        state.wanted = state.wanted.min(state.open.len());
         self.count.store(state.open.len(), Ordering::Relaxed);
     }
 
-    /// A stream on the lane that has the least to do. Wishes for one more when all are busy.
-    fn open(&self) -> Option<(mux::Sender, mux::Receiver)> {
+    /// A stream for a long body, on a lane that nothing else is on, or, when there will be no more
+    /// lanes or none came for too long, on the one that has the least to do.
+    fn open(&self, wait: &mut Wait) -> Option<(mux::Sender, mux::Receiver)> {
         let mut state = self.state.lock();
         let lane = state.open.iter().min_by_key(|lane| lane.backlog());
         let idle = lane.is_some_and(|lane| lane.stats().streams <= 1);
-        let stream = lane.and_then(|lane| lane.open().ok());
-        let now = Instant::now();
-        let said = state.wished.is_some_and(|at| now - at < WISH_AGAIN);
-        if !idle && !said && state.open.len() < self.max {
-            state.wished = Some(now);
-            self.wish.notify_one();
+        if idle || state.open.len() >= self.max || wait.is_over() {
+            let stream = lane?.open().ok()?;
+            wait.end(&mut state);
+            return Some(stream);
         }
-        stream
+        if wait.begin(&mut state) {
+            let wanted = self.max.min(state.open.len() + state.waiting);
+            if wanted > state.wanted {
+                state.wanted = wanted;
+                self.wish.notify_one();
+            }
+        }
+        None
+    }
+}
+
+/// A long body's wait for a lane of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Wait {
+    since: Option<Instant>,
+    given_up: bool,
+}
+
+impl Wait {
+    /// Whether it has just begun.
+    fn begin(&mut self, state: &mut State) -> bool {
+        if self.since.is_some() || self.given_up {
+            return false;
+        }
+        self.since = Some(Instant::now());
+        state.waiting += 1;
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.given_up || self.since.is_some_and(|since| since.elapsed() > PATIENCE)
+    }
+
+    fn end(&mut self, state: &mut State) {
+        if self.since.take().is_some() {
+            state.waiting -= 1;
+            if self.given_up {
+                // Asked in vain: the next one asks again.
+                state.wanted = state.wanted.min(state.open.len());
+            }
+        }
+    }
+
+    /// The body is over, or has moved.
+    pub(crate) fn finish(mut self, lanes: &Lanes) {
+        if self.since.is_some() {
+            self.given_up = self.is_over();
+            self.end(&mut lanes.state.lock());
+        }
     }
 }
 
 /// What `sender` still sends goes over a lane from here on, if there is one. Returns whether it
-/// does; to be called between two frames.
+/// does; to be called between two frames, again and again until it does.
 pub(crate) fn move_to_lane(sender: &mut mux::Sender) -> bool {
-    let Some(lanes) = sender.lanes() else { return false };
-    let Some((mut lane, mut back)) = lanes.open() else { return false };
+    let Some((lanes, wait)) = sender.lanes() else { return false };
+    let Some((mut lane, mut back)) = lanes.open(wait) else { return false };
     // Nothing comes back on it but the end.
     back.complete();
     if lane.send(codec::moved_from(sender.id()), false).is_err() {

@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 use self::core::{Core, ReceiverEnd, Rest};
 pub use self::{core::Stats, driver::Driver};
 pub use crate::carrier::ws::Side;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Wait};
 
 /// Largest receive window of one stream, in bytes: 16 MiB carry 400 MB/s over 40 ms.
 pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
@@ -331,7 +331,7 @@ impl fmt::Debug for Acceptor {
 }
 
 fn halves(shared: &Arc<Shared>, id: u32) -> (Sender, Receiver) {
-    let sender = Sender { shared: Arc::clone(shared), id, lane: None };
+    let sender = Sender { shared: Arc::clone(shared), id, lane: None, wait: None };
     let shared = Arc::clone(shared);
     (sender, Receiver { shared, id, end: ReceiverEnd::Cancel, lane: None })
 }
@@ -343,6 +343,8 @@ pub struct Sender {
     id: u32,
     /// Where it goes on, once it has moved.
     lane: Option<Box<Self>>,
+    /// Its wait for that.
+    wait: Option<Box<Wait>>,
 }
 
 impl Sender {
@@ -433,9 +435,10 @@ impl Sender {
         self.id
     }
 
-    /// The lanes that it may move to; none once it has.
-    pub(crate) fn lanes(&self) -> Option<&Lanes> {
-        self.shared.lanes.get().filter(|_| self.lane.is_none()).map(Box::as_ref)
+    /// The lanes that it may move to, and its wait for one; none once it has.
+    pub(crate) fn lanes(&mut self) -> Option<(&Lanes, &mut Wait)> {
+        let lanes = self.shared.lanes.get().filter(|_| self.lane.is_none())?;
+        Some((lanes, self.wait.get_or_insert_default()))
     }
 
     /// What is still to be sent goes over `lane`; this stream ends after it.
@@ -446,6 +449,9 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
+        if let (Some(wait), Some(lanes)) = (self.wait.take(), self.shared.lanes.get()) {
+            wait.finish(lanes);
+        }
         self.shared.step_all(|core| core.drop_sender(self.id));
     }
 }

@@ -105,10 +105,10 @@ impl Session {
         self.all_lanes().is_some_and(Lanes::has_room)
     }
 
-    /// Resolves when a long body would like one more lane.
-    pub async fn lane_wished(&self) {
+    /// Resolves when long bodies would like more lanes: with how many there should be.
+    pub async fn lanes_wanted(&self) -> usize {
         match self.all_lanes() {
-            Some(lanes) => lanes.wished().await,
+            Some(lanes) => lanes.wanted().await,
             None => std::future::pending().await,
         }
     }

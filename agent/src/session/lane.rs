@@ -62,15 +62,17 @@ impl Lanes {
         Self { dialler, address, join, session, max, running, backoff, not_before: None }
     }
 
-    /// Dials one more lane, unless there are as many as there may be or the last try failed.
-    pub(super) fn open_one(&mut self) {
-        let too_early = self.not_before.is_some_and(|at| Instant::now() < at);
-        if self.running.len() >= self.max || too_early {
+    /// Dials lanes until there are `wanted`, or as many as there may be; none if the last try
+    /// failed a short while ago.
+    pub(super) fn open(&mut self, wanted: usize) {
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let (dialler, address) = (self.dialler.clone(), self.address);
-        let (join, session) = (self.join.clone(), self.session.clone());
-        self.running.spawn(async move { run(&dialler, address, join, session).await });
+        while self.running.len() < wanted.min(self.max) {
+            let (dialler, address) = (self.dialler.clone(), self.address);
+            let (join, session) = (self.join.clone(), self.session.clone());
+            self.running.spawn(async move { run(&dialler, address, join, session).await });
+        }
     }
 
     /// The next lane that ended or could not be had.

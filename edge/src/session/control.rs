@@ -386,8 +386,9 @@ impl<'a> Control<'a> {
             tokio::select! {
                 frame = self.stream.next() => self.on_frame(frame?).await?,
                 _ = heartbeat.tick() => self.heartbeat().await?,
-                () = session.carried.lane_wished() => {
-                    self.stream.send(Frame::LaneWanted(v1::LaneWanted {}).into()).await?;
+                lanes = session.carried.lanes_wanted() => {
+                    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
+                    self.stream.send(Frame::LanesWanted(v1::LanesWanted { lanes }).into()).await?;
                 }
                 () = session.probe.notified(), if self.asked.is_none() => self.ask().await?,
                 () = at(deadline) => self.check_life()?,
