@@ -15,7 +15,7 @@ use crate::scenario::{self, Kind, Runner, Size};
 use crate::system::System;
 use crate::table::{Column, Results};
 use crate::tls::Certificate;
-use crate::{nginx, origin, output, procfs, tunnel};
+use crate::{crowd, nginx, origin, output, procfs, tunnel};
 
 const TLS: &str = "TLS: version 1.3 between the two hops; an nginx ends it in front of uniroute's edge, whose work is \
                    counted and also shown apart";
@@ -56,6 +56,14 @@ impl Args {
         if self.quick { 1 } else { self.rounds }
     }
 
+    fn agents(&self) -> u64 {
+        if self.quick { 1_000 } else { 10_000 }
+    }
+
+    fn is_wanted(&self, scenario: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| scenario.contains(only))
+    }
+
     fn size(&self) -> Size {
         if self.quick {
             Size { seconds: 1.0, bulk_bytes: 256 << 20 }
@@ -85,7 +93,11 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     let mut systems = start_systems(args, dir, address, &mut notes).await?;
 
     let mut runner = Runner::new(program, dir);
-    let results = measure(args, &mut runner, &mut systems).await?;
+    let mut results = measure(args, &mut runner, &mut systems).await?;
+    if systems.iter().any(|system| system.name == tunnel::NAME) && args.is_wanted("idle agents") {
+        output::progress("idle agents");
+        crowd::measure(&args.tunnel, &runner.program, dir, args.agents(), &mut results).await?;
+    }
 
     let columns: Vec<Column> = systems.iter().map(System::column).collect();
     let mut head = vec![procfs::machine()];
@@ -179,7 +191,7 @@ async fn measure(
         record_memory(&mut results, system, "memory after warm-up", |memory| memory.now)?;
     }
     let mut scenarios = scenario::all(&args.size());
-    scenarios.retain(|scenario| args.only.as_ref().is_none_or(|only| scenario.name.contains(only)));
+    scenarios.retain(|scenario| args.is_wanted(scenario.name));
     for round in 0..args.rounds() {
         for scenario in &scenarios {
             output::progress(format_args!("round {}: {}", round + 1, scenario.name));

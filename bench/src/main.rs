@@ -9,6 +9,7 @@
 mod agents;
 mod body;
 mod client;
+mod crowd;
 mod e2e;
 mod histogram;
 mod link;

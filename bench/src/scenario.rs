@@ -145,7 +145,7 @@ fn sample(metric: impl Into<String>, value: f64) -> Sample {
 
 /// Runs loads as processes of their own, so that one load's work does not delay another's clock.
 pub(crate) struct Runner {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     dir: PathBuf,
     /// Errors of all loads so far, with what they were.
     pub(crate) errors: Vec<String>,
