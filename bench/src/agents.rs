@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use futures_util::future::select_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -57,9 +58,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     output::line(format_args!("ready {} in {:.3} s", args.count, start.elapsed().as_secs_f64()));
     // None of them ends by itself.
-    match futures_util::future::select_all(running).await {
-        (ended, ..) => Ok(ended??),
-    }
+    let (ended, ..) = select_all(running).await;
+    Ok(ended??)
 }
 
 type Running = tokio::task::JoinHandle<Result<(), AgentError>>;
