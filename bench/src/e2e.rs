@@ -15,7 +15,7 @@ use crate::scenario::{self, Kind, Runner, Size};
 use crate::system::System;
 use crate::table::{Column, Results};
 use crate::tls::Certificate;
-use crate::{crowd, nginx, origin, output, procfs, tunnel};
+use crate::{crowd, nginx, origin, output, peers, procfs, tunnel};
 
 const TLS: &str = "TLS: version 1.3 between the two hops; an nginx ends it in front of uniroute's edge, whose work is \
                    counted and also shown apart";
@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Only these systems, as in --systems=nginx,uniroute
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
+    /// Measure other tunnels too, as `scripts/install-bench-peers.sh DIR` has installed them
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
     /// Also write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -171,6 +174,9 @@ async fn start_systems(
             systems.extend(both);
         }
         _ => notes.push(NO_TLS.to_owned()),
+    }
+    if let Some(peers) = &args.peers {
+        systems.extend(peers::start(peers, dir, origin, wanted, notes).await?);
     }
     systems.retain(|system| wanted(system.name));
     Ok(systems)

@@ -19,6 +19,7 @@ mod net;
 mod nginx;
 mod origin;
 mod output;
+mod peers;
 mod process;
 mod procfs;
 mod report;
