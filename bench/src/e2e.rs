@@ -1,10 +1,9 @@
 //! Everything in one go: start all parts, measure in interleaved rounds, compare, end all parts.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::json;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,7 +109,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     output::line(results.to_text(&columns));
     if let Some(path) = &args.markdown {
         let head: String = head.iter().map(|line| format!("- {line}\n")).collect();
-        write(path, head + &results.to_markdown(&columns))?;
+        output::file(path, head + &results.to_markdown(&columns))?;
     }
     if let Some(path) = &args.json {
         let report = json!({
@@ -121,7 +120,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
             "figures": results.to_json(&columns)?,
             "errors": runner.errors,
         });
-        write(path, serde_json::to_string_pretty(&report)?)?;
+        output::file(path, serde_json::to_string_pretty(&report)?)?;
     }
 
     for system in systems {
@@ -180,10 +179,6 @@ async fn start_systems(
     }
     systems.retain(|system| wanted(system.name));
     Ok(systems)
-}
-
-fn write(path: &Path, text: String) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn measure(
