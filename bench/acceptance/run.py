@@ -6,7 +6,7 @@
 Needs the release binaries (cargo build --release --workspace --bins --example demo_site) and curl.
 Every server and client is this machine's own, on loopback, and is ended by pid.
 """
-import argparse, http.client, json, os, re, signal, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.request
+import argparse, http.client, json, os, re, resource, signal, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "release")
@@ -382,15 +382,17 @@ def check_stalled_downloads(dir, _):
 
 
 def check_idle_agents(dir, _):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(10_000, hard - 200)
     w = World(dir)
     latencies(w, 1)
     before = status_field(w.edge.pid, "VmRSS")
-    t = time.monotonic()
-    crowd = w.process([f"{BIN}/uniroute-bench", "agents", "--server", w.server, "--token-file", w.tokens, "--count", "1000"])
-    wait_for("1,000 agents", lambda: "ready 1000" in crowd.text(), 60)
-    took = time.monotonic() - t
-    after = status_field(w.edge.pid, "VmRSS")
-    report("1,000 idle agents", w.metric("sessions") == 1001, f"{(after - before) / 1000 / 1024:.1f} KiB of RSS each at the edge ({before / MIB:.1f} -> {after / MIB:.1f} MiB), connected in {took:.1f} s")
+    crowd = w.process([f"{BIN}/uniroute-bench", "agents", "--server", w.server, "--token-file", w.tokens, "--count", str(count)])
+    took = wait_for(f"{count} agents", lambda: re.search(rf"ready {count} in (\S+) s", crowd.text()), 60).group(1)
+    each = (status_field(w.edge.pid, "VmRSS") - before) / count / 1024
+    there = w.metric("sessions") == count + 1
+    report(f"{count} idle agents", there and each <= 12, f"{each:.1f} KiB of RSS each at the edge ({before / MIB:.1f} MiB before), connected in {took} s")
     crowd.kill()
     wait_for("they are gone", lambda: w.metric("sessions") == 1, 30)
     w.end()

@@ -1,10 +1,9 @@
 //! Everything in one go: start all parts, measure in interleaved rounds, compare, end all parts.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde_json::json;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +14,7 @@ use crate::scenario::{self, Kind, Runner, Size};
 use crate::system::System;
 use crate::table::{Column, Results};
 use crate::tls::Certificate;
-use crate::{nginx, origin, output, procfs, tunnel};
+use crate::{crowd, nginx, origin, output, peers, procfs, tunnel};
 
 const TLS: &str = "TLS: version 1.3 between the two hops; an nginx ends it in front of uniroute's edge, whose work is \
                    counted and also shown apart";
@@ -43,6 +42,9 @@ pub(crate) struct Args {
     /// Only these systems, as in --systems=nginx,uniroute
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
+    /// Measure other tunnels too, as `scripts/install-bench-peers.sh DIR` has installed them
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
     /// Also write the tables as Markdown
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -54,6 +56,14 @@ pub(crate) struct Args {
 impl Args {
     fn rounds(&self) -> u32 {
         if self.quick { 1 } else { self.rounds }
+    }
+
+    fn agents(&self) -> u64 {
+        if self.quick { 1_000 } else { 10_000 }
+    }
+
+    fn is_wanted(&self, scenario: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| scenario.contains(only))
     }
 
     fn size(&self) -> Size {
@@ -85,7 +95,11 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     let mut systems = start_systems(args, dir, address, &mut notes).await?;
 
     let mut runner = Runner::new(program, dir);
-    let results = measure(args, &mut runner, &mut systems).await?;
+    let mut results = measure(args, &mut runner, &mut systems).await?;
+    if systems.iter().any(|system| system.name == tunnel::NAME) && args.is_wanted("idle agents") {
+        output::progress("idle agents");
+        crowd::measure(&args.tunnel, &runner.program, dir, args.agents(), &mut results).await?;
+    }
 
     let columns: Vec<Column> = systems.iter().map(System::column).collect();
     let mut head = vec![procfs::machine()];
@@ -95,7 +109,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
     output::line(results.to_text(&columns));
     if let Some(path) = &args.markdown {
         let head: String = head.iter().map(|line| format!("- {line}\n")).collect();
-        write(path, head + &results.to_markdown(&columns))?;
+        output::file(path, head + &results.to_markdown(&columns))?;
     }
     if let Some(path) = &args.json {
         let report = json!({
@@ -106,7 +120,7 @@ async fn compare(args: &Args) -> anyhow::Result<()> {
             "figures": results.to_json(&columns)?,
             "errors": runner.errors,
         });
-        write(path, serde_json::to_string_pretty(&report)?)?;
+        output::file(path, serde_json::to_string_pretty(&report)?)?;
     }
 
     for system in systems {
@@ -160,12 +174,11 @@ async fn start_systems(
         }
         _ => notes.push(NO_TLS.to_owned()),
     }
+    if let Some(peers) = &args.peers {
+        systems.extend(peers::start(peers, dir, origin, wanted, notes).await?);
+    }
     systems.retain(|system| wanted(system.name));
     Ok(systems)
-}
-
-fn write(path: &Path, text: String) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn measure(
@@ -179,7 +192,7 @@ async fn measure(
         record_memory(&mut results, system, "memory after warm-up", |memory| memory.now)?;
     }
     let mut scenarios = scenario::all(&args.size());
-    scenarios.retain(|scenario| args.only.as_ref().is_none_or(|only| scenario.name.contains(only)));
+    scenarios.retain(|scenario| args.is_wanted(scenario.name));
     for round in 0..args.rounds() {
         for scenario in &scenarios {
             output::progress(format_args!("round {}: {}", round + 1, scenario.name));

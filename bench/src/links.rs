@@ -3,7 +3,6 @@
 //! Visitors and edge are in one network namespace, agent and local server in another, and the link is between them.
 //! Everything is started anew for each system and loss, so that no connection remembers an earlier one.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -47,6 +46,9 @@ pub(crate) struct Args {
     /// A quarter of the time for each figure
     #[arg(long)]
     quick: bool,
+    /// Also write the tables as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Also write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -264,11 +266,17 @@ impl Bench<'_> {
         };
         let columns: Vec<Column> = contenders.iter().map(column).collect();
         let link = format!("{} ms round trip, {mbit} Mbit/s, {congestion}", delay_ms * 2.0);
-        output::line(format_args!(
-            "{}\n{link}\n{rounds} round(s), medians, MB are millions of bytes",
-            procfs::machine()
-        ));
+        let head = [
+            procfs::machine(),
+            link.clone(),
+            format!("{rounds} round(s), medians, MB are millions of bytes"),
+        ];
+        output::line(head.join("\n"));
         output::line(self.results.to_text(&columns));
+        if let Some(path) = &self.args.markdown {
+            let head: String = head.iter().map(|line| format!("- {line}\n")).collect();
+            output::file(path, head + &self.results.to_markdown(&columns))?;
+        }
         if let Some(path) = &self.args.json {
             let report = json!({
                 "machine": procfs::machine(),
@@ -278,8 +286,7 @@ impl Bench<'_> {
                 "figures": self.results.to_json(&columns)?,
                 "errors": self.errors,
             });
-            fs::write(path, serde_json::to_string_pretty(&report)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            output::file(path, serde_json::to_string_pretty(&report)?)?;
         }
         if !self.errors.is_empty() {
             bail!("some requests failed:\n  {}", self.errors.join("\n  "));

@@ -9,6 +9,7 @@
 mod agents;
 mod body;
 mod client;
+mod crowd;
 mod e2e;
 mod histogram;
 mod link;
@@ -18,6 +19,7 @@ mod net;
 mod nginx;
 mod origin;
 mod output;
+mod peers;
 mod process;
 mod procfs;
 mod report;

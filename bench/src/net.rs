@@ -193,3 +193,29 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
     ensure!(output.status.success(), "ip {}: {}", args.join(" "), said.trim());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(delay_ms: f64, loss: f64) -> Args {
+        let congestion = "cubic".to_owned();
+        let (queue, seed) = (None, None);
+        Args { delay_ms, mbit: 400.0, queue, loss, seed, no_udp: false, congestion }
+    }
+
+    #[test]
+    fn the_queue_holds_a_round_trip_and_a_burst_at_least() {
+        let long = settings(&args(20.0, 0.1)).unwrap();
+        assert_eq!(long.delay, Duration::from_millis(20));
+        assert_eq!((long.bytes_per_second, long.queue), (50e6, 2e6));
+        assert!((long.loss - 0.001).abs() < 1e-9);
+        assert_eq!(settings(&args(1.0, 0.0)).unwrap().queue, LEAST_QUEUE as f64);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(settings(&args(-1.0, 0.0)).is_err());
+        assert!(settings(&args(20.0, 101.0)).is_err());
+    }
+}

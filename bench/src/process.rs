@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -176,6 +176,13 @@ impl Drop for Child {
             }
         }
     }
+}
+
+/// Lets this process and its children open as many files as they may: the usual limit is 1,024.
+pub(crate) fn raise_open_files() -> anyhow::Result<u64> {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
+    Ok(limits.maximum.unwrap_or(u64::MAX))
 }
 
 /// A process that is already gone needs no signal.

@@ -51,6 +51,7 @@ enum Work {
     },
     /// Small requests, each on a connection of its own.
     NewConnections {
+        at_once: u32,
         seconds: f64,
     },
     /// Small WebSocket messages back and forth.
@@ -107,7 +108,7 @@ pub(crate) fn all(size: &Size) -> Vec<Scenario> {
         ),
         scenario(
             "1 KiB requests, a new connection for each, 64 at once",
-            Work::NewConnections { seconds },
+            Work::NewConnections { at_once: CONNECTIONS, seconds },
         ),
         scenario("WebSocket echo, 16 at once", Work::Echo { seconds }),
         bulk("download, 1 stream", "download", 1),
@@ -127,6 +128,10 @@ pub(crate) fn over_a_link(short: f64) -> Vec<Scenario> {
         scenario("one download", Work::Steady { seconds: 10.0 / short }),
         scenario("1 KiB requests", Work::Requests { connections, seconds: 8.0 / short }),
         scenario(
+            "1 KiB requests, a new connection for each",
+            Work::NewConnections { at_once: connections, seconds: 6.0 / short },
+        ),
+        scenario(
             "1 KiB requests beside 4 downloads",
             Work::Beside { seconds: 20.0 / short, settle: SETTLE, pace: None },
         ),
@@ -145,7 +150,7 @@ fn sample(metric: impl Into<String>, value: f64) -> Sample {
 
 /// Runs loads as processes of their own, so that one load's work does not delay another's clock.
 pub(crate) struct Runner {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     dir: PathBuf,
     /// Errors of all loads so far, with what they were.
     pub(crate) errors: Vec<String>,
@@ -186,8 +191,8 @@ impl Runner {
                 let command = self.small(system, "requests", connections, seconds);
                 self.requests(system, scenario.name, command, "requests").await?
             }
-            Work::NewConnections { seconds } => {
-                let mut command = self.small(system, "requests", CONNECTIONS, seconds);
+            Work::NewConnections { at_once, seconds } => {
+                let mut command = self.small(system, "requests", at_once, seconds);
                 command.arg("--new-connections");
                 self.requests(system, scenario.name, command, "requests").await?
             }

@@ -21,7 +21,10 @@ use crate::tls::Certificate;
 use crate::{net, nginx};
 
 const READY: Duration = Duration::from_secs(30);
-const NAME: &str = "bench";
+/// Of the system, and what it is measured as.
+pub(crate) const NAME: &str = "uniroute";
+/// What its tunnel is called.
+const TUNNEL: &str = "bench";
 pub(crate) const LOOPBACK: &str = "127.0.0.1:0";
 
 #[derive(clap::Args)]
@@ -46,6 +49,7 @@ pub(crate) struct Edge {
     /// Where its visitors find it.
     pub(crate) address: SocketAddr,
     token: String,
+    pub(crate) token_file: PathBuf,
 }
 
 impl Edge {
@@ -76,7 +80,7 @@ impl Edge {
         if address.ip().is_unspecified() {
             address.set_ip(Ipv4Addr::LOCALHOST.into());
         }
-        Ok(Self { process, address, token })
+        Ok(Self { process, address, token, token_file })
     }
 }
 
@@ -103,7 +107,7 @@ impl Agent {
         let mut command = net::command(namespace, &bin);
         command
             .args(["http", &origin.to_string(), "--server", server])
-            .args(["--name", NAME, "--output", "json"])
+            .args(["--name", TUNNEL, "--output", "json"])
             .args(more)
             .args(&args.agent_arg)
             .env("UNIROUTE_TOKEN", &edge.token);
@@ -141,7 +145,7 @@ pub(crate) async fn start(args: &Args, dir: &Path, origin: SocketAddr) -> anyhow
     let edge = Edge::start(args, None, LOOPBACK, dir).await?;
     let server = format!("http://{}", edge.address);
     let agent = Agent::start::<&str>(args, &edge, None, &server, &[], dir, origin).await?;
-    let mut system = system("uniroute", "nginx", edge, agent)?;
+    let mut system = system(NAME, "nginx", edge, agent)?;
     system.wait_until_answering().await?;
     Ok(system)
 }
