@@ -1,8 +1,12 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -28,6 +32,7 @@ use crate::{
     Event, Tunnels,
     connect::{ConnectError, Dialled},
     forward,
+    transport::QuicDoor,
 };
 
 /// The whole handshake.
@@ -79,6 +84,24 @@ pub(crate) struct Session {
     driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
+    /// Where the connection leads to.
+    address: SocketAddr,
+    moved: Arc<AtomicU64>,
+}
+
+/// What can be seen of a session while it runs.
+pub(crate) struct View {
+    pub(crate) carried: session::Session,
+    /// Where its edge takes sessions over QUIC.
+    pub(crate) door: Option<QuicDoor>,
+    moved: Arc<AtomicU64>,
+}
+
+impl View {
+    /// Bytes that a WebSocket session has moved so far, both ways.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
 }
 
 /// Shakes hands over a fresh connection.
@@ -86,12 +109,13 @@ pub(crate) struct Session {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, .. }: Dialled,
+    Dialled { io, early, address, moved }: Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, init).await
+    let session = begin((session.into(), acceptor.into()), driving, address, init).await?;
+    Ok(Session { moved, ..session })
 }
 
 /// Shakes hands over a fresh QUIC connection.
@@ -102,10 +126,11 @@ pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
+    let address = connection.remote_address();
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, init).await
+    begin((session.into(), acceptor.into()), driving, address, init).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -144,6 +169,7 @@ pub(crate) async fn ask_for_quic(
 async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
+    address: SocketAddr,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
@@ -162,7 +188,8 @@ async fn begin(
         }
     };
     let established = shaken?;
-    Ok(Session { carried, acceptor, driving, stream, established })
+    let moved = Arc::default();
+    Ok(Session { carried, acceptor, driving, stream, established, address, moved })
 }
 
 async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
@@ -200,9 +227,14 @@ impl Stream {
 }
 
 impl Session {
-    /// What carries it.
-    pub(crate) fn carrier(&self) -> session::Carrier {
-        self.carried.carrier()
+    /// What can be seen of it while it runs.
+    pub(crate) fn view(&self) -> View {
+        let offer = self.established.quic.as_ref();
+        View {
+            carried: self.carried.clone(),
+            door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            moved: Arc::clone(&self.moved),
+        }
     }
 
     /// Runs the session to its end. `leaving`: it takes no new requests any more, and a new
@@ -213,7 +245,7 @@ impl Session {
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established } = self;
+        let Self { carried, acceptor, mut driving, stream, established, .. } = self;
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let control = Control {
             carried: carried.clone(),
@@ -225,6 +257,7 @@ impl Session {
             asked: None,
             draining: None,
             ended_as: None,
+            stopping: false,
             leaving,
             stop,
         };
@@ -291,6 +324,8 @@ struct Control {
     asked: Option<(std::time::Instant, Instant)>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
+    /// The agent is to end.
+    stopping: bool,
     leaving: CancellationToken,
     stop: CancellationToken,
 }
@@ -332,7 +367,7 @@ impl Control {
                     }
                 }
                 () = at(deadline) => self.check_life()?,
-                () = stop.cancelled(), if self.draining.is_none() => self.say_goodbye().await?,
+                () = stop.cancelled(), if !self.stopping => self.stop().await?,
                 () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
             }
         }
@@ -353,6 +388,18 @@ impl Control {
         match self.asked.take() {
             Some((since, _)) if self.carried.last_received() < since => Err(SessionEnd::Silent),
             _ => Ok(()),
+        }
+    }
+
+    async fn stop(&mut self) -> Result<(), SessionEnd> {
+        self.stopping = true;
+        match &mut self.draining {
+            None => self.say_goodbye().await,
+            // It is leaving already, and may have had more time for it.
+            Some(deadline) => {
+                *deadline = (*deadline).min(Instant::now() + DRAIN);
+                Ok(())
+            }
         }
     }
 
@@ -436,7 +483,7 @@ impl Control {
 
     fn on_go_away(&mut self, away: &v1::GoAway) {
         info!(message = away.message, "the edge sends this session away");
-        let within = Duration::from_millis(away.deadline_ms.into()).min(DRAIN);
+        let within = Duration::from_millis(away.deadline_ms.into());
         if away.reconnect {
             self.leaving.cancel();
         }

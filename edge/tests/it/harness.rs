@@ -161,7 +161,12 @@ impl TestAgent {
     /// Settings for the edge at `edge`.
     pub(crate) fn settings(edge: SocketAddr, tunnels: Vec<TunnelSettings>) -> AgentSettings {
         let server = format!("http://{edge}").parse().unwrap();
-        AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels)
+        let mut settings = AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels);
+        // The same tests can be run over another transport.
+        if let Ok(transport) = std::env::var("UNIROUTE_TEST_TRANSPORT") {
+            settings.transport = transport.parse().unwrap();
+        }
+        settings
     }
 
     /// One tunnel with the public name `name`; its key is the same.
