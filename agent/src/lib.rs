@@ -528,7 +528,8 @@ impl Agent {
                 },
             };
             // The newer session that has replaced it may be our own.
-            if matches!(ended, Some(Ok(SessionEnd::Replaced))) && switching.load(Ordering::Relaxed) {
+            if matches!(ended, Some(Ok(SessionEnd::Replaced))) && switching.load(Ordering::Relaxed)
+            {
                 return Ok(match switch.await {
                     Ok(session) => Next::Switched(Box::new(session)),
                     Err(error) => Next::Unreachable(error.to_string()),

@@ -334,10 +334,8 @@ mod tests {
     #[test]
     fn offers_that_cannot_be_are_none() {
         let address: SocketAddr = "[::1]:443".parse().unwrap();
-        let offer = |port, length| v1::QuicOffer {
-            port,
-            certificate_sha256: vec![7; length].into(),
-        };
+        let offer =
+            |port, length| v1::QuicOffer { port, certificate_sha256: vec![7; length].into() };
         let door = QuicDoor::new(address, &offer(8080, 32)).unwrap();
         assert_eq!((door.address.to_string().as_str(), door.certificate), ("[::1]:8080", [7; 32]));
         for (port, length) in [(0, 32), (65_536, 32), (1, 31), (1, 33), (1, 0)] {

@@ -223,9 +223,7 @@ fn quic(text: Option<&str>) -> Result<Quic, SettingsError> {
     match text {
         None => Ok(Quic::BesideHttp),
         Some("off") => Ok(Quic::Off),
-        Some(text) => {
-            text.parse().map(Quic::At).map_err(|_| SettingsError::Quic(text.to_owned()))
-        }
+        Some(text) => text.parse().map(Quic::At).map_err(|_| SettingsError::Quic(text.to_owned())),
     }
 }
 

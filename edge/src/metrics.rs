@@ -102,10 +102,9 @@ impl Metrics {
     pub(crate) fn render(&self, now: Now) -> String {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.sessions, now.sessions);
-        for (carrier, count) in [
-            (Carrier::Quic, now.over_quic),
-            (Carrier::WebSocket, now.sessions - now.over_quic),
-        ] {
+        for (carrier, count) in
+            [(Carrier::Quic, now.over_quic), (Carrier::WebSocket, now.sessions - now.over_quic)]
+        {
             let labels = CarrierLabels { carrier: carrier.as_str() };
             set(&self.sessions_by_carrier.get_or_create(&labels), count);
         }

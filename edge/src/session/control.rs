@@ -155,7 +155,8 @@ async fn handshake(
 ) -> Result<Arc<SessionHandle>, EndReason> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).expect("the system has a random source");
-    let (mut handshake, challenge) = EdgeHandshake::new(nonce, &edge.id, &[], edge.quic_offer(carried.carrier()));
+    let (mut handshake, challenge) =
+        EdgeHandshake::new(nonce, &edge.id, &[], edge.quic_offer(carried.carrier()));
     stream.send(challenge).await?;
     let mut made: Option<(Arc<SessionHandle>, Vec<Claim>, bool)> = None;
     loop {

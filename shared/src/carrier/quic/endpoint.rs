@@ -65,7 +65,8 @@ impl Identity {
     /// # Errors
     /// When no key can be made.
     pub fn generate() -> io::Result<Self> {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(io::Error::other)?;
+        let made =
+            rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(io::Error::other)?;
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
         Ok(Self { certificate: made.cert.der().clone(), key })
     }
