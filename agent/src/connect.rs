@@ -1,7 +1,18 @@
 //! The way to the edge: DNS, TCP, TLS, the upgrade. Every step has its own deadline and says which
 //! one it was when it fails.
 
-use std::{fmt, io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
@@ -11,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -164,6 +175,72 @@ pub(crate) struct Dialled {
     pub(crate) early: Bytes,
     /// Where it leads to.
     pub(crate) address: SocketAddr,
+    /// Bytes that it has carried so far, both ways.
+    pub(crate) moved: Arc<AtomicU64>,
+}
+
+/// A connection whose bytes are counted.
+struct Counted<Io> {
+    io: Io,
+    moved: Arc<AtomicU64>,
+}
+
+impl<Io> Counted<Io> {
+    fn count(&self, bytes: usize) {
+        self.moved.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn count_written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.count(*bytes);
+        }
+        written
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        self.count(buffer.filled().len() - before);
+        read
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Counted<Io> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.count_written(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.count_written(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 /// Connects and upgrades. Names are looked up afresh each time.
@@ -174,10 +251,11 @@ pub(crate) async fn dial(
     server: &ServerUrl,
     tls: &Arc<ClientConfig>,
 ) -> Result<Dialled, ConnectError> {
-    dial_at(server, tls, None).await
+    dial_at(server, tls, None, Arc::default()).await
 }
 
-/// The same, at one address of the edge if `only` is given: where its session is.
+/// The same, at one address of the edge if `only` is given: where its session is. What it carries is
+/// added to `moved`.
 ///
 /// # Errors
 /// [`ConnectError`], naming the step.
@@ -185,15 +263,17 @@ pub(crate) async fn dial_at(
     server: &ServerUrl,
     tls: &Arc<ClientConfig>,
     only: Option<SocketAddr>,
+    moved: Arc<AtomicU64>,
 ) -> Result<Dialled, ConnectError> {
     let (socket, address) = match only {
         Some(address) => connect_to(vec![address], server).await?,
         None => connect(server).await?,
     };
     tune(&socket);
+    let socket = Counted { io: socket, moved: Arc::clone(&moved) };
     if !server.tls {
         let (socket, early) = within("upgrade", upgrade(server, socket)).await??;
-        return Ok(Dialled { io: Box::new(socket), early, address });
+        return Ok(Dialled { io: Box::new(socket), early, address, moved });
     }
     let name = ServerName::try_from(server.host.clone())
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
@@ -201,7 +281,7 @@ pub(crate) async fn dial_at(
     let stream =
         within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
     let (stream, early) = within("upgrade", upgrade(server, stream)).await??;
-    Ok(Dialled { io: Box::new(stream), early, address })
+    Ok(Dialled { io: Box::new(stream), early, address, moved })
 }
 
 async fn within<F: Future>(step: &'static str, future: F) -> Result<F::Output, ConnectError> {

@@ -22,6 +22,7 @@
 
 pub mod connect;
 mod forward;
+mod probe;
 mod session;
 mod tls;
 mod transport;
@@ -29,10 +30,14 @@ mod tunnel;
 pub mod upstream;
 
 use std::{
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -47,12 +52,12 @@ use uniroute_shared::{
     session::Carrier,
 };
 
-pub use self::transport::{Transport, TransportError};
+pub use self::transport::{Policy, Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
     connect::{ConnectError, ServerUrl},
-    session::{Session, SessionEnd, lane::Dialler},
-    transport::QuicDoor,
+    session::{Session, SessionEnd, View, lane::Dialler},
+    transport::{Chooser, QuicDoor},
     tunnel::Tunnel,
     upstream::{Target, TargetError, Trust, Upstream},
 };
@@ -90,6 +95,8 @@ pub struct Settings {
     pub trust: Trust,
     /// What carries the sessions.
     pub transport: Transport,
+    /// When [`Transport::Auto`] changes what carries the session.
+    pub policy: Policy,
     /// Whether the kernel may cut long sends over QUIC into datagrams.
     pub quic_gso: bool,
     /// What to put on the internet.
@@ -114,6 +121,7 @@ impl Settings {
             agent_name: String::new(),
             trust: Trust::System,
             transport: Transport::Auto,
+            policy: Policy::default(),
             quic_gso: true,
             tunnels,
             lanes: DEFAULT_LANES,
@@ -297,6 +305,7 @@ pub struct Agent {
     tunnels: Arc<Tunnels>,
     resume_token: bytes::Bytes,
     connected_before: bool,
+    chooser: Mutex<Chooser>,
     /// The kernel's small buffers for UDP are said once.
     small_buffers: Once,
 }
@@ -309,6 +318,8 @@ enum Next {
     TurnedAway { reason: String, at_least: Duration },
     /// At once: the edge sends this agent elsewhere.
     Now,
+    /// With a session over another carrier, which stands already.
+    Switched(Box<Session>),
 }
 
 impl Agent {
@@ -329,6 +340,7 @@ impl Agent {
         ));
         let tls = tls::config(&settings.trust)?;
         let agent = Self {
+            chooser: Mutex::new(Chooser::new(settings.policy)),
             settings,
             tls,
             tunnels,
@@ -375,11 +387,17 @@ impl Agent {
         let mut turned_away = Backoff::new(BACKOFF_BASE, TURNED_AWAY_CAP);
         // Sessions that are leaving finish their streams beside the current one.
         let mut leaving = JoinSet::new();
+        let mut switched: Option<Box<Session>> = None;
         loop {
-            self.event(|| Event::Connecting);
-            let attempt = tokio::select! {
-                attempt = self.connect() => attempt,
-                () = stop.cancelled() => break,
+            let attempt = match switched.take() {
+                Some(session) => Ok(*session),
+                None => {
+                    self.event(|| Event::Connecting);
+                    tokio::select! {
+                        attempt = self.connect() => attempt,
+                        () = stop.cancelled() => break,
+                    }
+                }
             };
             let next = match attempt {
                 Ok(session) => {
@@ -398,6 +416,10 @@ impl Agent {
             }
             let (reason, retry_in) = match next {
                 Next::Now => continue,
+                Next::Switched(session) => {
+                    switched = Some(session);
+                    continue;
+                }
                 Next::Unreachable(reason) => (reason, unreachable.next(random())),
                 Next::TurnedAway { reason, at_least } => {
                     (reason, turned_away.next(random()).max(at_least))
@@ -416,30 +438,49 @@ impl Agent {
 
     /// One attempt, up to a session that takes requests.
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
         if self.settings.transport != Transport::Quic {
-            return session::establish(dialled, self.init()).await;
+            return self.connect_websocket(self.resuming()).await;
         }
+        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
         let address = dialled.address;
         let offer = session::ask_for_quic(dialled).await?;
         let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
-        self.connect_quic(door.ok_or(ConnectError::NoQuic)?).await
+        self.connect_quic(door.ok_or(ConnectError::NoQuic)?, self.resuming()).await
     }
 
-    async fn connect_quic(&self, door: QuicDoor) -> Result<Session, ConnectError> {
+    async fn connect_websocket(&self, init: v1::Init) -> Result<Session, ConnectError> {
+        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
+        session::establish(dialled, init).await
+    }
+
+    async fn connect_quic(&self, door: QuicDoor, init: v1::Init) -> Result<Session, ConnectError> {
+        session::establish_quic(self.dial_quic(door).await?, init).await
+    }
+
+    async fn dial_quic(&self, door: QuicDoor) -> Result<quic::Dialled, quic::DialError> {
         let options = quic::Options { gso: self.settings.quic_gso };
         let mut dialled = quic::dial(door.address, door.certificate, options).await?;
         if let Some(small) = dialled.small_buffers.take() {
             self.small_buffers.call_once(|| warn!("{small}"));
         }
-        session::establish_quic(dialled, self.init()).await
+        Ok(dialled)
+    }
+
+    /// To take the place of the last session, which is gone or of no more use.
+    fn resuming(&self) -> v1::Init {
+        v1::Init { resume_token: self.resume_token.clone(), ..self.init() }
+    }
+
+    /// To take over from the last session, which serves until this one does, and then finishes
+    /// what it has.
+    fn switching(&self) -> v1::Init {
+        v1::Init { switches_carrier: true, ..self.init() }
     }
 
     fn init(&self) -> v1::Init {
         v1::Init {
             token: self.settings.token.expose().to_owned(),
             agent_id: self.settings.agent_id.to_string(),
-            resume_token: self.resume_token.clone(),
             tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
             features: vec![FEATURE_LANES.to_owned()],
             metadata: Some(v1::AgentMetadata {
@@ -460,20 +501,48 @@ impl Agent {
         stop: &CancellationToken,
     ) -> Result<Next, AgentError> {
         self.take_in(&session)?;
+        self.chooser.lock().begin();
+        let view = session.view();
         let goes = CancellationToken::new();
         let running =
             session.run(Arc::clone(&self.tunnels), self.lane_dialler(), goes.clone(), stop.clone());
         let mut sessions = JoinSet::new();
         sessions.spawn(running);
-        let ended = tokio::select! {
-            ended = sessions.join_next() => ended,
-            () = goes.cancelled() => {
-                // It goes on to the end of its streams, while another one takes its place.
-                leaving.spawn(async move {
-                    sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
+        // It goes on to the end of its streams, while another one takes its place.
+        let mut leave = |mut sessions: JoinSet<SessionEnd>| {
+            leaving.spawn(async move {
+                sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
+            });
+        };
+        let ended = loop {
+            let switching = AtomicBool::new(false);
+            let mut switch = std::pin::pin!(self.switch(&view, &switching));
+            let ended = tokio::select! {
+                ended = sessions.join_next() => ended,
+                () = goes.cancelled() => {
+                    leave(sessions);
+                    return Ok(Next::Now);
+                }
+                switched = &mut switch => match switched {
+                    Ok(session) => {
+                        leave(sessions);
+                        return Ok(Next::Switched(Box::new(session)));
+                    }
+                    Err(error) => {
+                        self.not_switched(&view, &error);
+                        continue;
+                    }
+                },
+            };
+            // The newer session that has replaced it may be our own.
+            if matches!(ended, Some(Ok(SessionEnd::Replaced))) && switching.load(Ordering::Relaxed)
+            {
+                return Ok(match switch.await {
+                    Ok(session) => Next::Switched(Box::new(session)),
+                    Err(error) => Next::Unreachable(error.to_string()),
                 });
-                return Ok(Next::Now);
             }
+            break ended;
         };
         let reason = match ended {
             Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
@@ -482,6 +551,9 @@ impl Agent {
             None => "the session's task is gone".to_owned(),
         };
         debug!(reason, "session ended");
+        if view.carried.carrier() == Carrier::Quic {
+            self.chooser.lock().quic_failed(Instant::now());
+        }
         Ok(Next::Unreachable(reason))
     }
 
@@ -493,10 +565,57 @@ impl Agent {
         }
     }
 
+    /// Looks after the session until another carrier is better, and then gives a session over that
+    /// one, or why there is none. Sets `switching` once the edge may know of it.
+    async fn switch(&self, view: &View, switching: &AtomicBool) -> Result<Session, ConnectError> {
+        if self.settings.transport != Transport::Auto {
+            return std::future::pending().await;
+        }
+        let policy = self.chooser.lock().policy();
+        loop {
+            tokio::time::sleep(policy.look).await;
+            if let Some(path) = view.carried.path() {
+                if self.chooser.lock().wants_websocket(path.sent, path.lost) {
+                    info!("hardly a packet is lost: back to WebSocket");
+                    switching.store(true, Ordering::Relaxed);
+                    return self.connect_websocket(self.switching()).await;
+                }
+                continue;
+            }
+            let Some(door) = view.door else { continue };
+            if !self.chooser.lock().wants_probe(Instant::now(), view.moved()) {
+                continue;
+            }
+            if self.probe(view, door).await? {
+                info!("packets are lost on the way to the edge: QUIC is taken");
+                switching.store(true, Ordering::Relaxed);
+                return self.connect_quic(door, self.switching()).await;
+            }
+        }
+    }
+
+    /// Measures the QUIC path; whether it is to be taken.
+    async fn probe(&self, view: &View, door: QuicDoor) -> Result<bool, quic::DialError> {
+        view.carried.ping();
+        let dialled = self.dial_quic(door).await?;
+        let probe = probe::probe(&dialled.connection, self.settings.policy).await;
+        dialled.connection.close(0_u32.into(), b"probed");
+        let websocket_rtt = view.carried.stats().min_rtt;
+        debug!(?probe, ?websocket_rtt, "the QUIC path was probed");
+        Ok(self.chooser.lock().probed(Instant::now(), probe, websocket_rtt))
+    }
+
+    fn not_switched(&self, view: &View, error: &ConnectError) {
+        info!(%error, "the carrier stays");
+        if view.carried.carrier() == Carrier::WebSocket {
+            self.chooser.lock().quic_failed(Instant::now());
+        }
+    }
+
     /// What the handshake brought.
     fn take_in(&mut self, session: &Session) -> Result<(), AgentError> {
         let established = &session.established;
-        let carrier = session.carrier();
+        let carrier = session.view().carried.carrier();
         info!(edge = established.edge_id, session.id = established.ack.session_id, %carrier, "connected");
         self.resume_token = established.ack.resume_token.clone();
         self.event(|| Event::Connected { edge: established.edge_id.clone(), carrier });

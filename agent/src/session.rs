@@ -5,7 +5,10 @@ pub(crate) mod lane;
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -30,6 +33,7 @@ use crate::{
     Event, Tunnels,
     connect::{ConnectError, Dialled},
     forward,
+    transport::QuicDoor,
 };
 
 /// The whole handshake.
@@ -81,8 +85,24 @@ pub(crate) struct Session {
     driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
-    /// Where the edge was found, over TCP.
-    address: Option<SocketAddr>,
+    /// Where the connection leads to.
+    address: SocketAddr,
+    moved: Arc<AtomicU64>,
+}
+
+/// What can be seen of a session while it runs.
+pub(crate) struct View {
+    pub(crate) carried: session::Session,
+    /// Where its edge takes sessions over QUIC.
+    pub(crate) door: Option<QuicDoor>,
+    moved: Arc<AtomicU64>,
+}
+
+impl View {
+    /// Bytes that a WebSocket session has moved so far, both ways.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
 }
 
 /// Shakes hands over a fresh connection.
@@ -90,13 +110,13 @@ pub(crate) struct Session {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, address }: Dialled,
+    Dialled { io, early, address, moved }: Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    let session = begin((session.into(), acceptor.into()), driving, init).await?;
-    Ok(Session { address: Some(address), ..session })
+    let session = begin((session.into(), acceptor.into()), driving, address, init).await?;
+    Ok(Session { moved, ..session })
 }
 
 /// Shakes hands over a fresh QUIC connection.
@@ -107,10 +127,11 @@ pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
+    let address = connection.remote_address();
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, init).await
+    begin((session.into(), acceptor.into()), driving, address, init).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -149,6 +170,7 @@ pub(crate) async fn ask_for_quic(
 async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
+    address: SocketAddr,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
@@ -167,7 +189,8 @@ async fn begin(
         }
     };
     let established = shaken?;
-    Ok(Session { carried, acceptor, driving, stream, established, address: None })
+    let moved = Arc::default();
+    Ok(Session { carried, acceptor, driving, stream, established, address, moved })
 }
 
 async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
@@ -205,9 +228,14 @@ impl Stream {
 }
 
 impl Session {
-    /// What carries it.
-    pub(crate) fn carrier(&self) -> session::Carrier {
-        self.carried.carrier()
+    /// What can be seen of it while it runs.
+    pub(crate) fn view(&self) -> View {
+        let offer = self.established.quic.as_ref();
+        View {
+            carried: self.carried.clone(),
+            door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            moved: Arc::clone(&self.moved),
+        }
     }
 
     /// Runs the session to its end. `leaving`: it takes no new requests any more, and a new
@@ -219,8 +247,8 @@ impl Session {
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established, address } = self;
-        let lanes = lane::Lanes::new(dialler, address, &established.ack, carried.clone());
+        let Self { carried, acceptor, mut driving, stream, established, address, moved } = self;
+        let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let control = Control {
             carried: carried.clone(),
@@ -233,6 +261,7 @@ impl Session {
             asked: None,
             draining: None,
             ended_as: None,
+            stopping: false,
             leaving,
             stop,
         };
@@ -294,6 +323,8 @@ struct Control {
     asked: Option<(std::time::Instant, Instant)>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
+    /// The agent is to end.
+    stopping: bool,
     leaving: CancellationToken,
     stop: CancellationToken,
 }
@@ -337,7 +368,7 @@ impl Control {
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
                 Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
-                () = stop.cancelled(), if self.draining.is_none() => self.say_goodbye().await?,
+                () = stop.cancelled(), if !self.stopping => self.stop().await?,
                 () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
             }
         }
@@ -358,6 +389,18 @@ impl Control {
         match self.asked.take() {
             Some((since, _)) if self.carried.last_received() < since => Err(SessionEnd::Silent),
             _ => Ok(()),
+        }
+    }
+
+    async fn stop(&mut self) -> Result<(), SessionEnd> {
+        self.stopping = true;
+        match &mut self.draining {
+            None => self.say_goodbye().await,
+            // It is leaving already, and may have had more time for it.
+            Some(deadline) => {
+                *deadline = (*deadline).min(Instant::now() + DRAIN);
+                Ok(())
+            }
         }
     }
 
@@ -445,7 +488,7 @@ impl Control {
 
     fn on_go_away(&mut self, away: &v1::GoAway) {
         info!(message = away.message, "the edge sends this session away");
-        let within = Duration::from_millis(away.deadline_ms.into()).min(DRAIN);
+        let within = Duration::from_millis(away.deadline_ms.into());
         if away.reconnect {
             self.leaving.cancel();
         }

@@ -94,6 +94,7 @@ fn status(edge: &Shared) -> String {
                 "agent_name": session.agent_name,
                 "agent_version": session.agent_version,
                 "peer": session.peer.to_string(),
+                "carrier": session.carried.carrier().as_str(),
                 "age_seconds": session.since.elapsed().as_secs(),
                 "rtt_us": session.rtt_us.load(Ordering::Relaxed),
                 "streams": stats.streams,

@@ -98,9 +98,10 @@ impl Shared {
     }
 
     pub(crate) fn now(&self) -> metrics::Now {
-        let (sessions, names) = self.registry.counts();
+        let (sessions, over_quic, names) = self.registry.counts();
         metrics::Now {
             sessions,
+            over_quic,
             names,
             tasks: self.workers.iter().map(|worker| worker.metrics().num_alive_tasks()).sum(),
             connections: self.max_connections - self.connections.available_permits(),

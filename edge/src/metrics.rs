@@ -5,13 +5,19 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use uniroute_shared::code::Code;
+use uniroute_shared::{code::Code, session::Carrier};
 
 /// Of a failure: the table's number and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabels {
     code: String,
     reason: &'static str,
+}
+
+/// Of a session: what carries it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CarrierLabels {
+    carrier: &'static str,
 }
 
 /// See the module.
@@ -32,6 +38,7 @@ pub(crate) struct Metrics {
     /// Control frames of a kind that this edge does not know.
     pub(crate) unknown_frames: Counter,
     sessions: Gauge,
+    sessions_by_carrier: Family<CarrierLabels, Gauge>,
     names: Gauge,
     tasks: Gauge,
     connections: Gauge,
@@ -41,6 +48,8 @@ pub(crate) struct Metrics {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Now {
     pub(crate) sessions: usize,
+    /// Those of them over QUIC.
+    pub(crate) over_quic: usize,
     pub(crate) names: usize,
     pub(crate) tasks: usize,
     pub(crate) connections: usize,
@@ -58,6 +67,7 @@ impl Metrics {
             lanes_closed: Counter::default(),
             unknown_frames: Counter::default(),
             sessions: Gauge::default(),
+            sessions_by_carrier: Family::default(),
             names: Gauge::default(),
             tasks: Gauge::default(),
             connections: Gauge::default(),
@@ -79,6 +89,11 @@ impl Metrics {
             metrics.unknown_frames.clone(),
         );
         r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());
+        r.register(
+            "sessions_by_carrier",
+            "Sessions that are ready now, by what carries them",
+            metrics.sessions_by_carrier.clone(),
+        );
         r.register("names", "Names held now, served or not", metrics.names.clone());
         r.register("tasks", "Tasks alive now", metrics.tasks.clone());
         r.register("connections", "Connections open now", metrics.connections.clone());
@@ -95,6 +110,12 @@ impl Metrics {
     pub(crate) fn render(&self, now: Now) -> String {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.sessions, now.sessions);
+        for (carrier, count) in
+            [(Carrier::Quic, now.over_quic), (Carrier::WebSocket, now.sessions - now.over_quic)]
+        {
+            let labels = CarrierLabels { carrier: carrier.as_str() };
+            set(&self.sessions_by_carrier.get_or_create(&labels), count);
+        }
         set(&self.names, now.names);
         set(&self.tasks, now.tasks);
         set(&self.connections, now.connections);

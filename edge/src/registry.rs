@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
-    session::Session,
+    session::{Carrier, Session},
 };
 
 use crate::names;
@@ -137,8 +137,12 @@ pub(crate) struct SessionHandle {
     /// The last measured round trip, in microseconds; 0 before the first.
     pub(crate) rtt_us: AtomicU32,
     pub(crate) resume_token: [u8; 16],
+    /// The agent goes over to this session from one over another carrier.
+    pub(crate) switches: bool,
     /// A newer session has taken all its names.
     pub(crate) replaced: CancellationToken,
+    /// That one is of the same agent, which goes on with what it has here.
+    pub(crate) patient: AtomicBool,
     /// A request waits suspiciously long: see whether the agent is still there.
     pub(crate) probe: Notify,
 }
@@ -252,6 +256,7 @@ impl Registry {
                 response_timeout: claim.response_timeout,
             }));
             if let Some(old) = old {
+                old.session.patient.store(session.switches, Ordering::Relaxed);
                 table.tell_replaced(old.session.id);
             }
         }
@@ -293,8 +298,14 @@ impl Registry {
             if entry.target.as_ref().is_some_and(|target| target.session.id == session) {
                 entry.target = None;
             }
-            if entry.claimant == session && entry.target.is_none() {
-                entry.offline_since.get_or_insert(now);
+            if entry.claimant == session {
+                match &entry.target {
+                    None => {
+                        entry.offline_since.get_or_insert(now);
+                    }
+                    // It never got ready: the name is again the one's who still serves it.
+                    Some(target) => entry.claimant = target.session.id,
+                }
             }
         }
     }
@@ -327,10 +338,12 @@ impl Registry {
         table.names.values().map(row).collect()
     }
 
-    /// Sessions and names that are there now.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    /// Sessions that are there now, those of them over QUIC, and names.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let table = self.table.read();
-        (table.sessions.len(), table.names.len())
+        let over_quic = |session: &&Arc<SessionHandle>| session.carried.carrier() == Carrier::Quic;
+        let over_quic = table.sessions.values().filter(over_quic).count();
+        (table.sessions.len(), over_quic, table.names.len())
     }
 }
 
@@ -421,7 +434,9 @@ mod tests {
             carried: mux.into(),
             rtt_us: AtomicU32::new(0),
             resume_token: *SessionId::new().as_bytes(),
+            switches: false,
             replaced: CancellationToken::new(),
+            patient: AtomicBool::new(false),
             probe: Notify::new(),
         })
     }

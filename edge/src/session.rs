@@ -47,7 +47,7 @@ pub(crate) async fn accept(
         Err(_) => return debug!(%peer, "an agent's upgrade took too long"),
     };
     let id = SessionId::new();
-    let span = info_span!("session", session.id = %id, %peer);
+    let span = info_span!("session", session.id = %id, %peer, carrier = "websocket");
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
             let socket = parts.io.into_inner();

@@ -108,6 +108,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                     version: "0.1.0".into(),
                     platform: "linux/x86_64".into(),
                 }),
+                switches_carrier: false,
             }),
         ),
         (

@@ -1,7 +1,11 @@
 //! The agent's part in lanes ([`uniroute_shared::lanes`]): it dials them, when a long body of either
 //! side would like one more, and gives them up when they are of no use.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use rustls::ClientConfig;
 use tokio::{
@@ -14,7 +18,7 @@ use uniroute_shared::{backoff::Backoff, mux, session::Session, stream::FrameRead
 
 use super::{HANDSHAKE_TIMEOUT, Stream};
 use crate::{
-    connect::{self, ConnectError, ServerUrl},
+    connect::{self, ConnectError, Dialled, ServerUrl},
     random,
 };
 
@@ -35,7 +39,8 @@ pub(crate) struct Dialler {
 /// The lanes of one session; they end with it.
 pub(super) struct Lanes {
     dialler: Dialler,
-    address: Option<SocketAddr>,
+    address: SocketAddr,
+    moved: Arc<AtomicU64>,
     join: v1::JoinLane,
     session: Session,
     max: usize,
@@ -47,7 +52,7 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(
         dialler: Dialler,
-        address: Option<SocketAddr>,
+        (address, moved): (SocketAddr, Arc<AtomicU64>),
         ack: &v1::ReadyAck,
         session: Session,
     ) -> Self {
@@ -59,7 +64,7 @@ impl Lanes {
             ..v1::JoinLane::default()
         };
         let (running, backoff) = (JoinSet::new(), Backoff::new(BACKOFF_BASE, BACKOFF_CAP));
-        Self { dialler, address, join, session, max, running, backoff, not_before: None }
+        Self { dialler, address, moved, join, session, max, running, backoff, not_before: None }
     }
 
     /// Dials lanes until there are `wanted`, or as many as there may be; none if the last try
@@ -71,7 +76,12 @@ impl Lanes {
         while self.running.len() < wanted.min(self.max) {
             let (dialler, address) = (self.dialler.clone(), self.address);
             let (join, session) = (self.join.clone(), self.session.clone());
-            self.running.spawn(async move { run(&dialler, address, join, session).await });
+            let moved = Arc::clone(&self.moved);
+            self.running.spawn(async move {
+                let dialled =
+                    connect::dial_at(&dialler.server, &dialler.tls, Some(address), moved).await?;
+                run(dialled, join, session).await
+            });
         }
     }
 
@@ -102,13 +112,7 @@ impl Lanes {
 pub(super) type Ended = Result<Result<(), ConnectError>, JoinError>;
 
 /// One lane, from its connection to its end.
-async fn run(
-    dialler: &Dialler,
-    address: Option<SocketAddr>,
-    join: v1::JoinLane,
-    session: Session,
-) -> Result<(), ConnectError> {
-    let dialled = connect::dial_at(&dialler.server, &dialler.tls, address).await?;
+async fn run(dialled: Dialled, join: v1::JoinLane, session: Session) -> Result<(), ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let (lane, acceptor, mut driver) = mux::new(mux::Config::agent(), dialled.io, dialled.early);
     let (sender, receiver) = lane.open().map_err(|error| lost(&error))?;

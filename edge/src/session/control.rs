@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, TunnelId},
     lanes::MAX_LANES,
-    session::{Acceptor, Sender, Session, StreamError},
+    session::{Acceptor, Carrier, Sender, Session, StreamError},
     stream::{FrameReader, ReadError},
 };
 
@@ -40,6 +40,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have after a go-away.
 const DRAIN: Duration = Duration::from_secs(30);
+/// The same for a session whose agent goes over to another carrier.
+const SWITCH_DRAIN: Duration = Duration::from_secs(60 * 60);
 /// How often a draining session is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// WebSocket close code for sessions that ended for a reason of ours (RFC 6455, section 7.4.2).
@@ -97,6 +99,8 @@ pub(super) async fn run(
     place: OwnedSemaphorePermit,
 ) {
     let reason = tokio::select! {
+        // First: a connection that ends, such as an agent's probe of the path, is no failure.
+        biased;
         _ = carried.closed() => return,
         Err(reason) = serve(edge, id, origin, &carried, acceptor, place) => reason,
     };
@@ -200,7 +204,9 @@ async fn handshake(
             }
             EdgeStep::Decide(init) => {
                 let (session, answers, claims) = decide(edge, id, origin, carried, &init)?;
-                if init.features.iter().any(|feature| feature == FEATURE_LANES) {
+                if carried.carrier() == Carrier::WebSocket
+                    && init.features.iter().any(|feature| feature == FEATURE_LANES)
+                {
                     lanes = MAX_LANES;
                     carried.allow_lanes(lanes);
                 }
@@ -256,7 +262,9 @@ fn decide(
         carried: carried.clone(),
         rtt_us: AtomicU32::new(0),
         resume_token,
+        switches: init.switches_carrier,
         replaced: CancellationToken::new(),
+        patient: AtomicBool::new(false),
         probe: Notify::new(),
     });
     let mut claims = Vec::new();
@@ -370,11 +378,14 @@ struct Control<'a> {
     asked: Option<(std::time::Instant, Instant)>,
     /// No new requests; the session ends by then.
     draining: Option<Instant>,
+    /// The edge is to stop.
+    stopping: bool,
 }
 
 impl<'a> Control<'a> {
     fn new(edge: &'a Arc<Shared>, session: Arc<SessionHandle>, stream: Stream) -> Self {
-        Self { edge, session, stream, began: Instant::now(), asked: None, draining: None }
+        let began = Instant::now();
+        Self { edge, session, stream, began, asked: None, draining: None, stopping: false }
     }
 
     async fn run(mut self) -> Result<std::convert::Infallible, EndReason> {
@@ -393,11 +404,11 @@ impl<'a> Control<'a> {
                 () = session.probe.notified(), if self.asked.is_none() => self.ask().await?,
                 () = at(deadline) => self.check_life()?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
-                    self.go_away(v1::GoAwayReason::Replaced, false).await?;
+                    let patient = session.patient.load(Ordering::Relaxed);
+                    let within = if patient { SWITCH_DRAIN } else { DRAIN };
+                    self.go_away(v1::GoAwayReason::Replaced, within, false).await?;
                 }
-                () = self.edge.stop.cancelled(), if self.draining.is_none() => {
-                    self.go_away(v1::GoAwayReason::Drain, true).await?;
-                }
+                () = self.edge.stop.cancelled(), if !self.stopping => self.stop().await?,
                 () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
             }
         }
@@ -446,19 +457,31 @@ impl<'a> Control<'a> {
         }
     }
 
+    async fn stop(&mut self) -> Result<(), EndReason> {
+        self.stopping = true;
+        match &mut self.draining {
+            None => self.go_away(v1::GoAwayReason::Drain, DRAIN, true).await,
+            Some(deadline) => {
+                *deadline = (*deadline).min(Instant::now() + DRAIN);
+                Ok(())
+            }
+        }
+    }
+
     async fn go_away(
         &mut self,
         reason: v1::GoAwayReason,
+        within: Duration,
         reconnect: bool,
     ) -> Result<(), EndReason> {
         let message = match reason {
             v1::GoAwayReason::Replaced => "a newer session of this agent took over",
             _ => "the edge is shutting down",
         };
-        let deadline_ms = u32::try_from(DRAIN.as_millis()).unwrap_or(u32::MAX);
+        let deadline_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         let away =
             v1::GoAway { reason: reason.into(), message: message.into(), deadline_ms, reconnect };
-        self.draining = Some(Instant::now() + DRAIN);
+        self.draining = Some(Instant::now() + within);
         debug!(message, "go away");
         self.stream.send(Frame::GoAway(away).into()).await
     }

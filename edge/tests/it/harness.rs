@@ -5,6 +5,7 @@
 pub(crate) mod hand;
 pub(crate) mod link;
 pub(crate) mod process;
+pub(crate) mod relay;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
@@ -76,7 +77,13 @@ impl TestEdge {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings {
+        let mut settings = Self::settings();
+        change(&mut settings);
+        Self { edge: Edge::start(settings).unwrap() }
+    }
+
+    pub(crate) fn settings() -> Settings {
+        Settings {
             http: ([127, 0, 0, 1], 0).into(),
             quic: Quic::BesideHttp,
             quic_gso: true,
@@ -89,13 +96,15 @@ impl TestEdge {
             workers: NonZeroUsize::new(2).unwrap(),
             max_connections: 2_000,
             max_sessions: 500,
-        };
-        change(&mut settings);
-        Self { edge: Edge::start(settings).unwrap() }
+        }
     }
 
     pub(crate) fn http(&self) -> SocketAddr {
         self.edge.http()
+    }
+
+    pub(crate) fn quic(&self) -> Option<SocketAddr> {
+        self.edge.quic()
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {
@@ -161,7 +170,12 @@ impl TestAgent {
     /// Settings for the edge at `edge`.
     pub(crate) fn settings(edge: SocketAddr, tunnels: Vec<TunnelSettings>) -> AgentSettings {
         let server = format!("http://{edge}").parse().unwrap();
-        AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels)
+        let mut settings = AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels);
+        // The same tests can be run over another transport.
+        if let Ok(transport) = std::env::var("UNIROUTE_TEST_TRANSPORT") {
+            settings.transport = transport.parse().unwrap();
+        }
+        settings
     }
 
     /// One tunnel with the public name `name`; its key is the same.

@@ -8,6 +8,7 @@ mod framing;
 mod harness;
 mod link;
 mod origins;
+mod quic;
 mod routing;
 mod sessions;
 mod smuggling;

@@ -20,11 +20,12 @@ pub mod endpoint;
 mod stream;
 
 use std::{
+    collections::HashMap,
     fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -35,6 +36,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use quinn::{Connection, ConnectionError, VarInt};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 pub use self::stream::{Receiver, Sender};
 use self::stream::{Stream, Tail};
@@ -55,6 +57,8 @@ const RESERVE: u64 = 2 * 1024 * 1024;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the end of a connection may take to be sent.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// How long a peer may hold an acknowledgement back, and a little more.
+const ACK_DELAY: Duration = Duration::from_millis(30);
 /// Close code of a session that ended in order, as in WebSocket.
 const NORMAL: u16 = 1000;
 
@@ -90,13 +94,15 @@ struct Shared {
     connection: Connection,
     max_streams: usize,
     /// Streams that exist: with a handle, or with something left to deliver.
-    streams: AtomicUsize,
+    streams: Mutex<HashMap<u64, Weak<Stream>, foldhash::fast::RandomState>>,
     /// Bytes in the queues of all streams.
     queued: AtomicUsize,
     handed: Mutex<Handed>,
     closing: AtomicBool,
-    /// How it ended.
+    /// How it ended, or is about to.
     ended: OnceLock<SessionError>,
+    /// This side has ended it.
+    cut: CancellationToken,
     life: Mutex<Life>,
 }
 
@@ -137,12 +143,28 @@ impl Shared {
         }
     }
 
+    /// This side ends the session. The driver tells the peer; here everything is over at once.
     fn end(&self, code: u16, reason: String) {
-        let error = SessionError::Local { code, reason: reason.clone() };
         // Only the first reason counts.
-        if self.ended.set(error).is_ok() {
-            self.connection.close(VarInt::from_u32(code.into()), reason.as_bytes());
+        if self.ended.set(SessionError::Local { code, reason }).is_ok() {
+            self.cut.cancel();
+            self.wake_driver();
+            self.all_streams().iter().for_each(|stream| stream.wake_all());
         }
+    }
+
+    /// The end as this side wished it, if it did.
+    fn cut(&self) -> Option<&SessionError> {
+        self.ended.get().filter(|error| matches!(error, SessionError::Local { .. }))
+    }
+
+    fn count(&self) -> usize {
+        self.streams.lock().len()
+    }
+
+    /// The lock is gone when they are: dropping the last handle takes it.
+    fn all_streams(&self) -> Vec<Arc<Stream>> {
+        self.streams.lock().values().filter_map(Weak::upgrade).collect()
     }
 
     fn error(&self, error: ConnectionError) -> SessionError {
@@ -181,11 +203,12 @@ pub fn new(config: Config, connection: Connection) -> (Session, Acceptor, Driver
     let shared = Arc::new(Shared {
         connection,
         max_streams: config.max_streams,
-        streams: AtomicUsize::new(0),
+        streams: Mutex::default(),
         queued: AtomicUsize::new(0),
         handed: Mutex::default(),
         closing: AtomicBool::new(false),
         ended: OnceLock::new(),
+        cut: CancellationToken::new(),
         life: Mutex::new(Life { datagrams: 0, at: Instant::now() }),
     });
     let driver = Driver {
@@ -219,10 +242,13 @@ pub struct Path {
 impl Session {
     pub(crate) fn open(&self) -> Result<(Sender, Receiver), OpenError> {
         let shared = &self.shared;
+        if let Some(error) = shared.ended.get() {
+            return Err(OpenError::Closed(error.clone()));
+        }
         if shared.closing.load(Ordering::Relaxed) {
             return Err(OpenError::GoAway);
         }
-        if shared.streams.load(Ordering::Relaxed) >= shared.max_streams {
+        if shared.count() >= shared.max_streams {
             return Err(OpenError::TooManyStreams);
         }
         // Once: whether there is room is known at once.
@@ -244,12 +270,14 @@ impl Session {
     }
 
     pub(crate) async fn closed(&self) -> SessionError {
-        let error = self.shared.connection.closed().await;
-        self.shared.error(error)
+        tokio::select! {
+            error = self.shared.connection.closed() => self.shared.error(error),
+            () = self.shared.cut.cancelled() => self.shared.error(ConnectionError::LocallyClosed),
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.shared.connection.close_reason().is_some()
+        self.shared.ended.get().is_some() || self.shared.connection.close_reason().is_some()
     }
 
     /// quinn has no ping of its own. Whoever wants a sign of life sends a heartbeat; what is taken
@@ -263,7 +291,7 @@ impl Session {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let streams = self.shared.streams.load(Ordering::Relaxed);
+        let streams = self.shared.count();
         let windows = streams as u64 * u64::from(STREAM_WINDOW);
         Stats {
             lanes: 0,
@@ -340,22 +368,26 @@ impl Driver {
             }
             std::future::pending().await
         };
-        let (shared, tails) = (&self.shared, &mut self.tails);
+        let (shared, tails) = (Arc::clone(&self.shared), &mut self.tails);
         let mut closed = pin!(connection.closed());
         let mut patience: Option<Pin<Box<Sleep>>> = None;
         let driving = poll_fn(|cx| {
-            take_in(shared, tails, cx);
-            while let Poll::Ready(Some(())) = tails.poll_next_unpin(cx) {}
+            take_in(&shared, tails, cx);
+            while tails.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
             if let Poll::Ready(error) = closed.as_mut().poll(cx) {
                 return Poll::Ready(shared.error(error));
             }
             if shared.closing.load(Ordering::Relaxed) {
-                let patience = patience.get_or_insert_with(|| Box::pin(sleep(CLOSE_TIMEOUT)));
+                let patience = patience.get_or_insert_with(|| {
+                    tails.extend(shared.all_streams().into_iter().filter_map(Tail::to_deliver));
+                    Box::pin(sleep(CLOSE_TIMEOUT))
+                });
+                while tails.poll_next_unpin(cx) == Poll::Ready(Some(())) {}
                 if tails.is_empty() || patience.as_mut().poll(cx).is_ready() {
                     shared.end(NORMAL, "done".into());
                 }
             }
-            Poll::Pending
+            shared.cut().cloned().map_or(Poll::Pending, Poll::Ready)
         });
         let error = tokio::select! {
             error = driving => error,
@@ -363,10 +395,27 @@ impl Driver {
         };
         let error = self.shared.ended.get_or_init(|| error).clone();
         self.stop();
-        if let (Some(endpoint), SessionError::Local { .. }) = (&self.endpoint, &error) {
-            let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
+        if let SessionError::Local { code, reason } = &error {
+            self.say_goodbye(*code, reason).await;
         }
         error
+    }
+
+    /// Tells the peer why the session ends. quinn sends nothing of it while the path is full, and
+    /// takes no more acknowledgements that could free it: so first there must be nothing to send.
+    async fn say_goodbye(&mut self, code: u16, reason: &str) {
+        let connection = &self.shared.connection;
+        let streams = self.shared.all_streams();
+        if streams.len() > 1 {
+            streams.iter().for_each(|stream| stream.cut_bulk());
+            let settled = connection.rtt() * 2 + ACK_DELAY;
+            sleep(settled.min(CLOSE_TIMEOUT)).await;
+        }
+        drop(streams);
+        connection.close(VarInt::from_u32(code.into()), reason.as_bytes());
+        if let Some(endpoint) = &self.endpoint {
+            let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
+        }
     }
 
     /// Nothing is delivered any more; whoever waits for it is told.
@@ -402,6 +451,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.ended.get_or_init(|| SessionError::Ended);
         self.shared.connection.close(VarInt::from_u32(0), b"");
+        self.shared.all_streams().iter().for_each(|stream| stream.wake_all());
         self.stop();
     }
 }

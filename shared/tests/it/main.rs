@@ -2,6 +2,7 @@
 //! vectors of what lies below `proto`; and the fuzz targets' entry points on stable Rust.
 #![expect(clippy::unwrap_used, reason = "a test may fail at any of them")]
 
+mod contract;
 mod fuzz_entries;
 mod go;
 mod harness;

@@ -172,10 +172,22 @@ impl HandEdge {
         Hand { mux, acceptor, sender, reader: FrameReader::control(receiver), driver }
     }
 
+    /// The next agent, with the challenge sent.
+    pub(crate) async fn accept_offering(&self, quic: Option<v1::QuicOffer>) -> Hand {
+        let mut hand = self.accept().await;
+        let Frame::AuthChallenge(challenge) = challenge(VERSION) else { unreachable!() };
+        hand.send(Frame::AuthChallenge(v1::AuthChallenge { quic, ..challenge })).await;
+        hand
+    }
+
     /// The next agent, with its tunnels made; they have the ids 0, 1, …, 16 bytes of each.
     pub(crate) async fn accept_ready(&self) -> Hand {
-        let mut hand = self.accept().await;
-        hand.send(challenge(VERSION)).await;
+        self.accept_ready_offering(None).await
+    }
+
+    /// The same, told of QUIC.
+    pub(crate) async fn accept_ready_offering(&self, quic: Option<v1::QuicOffer>) -> Hand {
+        let mut hand = self.accept_offering(quic).await;
         let Frame::Init(init) = hand.next().await else { panic!("no init") };
         for (number, tunnel) in (0_u8..).zip(&init.tunnels) {
             let created = v1::TunnelCreated {

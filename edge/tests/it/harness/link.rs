@@ -57,7 +57,11 @@ impl Drop for Link {
 
 impl Link {
     pub(crate) async fn start(to: SocketAddr, nature: Nature) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", to, nature).await
+    }
+
+    pub(crate) async fn start_at(at: &str, to: SocketAddr, nature: Nature) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let breaks = Arc::new(Mutex::new(Breaks::default()));
         let current = Arc::clone(&breaks);

@@ -41,6 +41,7 @@ mod priority {
 const CANCELLED: VarInt = VarInt::from_u32(0);
 
 pub(super) struct Stream {
+    id: u64,
     shared: Arc<Shared>,
     state: Mutex<State>,
 }
@@ -119,7 +120,7 @@ pub(super) fn halves(
     send: SendStream,
     recv: RecvStream,
 ) -> (Sender, Receiver) {
-    shared.streams.fetch_add(1, Ordering::Relaxed);
+    let id = send.id().index() << 1 | u64::from(send.id().initiator() == Side::Server);
     let control = send.id().initiator() == Side::Client && send.id().index() == 0;
     if control {
         let _ = send.set_priority(priority::CONTROL);
@@ -144,7 +145,8 @@ pub(super) fn halves(
         recv_cut: None,
         recv_waker: None,
     };
-    let stream = Arc::new(Stream { shared: Arc::clone(shared), state: Mutex::new(state) });
+    let stream = Arc::new(Stream { id, shared: Arc::clone(shared), state: Mutex::new(state) });
+    shared.streams.lock().insert(id, Arc::downgrade(&stream));
     let sender = Sender { stream: Arc::clone(&stream) };
     (sender, Receiver { stream, end: ReceiverEnd::Cancel })
 }
@@ -153,17 +155,36 @@ impl Drop for Stream {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         self.shared.queued.fetch_sub(state.queued, Ordering::Relaxed);
-        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.streams.lock().remove(&self.id);
+    }
+}
+
+impl Stream {
+    /// The session has ended: whoever waits sees that.
+    pub(super) fn wake_all(&self) {
+        let mut state = self.state.lock();
+        let wake = [state.send_waker.take(), state.reset_waker.take(), state.recv_waker.take()];
+        drop(state);
+        wake.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// The session has ended: what fills the path to the peer is given up.
+    pub(super) fn cut_bulk(&self) {
+        let mut state = self.state.lock();
+        if state.queued > 0 || state.class == Class::Bulk {
+            let wake = state.cancel(&self.shared);
+            drop(state);
+            wake.now();
+        }
     }
 }
 
 impl State {
     fn usable(&self, shared: &Shared) -> Result<(), StreamError> {
-        match (&self.send_cut, shared.ended.get()) {
-            (Some(cut), _) => Err(cut.clone()),
-            (None, Some(ended)) => Err(StreamError::Session(ended.clone())),
-            (None, None) => Ok(()),
+        if let Some(ended) = shared.ended.get() {
+            return Err(StreamError::Session(ended.clone()));
         }
+        self.send_cut.clone().map_or(Ok(()), Err)
     }
 
     fn push(&mut self, shared: &Shared, chunk: Bytes) {
@@ -298,6 +319,9 @@ impl State {
         if self.fin {
             return Poll::Ready(Ok(None));
         }
+        if let Some(ended) = shared.cut() {
+            return Poll::Ready(Err(StreamError::Session(ended.clone())));
+        }
         if let Some(cut) = &self.recv_cut {
             return Poll::Ready(Err(cut.clone()));
         }
@@ -407,7 +431,7 @@ impl Sender {
         bytes: Bytes,
         last: bool,
     ) -> Result<(), StreamError> {
-        let Stream { shared, state } = &*self.stream;
+        let Stream { shared, state, .. } = &*self.stream;
         let mut state = state.lock();
         state.usable(shared)?;
         if state.sending != Sending::Open {
@@ -455,7 +479,7 @@ impl Sender {
     }
 
     pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        let Stream { shared, state } = &*self.stream;
+        let Stream { shared, state, .. } = &*self.stream;
         let mut state = state.lock();
         if let Err(error) = state.usable(shared) {
             return Poll::Ready(error);
@@ -492,7 +516,7 @@ async fn watch(
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let Stream { shared, state } = &*self.stream;
+        let Stream { shared, state, .. } = &*self.stream;
         let mut state = state.lock();
         state.sender_gone = true;
         state.watch = None;
@@ -533,7 +557,7 @@ impl Receiver {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
-        let Stream { shared, state } = &*self.stream;
+        let Stream { shared, state, .. } = &*self.stream;
         let mut state = state.lock();
         match state.poll_read(shared, cx) {
             Poll::Pending => {
@@ -562,7 +586,7 @@ impl Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let Stream { shared, state } = &*self.stream;
+        let Stream { shared, state, .. } = &*self.stream;
         let mut state = state.lock();
         state.recv_waker = None;
         // The FIN may be here, and only not read yet.
@@ -611,12 +635,27 @@ fn finish(stream: &Arc<Stream>, mut state: parking_lot::MutexGuard<'_, State>) {
 pub(super) struct Tail {
     stream: Arc<Stream>,
     delivered: Option<Watch>,
+    /// The session closes: what was sent is to arrive, whoever still has the handles.
+    closing: bool,
     done: bool,
 }
 
 impl Tail {
     pub(super) fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, delivered: None, done: false }
+        Self { stream, delivered: None, closing: false, done: false }
+    }
+
+    /// For a stream that has sent its last byte, and may not have delivered it.
+    pub(super) fn to_deliver(stream: Arc<Stream>) -> Option<Self> {
+        let mut state = stream.state.lock();
+        if state.sending == Sending::Open || state.handed {
+            return None;
+        }
+        state.handed = true;
+        drop(state);
+        let mut tail = Self::new(stream);
+        tail.closing = true;
+        Some(tail)
     }
 }
 
@@ -624,7 +663,7 @@ impl Future for Tail {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { stream, delivered, done } = &mut *self;
+        let Self { stream, delivered, closing, done } = &mut *self;
         let shared = &stream.shared;
         let mut state = stream.state.lock();
         let flushed = state.poll_flush(shared, cx);
@@ -635,7 +674,8 @@ impl Future for Tail {
         } else if state.queued < SEND_BUFFER {
             wake.0[0] = state.send_waker.take();
         }
-        *done = all_flushed && state.poll_tail(shared, delivered, cx, &mut wake);
+        let waits = *closing || state.handles_gone();
+        *done = all_flushed && (!waits || state.poll_tail(shared, delivered, cx, &mut wake));
         if *done {
             state.handed = false;
         } else {
@@ -656,9 +696,6 @@ impl State {
         cx: &mut Context<'_>,
         wake: &mut Wake,
     ) -> bool {
-        if !self.handles_gone() {
-            return true;
-        }
         if self.receiving == Receiving::Complete {
             match self.poll_read(shared, cx) {
                 Poll::Pending => {}
@@ -687,11 +724,8 @@ impl Drop for Tail {
         if self.done {
             return;
         }
-        let mut state = self.stream.state.lock();
-        state.handed = false;
-        let wake = [state.send_waker.take(), state.reset_waker.take(), state.recv_waker.take()];
-        drop(state);
-        wake.into_iter().flatten().for_each(Waker::wake);
+        self.stream.state.lock().handed = false;
+        self.stream.wake_all();
     }
 }
 
