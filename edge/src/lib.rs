@@ -35,6 +35,7 @@ use uniroute_proto::v1;
 use uniroute_shared::{
     carrier::quic::endpoint as quic,
     id::{SessionId, TokenSet},
+    mux::{Budget, PROCESS_WINDOW},
     session::Carrier,
 };
 
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeat: Duration,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// Receive windows of all sessions over WebSocket.
+    pub(crate) windows: Budget,
     pub(crate) tasks: TaskTracker,
     /// Said once, when the edge is to stop: no new work, what is under way may finish.
     pub(crate) stop: CancellationToken,
@@ -270,6 +273,7 @@ fn shared(
         heartbeat: settings.heartbeat,
         registry: Registry::default(),
         metrics: Metrics::new(),
+        windows: Budget::new(PROCESS_WINDOW),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         stopping: AtomicBool::new(false),

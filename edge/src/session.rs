@@ -70,7 +70,8 @@ async fn run<Io>(
 ) where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
-    let (session, acceptor, mut driver) = mux::new(mux::Config::edge(), io, early);
+    let (session, acceptor, mut driver) =
+        mux::new(mux::Config { process: edge.windows.clone(), ..mux::Config::edge() }, io, early);
     serve(edge, id, origin, (session.into(), acceptor.into()), driver.run(), place).await;
 }
 

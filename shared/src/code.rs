@@ -253,18 +253,18 @@ codes! {
     fix: "Connect with the agent. If that was an agent, a proxy in between may not pass WebSocket \
         upgrades on."
 
+    SESSION_REPLACED 2106 "session-replaced" Agent Info status() retry()
+    title: "A newer connection took over"
+    cause: "The same agent connected again, so its older connection was closed."
+    fix: "Nothing, after a reconnect. If it goes on, two agents use one agent id: give each its \
+        own."
+
     LANE_REFUSED 2107 "lane-refused" Link Info status() retry()
     title: "The connection can't be a lane"
     cause: "An agent opened one more connection for long bodies of its session, and this edge does \
         not hold that session, or it has as many lanes as it may."
     fix: "Nothing: the session goes on without it. Behind a load balancer the connection may have \
         reached another edge."
-
-    SESSION_REPLACED 2106 "session-replaced" Agent Info status() retry()
-    title: "A newer connection took over"
-    cause: "The same agent connected again, so its older connection was closed."
-    fix: "Nothing, after a reconnect. If it goes on, two agents use one agent id: give each its \
-        own."
 
     UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
     title: "The local server refused the connection"

@@ -199,7 +199,7 @@ pub(crate) async fn run(
     closes_idle: bool,
 ) {
     if let Some(lanes) = first.lanes().filter(|lanes| lanes.add(lane)) {
-        lane.accept_streams();
+        lane.become_lane_of(first);
         let place = Place { lanes, lane };
         tokio::select! {
             _ = first.closed() => {}

@@ -19,6 +19,7 @@
 //!   would keep a large buffer alive).
 
 mod batch;
+mod budget;
 mod core;
 mod driver;
 pub mod frame;
@@ -36,7 +37,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::core::{Core, ReceiverEnd, Rest};
-pub use self::{core::Stats, driver::Driver};
+pub use self::{budget::Budget, core::Stats, driver::Driver};
 pub use crate::carrier::ws::Side;
 use crate::lanes::{Lanes, Wait};
 
@@ -44,6 +45,8 @@ use crate::lanes::{Lanes, Wait};
 pub const MAX_WINDOW: u32 = 16 * 1024 * 1024;
 /// What the windows of one session may grow to together, in bytes.
 pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
+/// What the windows of all sessions of a process may grow to together, in bytes.
+pub const PROCESS_WINDOW: u64 = 1024 * 1024 * 1024;
 /// Streams that one session may have at a time.
 pub const MAX_STREAMS: usize = 1024;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub max_window: u32,
     /// What the windows may grow to together, in bytes; windows that are there are never cut.
     pub session_window: u64,
+    /// The same for all sessions that are given this budget.
+    pub process: Budget,
     /// A peer that takes no byte for this long, while there are some, has gone.
     pub write_stall: Duration,
 }
@@ -67,13 +72,14 @@ pub struct Config {
 impl Config {
     /// The edge's end: it opens the streams; the agent may open the control stream only.
     #[must_use]
-    pub const fn edge() -> Self {
+    pub fn edge() -> Self {
         Self {
             side: Side::Server,
             max_streams: MAX_STREAMS,
             inbound_total: 1,
             max_window: MAX_WINDOW,
             session_window: SESSION_WINDOW,
+            process: Budget::new(PROCESS_WINDOW),
             write_stall: Duration::from_secs(30),
         }
     }
@@ -81,7 +87,7 @@ impl Config {
     /// The agent's end. It takes a few streams more than the edge opens: the edge may count one as
     /// over that the agent has not yet seen the end of.
     #[must_use]
-    pub const fn agent() -> Self {
+    pub fn agent() -> Self {
         Self {
             side: Side::Client,
             max_streams: MAX_STREAMS + MAX_STREAMS / 4,
@@ -219,9 +225,11 @@ impl Session {
         self.shared.lanes.get().map(Box::as_ref)
     }
 
-    /// Lets the peer open streams: it is a lane from here on.
-    pub(crate) fn accept_streams(&self) {
-        self.shared.core.lock().accept_streams();
+    /// It is a lane of `first` from here on: the peer may open streams, and the windows of both are
+    /// of one budget.
+    pub(crate) fn become_lane_of(&self, first: &Self) {
+        let budget = first.shared.core.lock().budget();
+        self.shared.core.lock().become_lane(budget);
     }
 
     /// How much this connection has to do, in bytes; a stream counts as much as it may queue.
@@ -431,6 +439,10 @@ impl Sender {
         self.shared.core.lock().poll_reset(self.id, cx)
     }
 
+    fn is_reset(&self) -> bool {
+        self.shared.core.lock().is_reset(self.id)
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
@@ -451,6 +463,11 @@ impl Drop for Sender {
     fn drop(&mut self) {
         if let (Some(wait), Some(lanes)) = (self.wait.take(), self.shared.lanes.get()) {
             wait.finish(lanes);
+        }
+        if self.lane.as_ref().is_some_and(|lane| lane.is_reset()) {
+            // The peer wants no more of it, or the lane is lost, which the peer has seen too. What
+            // comes from the other side is not at an end with that.
+            let _ = self.queue_here(None, Bytes::new(), true);
         }
         self.shared.step_all(|core| core.drop_sender(self.id));
     }

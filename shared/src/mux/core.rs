@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{
     Config, OpenError, Receiver, SessionError, Side, StreamError,
     batch::Batch,
+    budget::Budget,
     frame::{HEADER_LEN, Header, Type, flag},
 };
 
@@ -40,6 +41,8 @@ const MAX_ANSWERS: usize = 1024;
 const MAX_URGENT: usize = 8 * 1024;
 /// Streams that a peer may open beyond what it is allowed, each reset, before the session ends.
 const MAX_REFUSED: u32 = 64;
+/// A window over [`SECOND_WINDOW`] half of which was read in no less time than this is halved.
+const SLOW_HALF: Duration = Duration::from_secs(10);
 /// How old the last measurement of the round trip may get while windows grow by it.
 const RTT_AGE: Duration = Duration::from_secs(10);
 
@@ -293,7 +296,10 @@ pub(super) struct Core {
     writer: Option<Waker>,
     acceptor: Option<Waker>,
     watchers: Vec<Waker>,
+    /// Windows of this connection's streams.
     granted: u64,
+    /// What they may grow to, with those of the session's other connections.
+    budget: Budget,
     round_trip: RoundTrip,
     go_away_received: bool,
     pub(super) last_received: Instant,
@@ -307,8 +313,10 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(config: Config) -> Self {
         let next_id = if config.side == Side::Client { 1 } else { 2 };
+        let budget = config.process.part(config.session_window);
         Self {
             config,
+            budget,
             streams: HashMap::default(),
             next_id,
             input: EMPTY_HEADER,
@@ -358,7 +366,7 @@ impl Core {
         let id = self.next_id;
         self.next_id = id.checked_add(2).ok_or(OpenError::Exhausted)?;
         self.streams.insert(id, Stream::new(flag::SYN, now));
-        self.granted += u64::from(INITIAL_WINDOW);
+        self.grant(INITIAL_WINDOW);
         Ok(id)
     }
 
@@ -413,7 +421,9 @@ impl Core {
         // Streams without a handle have nobody left to remove them.
         self.inbound.drain(..).for_each(|id| drop(self.streams.remove(&id)));
         self.streams.retain(|_, stream| !stream.handles_gone());
-        self.granted = self.streams.values().map(|s| u64::from(s.window)).sum();
+        let left = self.streams.values().map(|s| u64::from(s.window)).sum();
+        self.budget.give_back(self.granted - left);
+        self.granted = left;
         for stream in self.streams.values_mut() {
             stream.queue.clear();
             stream.queued = 0;
@@ -601,9 +611,8 @@ impl Core {
         }
     }
 
-    /// The peer may open as many streams as there may be.
-    pub(super) fn accept_streams(&mut self) {
-        self.config.inbound_total = u32::MAX;
+    pub(super) fn is_reset(&self, id: u32) -> bool {
+        self.closed.is_some() || self.streams.get(&id).is_none_or(|stream| stream.reset)
     }
 
     /// Streams there are, and bytes that wait to be sent.
@@ -634,7 +643,7 @@ impl Core {
     /// while the reader empties half of it within two round trips (the shortest ever seen: under
     /// load the current one grows with the window).
     fn consumed(&mut self, id: u32, length: usize, now: impl FnOnce() -> Instant) -> Option<Waker> {
-        let (min_rtt, budget) = (self.round_trip.min, self.budget());
+        let min_rtt = self.round_trip.min;
         let stream = self.streams.get_mut(&id)?;
         stream.consumed = stream.consumed.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
         if stream.consumed < stream.window / 2 || stream.fin_received {
@@ -645,13 +654,17 @@ impl Core {
         let quick = min_rtt.is_some_and(|rtt| now - stream.updated_at <= rtt * 2);
         let wish = if first { SECOND_WINDOW } else { stream.window.saturating_mul(2) };
         let wish = if first || quick { wish.min(self.config.max_window) } else { stream.window };
-        let growth = u64::from(wish.saturating_sub(stream.window)).min(budget);
+        let growth = self.budget.grow(wish.saturating_sub(stream.window).into());
         let growth = u32::try_from(growth).unwrap_or(0);
-        stream.window += growth;
-        stream.owed = stream.owed.saturating_add(stream.consumed + growth);
+        // Half of a window took this long: a smaller one will do. What is not given back shrinks it.
+        let slow = now - stream.updated_at >= SLOW_HALF && stream.window > SECOND_WINDOW;
+        let shrink = if slow { stream.window / 2 } else { 0 };
+        self.budget.give_back(shrink.into());
+        stream.window = stream.window + growth - shrink;
+        stream.owed = stream.owed.saturating_add(stream.consumed + growth - shrink);
         stream.consumed = 0;
         stream.updated_at = now;
-        self.granted += u64::from(growth);
+        self.granted = self.granted + u64::from(growth) - u64::from(shrink);
         if !stream.updating {
             stream.updating = true;
             self.updates.push_back(id);
@@ -664,10 +677,23 @@ impl Core {
         self.writer.take()
     }
 
-    /// What the windows of this session may still grow by. The limit is kept by not growing, never
-    /// by holding a stream's first window back: stalled streams then stop nobody else.
-    fn budget(&self) -> u64 {
-        self.config.session_window.saturating_sub(self.granted)
+    /// What this session's windows may grow to.
+    pub(super) fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    /// The peer may open as many streams as there may be, and `budget` counts for the windows.
+    pub(super) fn become_lane(&mut self, budget: Budget) {
+        self.config.inbound_total = u32::MAX;
+        self.budget.give_back(self.granted);
+        budget.take(self.granted);
+        self.budget = budget;
+    }
+
+    /// A stream's first window.
+    fn grant(&mut self, window: u32) {
+        self.granted += u64::from(window);
+        self.budget.take(window.into());
     }
 
     // ------------------------------------------------------------ frames out
@@ -926,7 +952,7 @@ impl Core {
         let mut stream = Stream::new(flag::ACK, now);
         stream.rest = early.and_then(|early| self.early.remove(early)).map(|(.., rest)| rest);
         self.streams.insert(id, stream);
-        self.granted += u64::from(INITIAL_WINDOW);
+        self.grant(INITIAL_WINDOW);
         self.inbound.push_back(id);
         wakers.extend(self.acceptor.take());
         Ok(())
@@ -1024,7 +1050,14 @@ impl Core {
     fn remove(&mut self, id: u32) {
         if let Some(stream) = self.streams.remove(&id) {
             self.granted -= u64::from(stream.window);
+            self.budget.give_back(stream.window.into());
         }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.budget.give_back(self.granted);
     }
 }
 

@@ -620,6 +620,24 @@ fn a_window_doubles_only_for_a_quick_reader_and_never_over_its_limit() {
 }
 
 #[test]
+fn a_window_that_is_no_longer_needed_shrinks_to_the_second_size() {
+    let mut pair = Pair::new();
+    let id = pair.stream();
+    pair.ping(Duration::from_millis(10));
+    assert_eq!(
+        window_after(&mut pair, id, 1_000, Duration::ZERO),
+        pair.agent.core.config.max_window
+    );
+    // Half a window each time in eleven seconds.
+    assert_eq!(window_after(&mut pair, id, 10_000, Duration::from_secs(11)), SECOND_WINDOW);
+    assert_eq!(pair.agent.core.stats().granted, u64::from(SECOND_WINDOW));
+    assert_eq!(
+        window_after(&mut pair, id, 1_000, Duration::ZERO),
+        pair.agent.core.config.max_window
+    );
+}
+
+#[test]
 fn without_a_round_trip_measured_windows_stay_at_the_second_size() {
     let mut pair = Pair::new();
     let id = pair.stream();
