@@ -30,6 +30,8 @@ use crate::names;
 pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
 /// Names that the registry holds at most, live and held together.
 pub(crate) const MAX_NAMES: usize = 100_000;
+/// Names that nobody came back for are looked for no more often than this.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Tries to find a free random name; with 64 bits of chance the first one does.
 const RANDOM_TRIES: usize = 8;
 /// Recent times to the first byte that a tunnel's median is taken from.
@@ -176,6 +178,13 @@ struct Entry {
     offline_since: Option<Instant>,
 }
 
+impl Entry {
+    /// Nobody came back for it.
+    fn is_expired(&self) -> bool {
+        self.offline_since.is_some_and(|at| at.elapsed() >= NAME_HOLD)
+    }
+}
+
 /// A name that a session has got, before requests are let in.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
@@ -199,7 +208,11 @@ pub(crate) struct Wish<'a> {
 struct Table {
     names: HashMap<Subdomain, Entry>,
     sessions: HashMap<SessionId, Arc<SessionHandle>>,
+    /// Names that each session has claimed, and may have lost to a newer one since.
+    claimed: HashMap<SessionId, Vec<Subdomain>>,
     epoch: u64,
+    /// When names that nobody came back for were looked for last.
+    swept: Option<Instant>,
 }
 
 /// See the module.
@@ -284,9 +297,10 @@ impl Registry {
     /// The owner gave the name up: it is free at once.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();
-        let before = table.names.len();
-        table.names.retain(|_, entry| entry.tunnel.id != tunnel || entry.claimant != session);
-        table.names.len() < before
+        let mine = |entry: &Entry| entry.tunnel.id == tunnel && entry.claimant == session;
+        let name = table.claims_of(&session).find(|entry| mine(entry));
+        let name = name.map(|entry| entry.tunnel.name.clone());
+        name.is_some_and(|name| table.names.remove(&name).is_some())
     }
 
     /// The session has ended: its names have no target, and stay with their identity for a while.
@@ -294,7 +308,8 @@ impl Registry {
         let mut table = self.table.write();
         table.sessions.remove(&session);
         let now = Instant::now();
-        for entry in table.names.values_mut() {
+        for name in table.claimed.remove(&session).unwrap_or_default() {
+            let Some(entry) = table.names.get_mut(&name) else { continue };
             if entry.target.as_ref().is_some_and(|target| target.session.id == session) {
                 entry.target = None;
             }
@@ -315,13 +330,13 @@ impl Registry {
         let table = self.table.read();
         let owned =
             |entry: &&Entry| entry.claimant == *session && entry.tunnel.id.as_bytes() == tunnel;
-        table.names.values().find(owned).map(|entry| Arc::clone(&entry.tunnel))
+        table.claims_of(session).find(owned).map(|entry| Arc::clone(&entry.tunnel))
     }
 
     /// The tunnels that `session` serves.
     pub(crate) fn tunnels_of(&self, session: &SessionId) -> Vec<Arc<Tunnel>> {
         let table = self.table.read();
-        let mine = table.names.values().filter(|entry| entry.claimant == *session);
+        let mine = table.claims_of(session).filter(|entry| entry.claimant == *session);
         mine.map(|entry| Arc::clone(&entry.tunnel)).collect()
     }
 
@@ -355,6 +370,9 @@ impl Table {
         name: Subdomain,
         wish: &Wish<'_>,
     ) -> Result<Claim, &'static Code> {
+        if self.names.get(&name).is_some_and(Entry::is_expired) {
+            self.names.remove(&name);
+        }
         if self.names.get(&name).is_some_and(|held| held.identity != *identity) {
             return Err(&Code::NAME_TAKEN);
         }
@@ -372,6 +390,10 @@ impl Table {
             offline_since: None,
         });
         (entry.epoch, entry.claimant, entry.offline_since) = (epoch, session, None);
+        let claimed = self.claimed.entry(session).or_default();
+        if !claimed.contains(&entry.tunnel.name) {
+            claimed.push(entry.tunnel.name.clone());
+        }
         entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
         Ok(Claim { tunnel, epoch, response_timeout: wish.response_timeout })
@@ -390,15 +412,26 @@ impl Table {
 
     fn tell_replaced(&self, old: SessionId) {
         let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == old);
-        if !self.names.values().any(serves)
+        if !self.claims_of(&old).any(serves)
             && let Some(session) = self.sessions.get(&old)
         {
             session.replaced.cancel();
         }
     }
 
+    /// What `session` has claimed and nobody has given up since.
+    fn claims_of<'a>(&'a self, session: &SessionId) -> impl Iterator<Item = &'a Entry> {
+        let names = self.claimed.get(session).map(Vec::as_slice).unwrap_or_default();
+        names.iter().filter_map(|name| self.names.get(name))
+    }
+
     fn forget_expired(&mut self) {
-        self.names.retain(|_, entry| entry.offline_since.is_none_or(|at| at.elapsed() < NAME_HOLD));
+        let now = Instant::now();
+        if self.swept.is_some_and(|at| now - at < SWEEP) && self.names.len() < MAX_NAMES {
+            return;
+        }
+        self.swept = Some(now);
+        self.names.retain(|_, entry| !entry.is_expired());
     }
 }
 

@@ -52,11 +52,12 @@ pub(crate) async fn accept(
         Ok(parts) => {
             let socket = parts.io.into_inner();
             tune(&socket);
-            run(edge, id, origin, (socket, parts.read_buf), place).instrument(span).await;
+            // Kept apart: the upgrade's memory is not needed any more.
+            Box::pin(run(edge, id, origin, (socket, parts.read_buf), place)).instrument(span).await;
         }
         Err(upgraded) => {
             let io = (TokioIo::new(upgraded), Bytes::new());
-            run(edge, id, origin, io, place).instrument(span).await;
+            Box::pin(run(edge, id, origin, io, place)).instrument(span).await;
         }
     }
 }

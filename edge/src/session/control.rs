@@ -1,6 +1,7 @@
 //! Stream zero, seen from the edge: handshake, heartbeats, changes of tunnels, drain.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -10,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,6 +22,7 @@ use uniroute_proto::{
 };
 use uniroute_shared::{
     code::Code,
+    deadline::Deadline,
     id::{AgentId, SessionId, TunnelId},
     lanes::MAX_LANES,
     session::{Acceptor, Carrier, Sender, Session, StreamError},
@@ -144,9 +146,9 @@ async fn serve(
         return Err(EndReason::Read(ReadError::Truncated));
     };
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
-    let shaken =
-        tokio::time::timeout_at(deadline, handshake(edge, id, origin, carried, &mut stream));
-    match shaken.await.unwrap_or(Err(EndReason::HandshakeTimeout)) {
+    let shaking = Box::pin(handshake(edge, id, origin, carried, &mut stream));
+    let shaken = tokio::time::timeout_at(deadline, shaking).await;
+    match shaken.unwrap_or(Err(EndReason::HandshakeTimeout)) {
         Ok(Shaken::Session(session)) => {
             let _place = place;
             Control::new(edge, session, stream).run().await
@@ -155,7 +157,7 @@ async fn serve(
             // It is no agent more, but one connection more.
             drop(place);
             edge.metrics.lanes_opened.inc();
-            session.carried.run_lane(carried, &mut acceptor, false).await;
+            Box::pin(session.carried.run_lane(carried, &mut acceptor, false)).await;
             edge.metrics.lanes_closed.inc();
             drop(connection);
             Err(EndReason::LaneOver)
@@ -374,6 +376,7 @@ struct Control<'a> {
     session: Arc<SessionHandle>,
     stream: Stream,
     began: Instant,
+    heartbeat_at: Instant,
     /// The agent has to give a sign of life by the second, after the first.
     asked: Option<(std::time::Instant, Instant)>,
     /// No new requests; the session ends by then.
@@ -385,33 +388,68 @@ struct Control<'a> {
 impl<'a> Control<'a> {
     fn new(edge: &'a Arc<Shared>, session: Arc<SessionHandle>, stream: Stream) -> Self {
         let began = Instant::now();
-        Self { edge, session, stream, began, asked: None, draining: None, stopping: false }
+        let heartbeat_at = began + edge.heartbeat;
+        Self {
+            edge,
+            session,
+            stream,
+            began,
+            heartbeat_at,
+            asked: None,
+            draining: None,
+            stopping: false,
+        }
     }
 
+    /// Most sessions are idle nearly always, so this is written to be small: there is one timer, and
+    /// what happens seldom has its memory only while it happens.
     async fn run(mut self) -> Result<std::convert::Infallible, EndReason> {
         let session = Arc::clone(&self.session);
-        let mut heartbeat = interval_at(Instant::now() + self.edge.heartbeat, self.edge.heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut timer = Deadline::at(self.heartbeat_at);
         loop {
-            let deadline = self.asked.map(|(_, deadline)| deadline);
+            timer.set(self.due());
             tokio::select! {
-                frame = self.stream.next() => self.on_frame(frame?).await?,
-                _ = heartbeat.tick() => self.heartbeat().await?,
-                lanes = session.carried.lanes_wanted() => {
-                    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
-                    self.stream.send(Frame::LanesWanted(v1::LanesWanted { lanes }).into()).await?;
+                frame = self.stream.next() => Box::pin(self.on_frame(frame?)).await?,
+                () = poll_fn(|cx| timer.poll(cx)) => Box::pin(self.on_time()).await?,
+                lanes = session.carried.lanes_wanted() => Box::pin(self.want_lanes(lanes)).await?,
+                () = session.probe.notified(), if self.asked.is_none() => {
+                    Box::pin(self.ask()).await?;
                 }
-                () = session.probe.notified(), if self.asked.is_none() => self.ask().await?,
-                () = at(deadline) => self.check_life()?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
                     let patient = session.patient.load(Ordering::Relaxed);
                     let within = if patient { SWITCH_DRAIN } else { DRAIN };
-                    self.go_away(v1::GoAwayReason::Replaced, within, false).await?;
+                    Box::pin(self.go_away(v1::GoAwayReason::Replaced, within, false)).await?;
                 }
-                () = self.edge.stop.cancelled(), if !self.stopping => self.stop().await?,
-                () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
+                () = self.edge.stop.cancelled(), if !self.stopping => Box::pin(self.stop()).await?,
             }
         }
+    }
+
+    /// When something is to be done next.
+    fn due(&self) -> Instant {
+        let life = self.asked.map(|(_, deadline)| deadline);
+        let drained = self.draining.map(|_| Instant::now() + DRAIN_LOOK);
+        [life, drained].into_iter().flatten().fold(self.heartbeat_at, Instant::min)
+    }
+
+    async fn on_time(&mut self) -> Result<(), EndReason> {
+        let now = Instant::now();
+        if self.asked.is_some_and(|(_, deadline)| now >= deadline) {
+            self.check_life()?;
+        }
+        if self.draining.is_some() {
+            self.check_drained()?;
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + self.edge.heartbeat;
+            self.heartbeat().await?;
+        }
+        Ok(())
+    }
+
+    async fn want_lanes(&mut self, lanes: usize) -> Result<(), EndReason> {
+        let lanes = u32::try_from(lanes).unwrap_or(u32::MAX);
+        self.stream.send(Frame::LanesWanted(v1::LanesWanted { lanes }).into()).await
     }
 
     async fn heartbeat(&mut self) -> Result<(), EndReason> {
@@ -574,12 +612,5 @@ impl<'a> Control<'a> {
     async fn complain(&mut self, message: String) -> Result<(), EndReason> {
         let error = v1::ControlError { code: Code::BAD_FRAME.number.into(), message };
         self.stream.send(Frame::ControlError(error).into()).await
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -282,7 +282,8 @@ pub struct Stats {
 #[derive(Debug)]
 pub(super) struct Core {
     config: Config,
-    streams: HashMap<u32, Stream, foldhash::fast::RandomState>,
+    /// Boxed: an idle session has one stream, and the table room for several.
+    streams: HashMap<u32, Box<Stream>, foldhash::fast::RandomState>,
     next_id: u32,
     input: Input,
     inbound: VecDeque<u32>,
@@ -365,7 +366,7 @@ impl Core {
         }
         let id = self.next_id;
         self.next_id = id.checked_add(2).ok_or(OpenError::Exhausted)?;
-        self.streams.insert(id, Stream::new(flag::SYN, now));
+        self.streams.insert(id, Box::new(Stream::new(flag::SYN, now)));
         self.grant(INITIAL_WINDOW);
         Ok(id)
     }
@@ -949,7 +950,7 @@ impl Core {
         }
         self.inbound_total = self.inbound_total.saturating_add(1);
         let early = self.early.iter().position(|(_, early, _)| *early == id);
-        let mut stream = Stream::new(flag::ACK, now);
+        let mut stream = Box::new(Stream::new(flag::ACK, now));
         stream.rest = early.and_then(|early| self.early.remove(early)).map(|(.., rest)| rest);
         self.streams.insert(id, stream);
         self.grant(INITIAL_WINDOW);
