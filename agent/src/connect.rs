@@ -254,25 +254,34 @@ pub(crate) async fn dial(
     dial_at(server, tls, None, Arc::default()).await
 }
 
-/// The same, at one address of the edge if `only` is given: where its session is. What it carries is
-/// added to `moved`.
+/// What a connection is to be a lane of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneOf<'a> {
+    /// The session's name at the edge.
+    pub(crate) session: &'a str,
+    /// Where that edge is.
+    pub(crate) address: SocketAddr,
+}
+
+/// The same, for a lane if `lane` is given. What the connection carries is added to `moved`.
 ///
 /// # Errors
 /// [`ConnectError`], naming the step.
 pub(crate) async fn dial_at(
     server: &ServerUrl,
     tls: &Arc<ClientConfig>,
-    only: Option<SocketAddr>,
+    lane: Option<LaneOf<'_>>,
     moved: Arc<AtomicU64>,
 ) -> Result<Dialled, ConnectError> {
-    let (socket, address) = match only {
-        Some(address) => connect_to(vec![address], server).await?,
+    let (socket, address) = match lane {
+        Some(lane) => connect_to(vec![lane.address], server).await?,
         None => connect(server).await?,
     };
+    let lane_of = lane.map(|lane| lane.session);
     tune(&socket);
     let socket = Counted { io: socket, moved: Arc::clone(&moved) };
     if !server.tls {
-        let (socket, early) = within("upgrade", upgrade(server, socket)).await??;
+        let (socket, early) = within("upgrade", upgrade(server, socket, lane_of)).await??;
         return Ok(Dialled { io: Box::new(socket), early, address, moved });
     }
     let name = ServerName::try_from(server.host.clone())
@@ -280,7 +289,7 @@ pub(crate) async fn dial_at(
     let connector = TlsConnector::from(Arc::clone(tls));
     let stream =
         within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
-    let (stream, early) = within("upgrade", upgrade(server, stream)).await??;
+    let (stream, early) = within("upgrade", upgrade(server, stream, lane_of)).await??;
     Ok(Dialled { io: Box::new(stream), early, address, moved })
 }
 
@@ -323,7 +332,11 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-async fn upgrade<Io>(server: &ServerUrl, io: Io) -> Result<(Io, Bytes), ConnectError>
+async fn upgrade<Io>(
+    server: &ServerUrl,
+    io: Io,
+    lane_of: Option<&str>,
+) -> Result<(Io, Bytes), ConnectError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -331,8 +344,8 @@ where
     let (mut sender, mut driver) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(io))
         .await
         .map_err(|error| not_an_edge(error.to_string()))?;
-    let (request, key) =
-        upgrade::request(&server.authority).map_err(|error| not_an_edge(error.to_string()))?;
+    let (request, key) = upgrade::request(&server.authority, lane_of)
+        .map_err(|error| not_an_edge(error.to_string()))?;
     let mut answer = std::pin::pin!(sender.send_request(request));
     let mut over = false;
     let answer = std::future::poll_fn(|cx| {

@@ -374,7 +374,7 @@ impl QuicDoor {
 }
 
 fn worker_runtime() -> Result<runtime::Runtime, StartError> {
-    runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Worker)
+    runtime::Builder::new_current_thread().enable_all().event_interval(4).build().map_err(StartError::Worker)
 }
 
 fn bind(address: SocketAddr, what: &'static str) -> Result<std::net::TcpListener, StartError> {

@@ -294,6 +294,12 @@ impl Registry {
         bool::from(known).then(|| Arc::clone(session))
     }
 
+    /// The thread that the session `id` runs on.
+    pub(crate) fn worker_of(&self, id: &str) -> Option<usize> {
+        let id = id.parse::<SessionId>().ok()?;
+        self.table.read().sessions.get(&id).map(|session| session.worker)
+    }
+
     /// The owner gave the name up: it is free at once.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();

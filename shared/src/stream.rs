@@ -20,7 +20,7 @@ use crate::{
 
 /// Bytes that a body hands on before other tasks have their turn, so that a bulk transfer never
 /// holds a runtime thread.
-const YIELD_AFTER: usize = 256 * 1024;
+const YIELD_AFTER: usize = 128 * 1024;
 
 /// A body this long, in bytes, moves to a lane where there is one: at once if its length is known,
 /// or as soon as this much was sent.

@@ -18,7 +18,7 @@ use uniroute_shared::{backoff::Backoff, mux, session::Session, stream::FrameRead
 
 use super::{HANDSHAKE_TIMEOUT, Stream};
 use crate::{
-    connect::{self, ConnectError, Dialled, ServerUrl},
+    connect::{self, ConnectError, Dialled, LaneOf, ServerUrl},
     random,
 };
 
@@ -78,8 +78,9 @@ impl Lanes {
             let (join, session) = (self.join.clone(), self.session.clone());
             let moved = Arc::clone(&self.moved);
             self.running.spawn(async move {
+                let lane = LaneOf { session: &join.session_id, address };
                 let dialled =
-                    connect::dial_at(&dialler.server, &dialler.tls, Some(address), moved).await?;
+                    connect::dial_at(&dialler.server, &dialler.tls, Some(lane), moved).await?;
                 run(dialled, join, session).await
             });
         }

@@ -2,7 +2,7 @@
 //!
 //! A visitor's connection is served by the worker that has the session it asks for: a request then
 //! wakes no other thread, which is worth a third of its cost. Whoever accepts a connection looks at
-//! the `Host` of its first bytes, without taking them, and hands the socket over. That decides
+//! the `Host` of its first bytes, or at what a lane says that it belongs to, without taking them, and hands the socket over. That decides
 //! where work is done and nothing else: what does not fit is served where it is.
 
 use std::{
@@ -29,6 +29,7 @@ use super::{
     visitor::{Due, Visitor},
 };
 use crate::{Shared, ingress, registry::Lookup};
+use uniroute_shared::carrier::upgrade::LANE_HEADER;
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -102,27 +103,33 @@ fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr
     });
 }
 
-/// The worker that has the session which the connection's first request asks for.
+/// The worker that has the session which the connection's first request asks for, or is to be a
+/// lane of.
 async fn home(edge: &Shared, socket: &TcpStream) -> Option<usize> {
     if edge.handovers.len() < 2 {
         return None;
     }
     let mut head = [0; PEEK];
     let length = socket.peek(&mut head).await.ok()?;
-    let host = router::host(peeked_host(&head[..length])?)?;
-    let Route::Tunnel(name) = edge.hosts.route(&host) else { return None };
-    match edge.registry.lookup(name) {
-        Lookup::Live(target) => Some(target.session.worker),
-        Lookup::Offline | Lookup::Unknown => None,
+    let head = &head[..length];
+    let host = router::host(peeked(head, "host")?)?;
+    match edge.hosts.route(&host) {
+        Route::Tunnel(name) => match edge.registry.lookup(name) {
+            Lookup::Live(target) => Some(target.session.worker),
+            Lookup::Offline | Lookup::Unknown => None,
+        },
+        Route::Edge => edge.registry.worker_of(peeked(head, LANE_HEADER)?),
+        Route::Unknown => None,
     }
 }
 
-/// The value of the first `Host` field in the beginning of a request.
-fn peeked_host(head: &[u8]) -> Option<&str> {
+/// The value of the first field `name` in the beginning of a request.
+fn peeked<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     let mut lines = head.split(|byte| *byte == b'\n').skip(1);
     let value = lines.find_map(|line| {
-        let (name, value) = line.split_at_checked(5)?;
-        name.eq_ignore_ascii_case(b"host:").then_some(value)
+        let (field, value) = line.split_at_checked(name.len())?;
+        let value = value.strip_prefix(b":")?;
+        field.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
     })?;
     // Only a whole line: the rest of a cut one may still come.
     std::str::from_utf8(value.strip_suffix(b"\r")?).ok().map(str::trim)
@@ -230,7 +237,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::peeked_host;
+    use super::peeked;
 
     #[test]
     fn the_host_is_found_in_a_whole_line_only() {
@@ -242,7 +249,7 @@ mod tests {
             (b"", None),
         ];
         for (head, host) in cases {
-            assert_eq!(peeked_host(head), host);
+            assert_eq!(peeked(head, "host"), host);
         }
     }
 }

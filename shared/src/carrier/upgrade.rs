@@ -11,6 +11,10 @@ use http::{
 use sha1::{Digest, Sha1};
 use uniroute_proto::{SUBPROTOCOL, TUNNEL_PATH};
 
+/// Says in an upgrade request which session the connection is to be a lane of, so that the edge can
+/// serve it where the session is. It proves nothing and is not needed.
+pub const LANE_HEADER: &str = "x-uniroute-lane";
+
 /// Fixed by RFC 6455, section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -32,15 +36,22 @@ pub enum UpgradeError {
 }
 
 /// The agent's request, and the key to check the answer with. `authority` is the edge's host, with
-/// its port if it is not the scheme's own.
+/// its port if it is not the scheme's own; `lane_of` the session that it is to be a lane of.
 ///
 /// # Errors
 /// When `authority` can't be in a header.
-pub fn request<B: Default>(authority: &str) -> Result<(Request<B>, String), http::Error> {
+pub fn request<B: Default>(
+    authority: &str,
+    lane_of: Option<&str>,
+) -> Result<(Request<B>, String), http::Error> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).expect("the system has a random source");
     let key = STANDARD.encode(nonce);
-    let request = Request::builder()
+    let mut request = Request::builder();
+    if let Some(session) = lane_of {
+        request = request.header(LANE_HEADER, session);
+    }
+    let request = request
         .method(Method::GET)
         .uri(TUNNEL_PATH)
         .header(HOST, authority)
@@ -131,7 +142,7 @@ mod tests {
 
     #[test]
     fn both_ends_agree() {
-        let (mut request, key) = request::<()>("edge.test:8080").unwrap();
+        let (mut request, key) = request::<()>("edge.test:8080", None).unwrap();
         let answer = response::<_, ()>(&request).unwrap();
         assert_eq!(check_response(&answer, &key), Ok(()));
         assert_eq!(check_response(&answer, "other"), Err(UpgradeError::Accept));

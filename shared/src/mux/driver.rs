@@ -25,7 +25,7 @@ const READ_MIN: usize = 8 * 1024;
 /// Room that a read has while much comes, in bytes.
 const READ_MAX: usize = 128 * 1024;
 /// Reads in a row before the other side of the connection, and other tasks, have their turn.
-const READS_IN_A_ROW: usize = 4;
+const READS_IN_A_ROW: usize = 1;
 /// Slices for one vectored write.
 const SLICES: usize = 64;
 /// How long the close frame may take.

@@ -137,7 +137,7 @@ async fn accept_upgrade(mut io: TcpStream) -> (TcpStream, Bytes) {
 }
 
 async fn dial_upgrade(mut io: TcpStream) -> (TcpStream, Bytes) {
-    let (request, key) = upgrade::request::<()>("edge.test").unwrap();
+    let (request, key) = upgrade::request::<()>("edge.test", None).unwrap();
     let head = head_text(&format!("GET {} HTTP/1.1", request.uri()), request.headers());
     io.write_all(head.as_bytes()).await.unwrap();
     let (head, early) = read_head(&mut io).await;

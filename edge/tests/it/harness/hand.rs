@@ -22,7 +22,7 @@ use super::{TOKEN, wire::Wire, within};
 
 /// Upgrades a connection to the edge; from then on it is a WebSocket.
 pub(crate) async fn dial(edge: SocketAddr) -> Wire {
-    let (request, key) = upgrade::request::<()>(&edge.to_string()).unwrap();
+    let (request, key) = upgrade::request::<()>(&edge.to_string(), None).unwrap();
     let mut text = format!("{} {} HTTP/1.1\r\n", request.method(), request.uri());
     for (name, value) in request.headers() {
         text += &format!("{name}: {}\r\n", value.to_str().unwrap());
