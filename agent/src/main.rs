@@ -93,7 +93,8 @@ fn run(plan: Plan) -> Result<(), Failure> {
         tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
     }
     // One thread: a session and its requests share it, so nobody wakes another thread.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(4).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().event_interval(4).build();
     let runtime = runtime.map_err(anyhow::Error::from)?;
     runtime.block_on(async {
         if plan.require_local {

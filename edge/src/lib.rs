@@ -157,11 +157,11 @@ impl Edge {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let http = bind(settings.http, "http")?;
+        let http = bind_for_each(settings.http, "http", settings.workers.get())?;
         let admin = settings.admin.map(|address| bind(address, "admin")).transpose()?;
         let bound =
             |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
-        let http_address = bound(&http)?;
+        let http_address = bound(&http[0])?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
         let door = QuicDoor::open(settings.quic, http_address, settings.quic_gso)?;
         let quic = door.as_ref().map(|door| door.address);
@@ -182,12 +182,13 @@ impl Edge {
             threads: Vec::new(),
         };
         let (mut admin, mut door) = (admin, door);
-        for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
+        let parts = runtimes.into_iter().zip(handed).zip(http);
+        for (number, ((runtime, handed), http)) in parts.enumerate() {
             let worker = Worker {
                 number,
                 edge: Arc::clone(&shared),
                 handed,
-                http: http.try_clone().map_err(StartError::Worker)?,
+                http,
                 admin: admin.take(),
                 quic: door.take(),
                 halt: halt.clone(),
@@ -300,14 +301,9 @@ struct Worker {
 impl Worker {
     fn run(self, runtime: &runtime::Runtime) {
         runtime.block_on(async move {
-            match TcpListener::from_std(self.http) {
-                Ok(listener) => {
-                    let edge = Arc::clone(&self.edge);
-                    let serving = listener::serve(edge, listener, self.number, self.handed);
-                    self.edge.tasks.spawn(serving);
-                }
-                Err(error) => tracing::error!(%error, "a worker can't accept connections"),
-            }
+            let edge = Arc::clone(&self.edge);
+            let serving = listener::serve(edge, self.http, self.number, self.handed);
+            self.edge.tasks.spawn(serving);
             if let Some(door) = self.quic {
                 match door.listen(&self.edge.tokens) {
                     Ok(endpoint) => {
@@ -374,17 +370,43 @@ impl QuicDoor {
 }
 
 fn worker_runtime() -> Result<runtime::Runtime, StartError> {
-    runtime::Builder::new_current_thread().enable_all().event_interval(4).build().map_err(StartError::Worker)
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(4)
+        .build()
+        .map_err(StartError::Worker)
 }
 
 fn bind(address: SocketAddr, what: &'static str) -> Result<std::net::TcpListener, StartError> {
-    let bind = || -> io::Result<std::net::TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    bind().map_err(|source| StartError::Bind { address, what, source })
+    listen(address, false).map_err(|source| StartError::Bind { address, what, source })
+}
+
+/// A listener for each worker. The kernel gives each new connection to one of them; with one that
+/// they share it would wake them all.
+fn bind_for_each(
+    address: SocketAddr,
+    what: &'static str,
+    workers: usize,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let fault = |source| StartError::Bind { address, what, source };
+    // Bound alone first: a shared port would not say that another edge has it already.
+    let alone = listen(address, false).map_err(fault)?;
+    if workers == 1 {
+        return Ok(vec![alone]);
+    }
+    let address = alone.local_addr().map_err(fault)?;
+    drop(alone);
+    (0..workers).map(|_| listen(address, true).map_err(fault)).collect()
+}
+
+fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets have it from the listener.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }

@@ -23,7 +23,7 @@ use uniroute_shared::{
     session::{Acceptor, Session, SessionError},
 };
 
-use crate::{Shared, registry::Origin};
+use crate::{Shared, ingress::socket::VisitorSocket, registry::Origin};
 
 /// The connection has to be there after the answer 101 for this long at the latest.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,12 +48,12 @@ pub(crate) async fn accept(
     };
     let id = SessionId::new();
     let span = info_span!("session", session.id = %id, %peer, carrier = "websocket");
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<VisitorSocket>>() {
         Ok(parts) => {
-            let socket = parts.io.into_inner();
+            let (socket, early) = parts.io.into_inner().into_parts(parts.read_buf);
             tune(&socket);
             // Kept apart: the upgrade's memory is not needed any more.
-            Box::pin(run(edge, id, origin, (socket, parts.read_buf), place)).instrument(span).await;
+            Box::pin(run(edge, id, origin, (socket, early), place)).instrument(span).await;
         }
         Err(upgraded) => {
             let io = (TokioIo::new(upgraded), Bytes::new());

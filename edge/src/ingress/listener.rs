@@ -2,12 +2,12 @@
 //!
 //! A visitor's connection is served by the worker that has the session it asks for: a request then
 //! wakes no other thread, which is worth a third of its cost. Whoever accepts a connection looks at
-//! the `Host` of its first bytes, or at what a lane says that it belongs to, without taking them, and hands the socket over. That decides
+//! the `Host` of its first bytes, or at what a lane says that it belongs to, and hands both over. That decides
 //! where work is done and nothing else: what does not fit is served where it is.
 
 use std::{
     future::{Future, poll_fn},
-    io,
+    io::{self, Read as _, Write as _},
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering},
@@ -15,21 +15,27 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{
+        AsyncReadExt as _, Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc},
     time::{sleep, timeout},
 };
 use tracing::{debug, warn};
+use uniroute_shared::carrier::upgrade::LANE_HEADER;
 
 use super::{
     router::{self, Route},
+    socket::VisitorSocket,
     visitor::{Due, Visitor},
 };
 use crate::{Shared, ingress, registry::Lookup};
-use uniroute_shared::carrier::upgrade::LANE_HEADER;
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -41,14 +47,17 @@ const MAX_HEADERS: usize = 128;
 /// Wait after the system had no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bytes of a connection's beginning in which its `Host` is looked for.
-const PEEK: usize = 2048;
+/// Bytes of a connection's beginning that are read before it is known who serves it.
+const FIRST_READ: usize = 2048;
+/// Connections that are accepted before others have their turn.
+const IN_A_ROW: usize = 16;
 /// Connections that may wait to be taken over by a worker; further ones stay where they are.
 pub(crate) const HANDOVERS: usize = 1024;
 
-/// A connection on its way to another worker.
+/// A connection of which something was read, and nothing was served.
 pub(crate) struct Handover {
     socket: std::net::TcpStream,
+    early: Bytes,
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
 }
@@ -56,70 +65,156 @@ pub(crate) struct Handover {
 /// Accepts until the edge stops; `worker` is this thread's number.
 pub(crate) async fn serve(
     edge: Arc<Shared>,
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     worker: usize,
     mut handed: mpsc::Receiver<Handover>,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(handover) = handed.recv() => {
-                take_over(&edge, worker, handover);
-                continue;
-            }
-            () = edge.stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((socket, peer)) => accept(&edge, worker, socket, peer),
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection failed"),
-            Err(error) => {
-                warn!(%error, "no connection can be accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-fn accept(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr) {
-    let Some(place) = edge.connection_place() else {
-        edge.metrics.failed(&uniroute_shared::code::Code::CONNECTION_LIMIT);
-        let _ = socket.try_write(&ingress::connection_refusal());
-        return;
+    // tokio's own listener registers each socket that it accepts with this thread's poller, in vain
+    // for those that go to another one.
+    #[expect(deprecated, reason = "a std listener keeps its descriptor for as long as it lives")]
+    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a worker can't accept connections"),
     };
-    if let Err(error) = socket.set_nodelay(true) {
-        return debug!(%error, "a connection ended before it was served");
-    }
-    let edge = Arc::clone(edge);
-    edge.clone().tasks.spawn(async move {
-        let Ok(home) = timeout(FIRST_BYTES, home(&edge, &socket)).await else {
-            return debug!(%peer, "a connection said nothing");
-        };
-        match home {
-            Some(home) if home != worker => {
-                hand_over(edge, worker, home, socket, peer, place).await;
-            }
-            _ => serve_connection(edge, worker, socket, peer, place).await,
+    let door = Door { edge: Arc::clone(&edge), worker };
+    let mut stop = pin!(edge.stop.cancelled());
+    loop {
+        tokio::select! {
+            ready = listener.readable() => match ready {
+                Ok(mut ready) => door.accept(&mut ready).await,
+                Err(error) => return tracing::error!(%error, "a worker can't accept connections"),
+            },
+            Some(handover) = handed.recv() => door.serve(handover),
+            () = &mut stop => return,
         }
-    });
+    }
 }
 
-/// The worker that has the session which the connection's first request asks for, or is to be a
-/// lane of.
-async fn home(edge: &Shared, socket: &TcpStream) -> Option<usize> {
-    if edge.handovers.len() < 2 {
-        return None;
+/// Where connections come in, on one worker.
+#[derive(Clone)]
+struct Door {
+    edge: Arc<Shared>,
+    worker: usize,
+}
+
+impl Door {
+    async fn accept(&self, listener: &mut AsyncFdReadyGuard<'_, std::net::TcpListener>) {
+        for _ in 0..IN_A_ROW {
+            match listener.try_io(|listener| listener.get_ref().accept()) {
+                Ok(Ok((socket, peer))) => self.admit(socket, peer),
+                Ok(Err(error)) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection failed");
+                }
+                Ok(Err(error)) => {
+                    warn!(%error, "no connection can be accepted");
+                    return sleep(ACCEPT_PAUSE).await;
+                }
+                Err(_) => return,
+            }
+        }
     }
-    let mut head = [0; PEEK];
-    let length = socket.peek(&mut head).await.ok()?;
-    let head = &head[..length];
-    let host = router::host(peeked(head, "host")?)?;
-    match edge.hosts.route(&host) {
-        Route::Tunnel(name) => match edge.registry.lookup(name) {
-            Lookup::Live(target) => Some(target.session.worker),
-            Lookup::Offline | Lookup::Unknown => None,
-        },
-        Route::Edge => edge.registry.worker_of(peeked(head, LANE_HEADER)?),
-        Route::Unknown => None,
+
+    /// Gives a connection to its worker: at once if its first bytes came with it, as they mostly do.
+    fn admit(&self, socket: std::net::TcpStream, peer: SocketAddr) {
+        if let Err(error) = socket.set_nonblocking(true) {
+            return debug!(%error, "a connection ended before it was served");
+        }
+        let Some(place) = self.edge.connection_place() else {
+            self.edge.metrics.failed(&uniroute_shared::code::Code::CONNECTION_LIMIT);
+            let _ = (&socket).write(&ingress::connection_refusal());
+            return;
+        };
+        let mut first = [0; FIRST_READ];
+        match (&socket).read(&mut first) {
+            Ok(0) => {}
+            Ok(read) => {
+                let early = Bytes::copy_from_slice(&first[..read]);
+                self.send_home(Handover { socket, early, peer, place });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let door = self.clone();
+                self.edge.tasks.spawn(async move { door.wait(socket, peer, place).await });
+            }
+            Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
+        }
+    }
+
+    /// For the first bytes.
+    async fn wait(
+        &self,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
+        let reading = async {
+            let mut socket = TcpStream::from_std(socket)?;
+            let mut first = [0; FIRST_READ];
+            let read = socket.read(&mut first).await?;
+            Ok::<_, io::Error>((socket, Bytes::copy_from_slice(&first[..read])))
+        };
+        match timeout(FIRST_BYTES, reading).await {
+            Ok(Ok((_, early))) if early.is_empty() => {}
+            Ok(Ok((socket, early))) if self.home(&early).is_none_or(|home| home == self.worker) => {
+                self.serve_here(VisitorSocket::new(socket, early), peer, place).await;
+            }
+            Ok(Ok((socket, early))) => match socket.into_std() {
+                Ok(socket) => self.send_home(Handover { socket, early, peer, place }),
+                Err(error) => debug!(%peer, %error, "a connection was lost"),
+            },
+            Ok(Err(error)) => debug!(%peer, %error, "a connection ended before it was served"),
+            Err(_) => debug!(%peer, "a connection said nothing"),
+        }
+    }
+
+    fn send_home(&self, connection: Handover) {
+        let home = self.home(&connection.early).filter(|home| *home != self.worker);
+        let home = home.and_then(|home| self.edge.handovers.get(home)?.try_reserve().ok());
+        match home {
+            Some(home) => home.send(connection),
+            None => self.serve(connection),
+        }
+    }
+
+    fn serve(&self, connection: Handover) {
+        let Handover { socket, early, peer, place } = connection;
+        match TcpStream::from_std(socket) {
+            Ok(socket) => {
+                let door = self.clone();
+                let socket = VisitorSocket::new(socket, early);
+                self.edge.tasks.spawn(async move { door.serve_here(socket, peer, place).await });
+            }
+            Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
+        }
+    }
+
+    async fn serve_here(
+        &self,
+        socket: VisitorSocket,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
+        let _place = place;
+        if let Err(error) = serve_http(Arc::clone(&self.edge), self.worker, socket, peer).await {
+            debug!(%peer, %error, "a visitor's connection broke off");
+        }
+    }
+
+    /// The worker that has the session which a connection's first request asks for, or is to be a
+    /// lane of.
+    fn home(&self, head: &[u8]) -> Option<usize> {
+        let edge = &self.edge;
+        if edge.handovers.len() < 2 {
+            return None;
+        }
+        let host = router::host(peeked(head, "host")?)?;
+        match edge.hosts.route(&host) {
+            Route::Tunnel(name) => match edge.registry.lookup(name) {
+                Lookup::Live(target) => Some(target.session.worker),
+                Lookup::Offline | Lookup::Unknown => None,
+            },
+            Route::Edge => edge.registry.worker_of(peeked(head, LANE_HEADER)?),
+            Route::Unknown => None,
+        }
     }
 }
 
@@ -135,51 +230,10 @@ fn peeked<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     std::str::from_utf8(value.strip_suffix(b"\r")?).ok().map(str::trim)
 }
 
-async fn hand_over(
-    edge: Arc<Shared>,
-    worker: usize,
-    home: usize,
-    socket: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
-    let Some(room) = edge.handovers.get(home).and_then(|worker| worker.try_reserve().ok()) else {
-        return serve_connection(edge, worker, socket, peer, place).await;
-    };
-    match socket.into_std() {
-        Ok(socket) => room.send(Handover { socket, peer, place }),
-        Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
-    }
-}
-
-fn take_over(edge: &Arc<Shared>, worker: usize, handover: Handover) {
-    let Handover { socket, peer, place } = handover;
-    match TcpStream::from_std(socket) {
-        Ok(socket) => {
-            let serving = serve_connection(Arc::clone(edge), worker, socket, peer, place);
-            edge.tasks.spawn(serving);
-        }
-        Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
-    }
-}
-
-async fn serve_connection(
-    edge: Arc<Shared>,
-    worker: usize,
-    socket: TcpStream,
-    peer: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
-    let _place = place;
-    if let Err(error) = serve_http(edge, worker, socket, peer).await {
-        debug!(%peer, %error, "a visitor's connection broke off");
-    }
-}
-
 async fn serve_http(
     edge: Arc<Shared>,
     worker: usize,
-    socket: TcpStream,
+    socket: VisitorSocket,
     peer: SocketAddr,
 ) -> Result<(), hyper::Error> {
     let visitor = Visitor::new(Arc::clone(&edge), worker, peer);

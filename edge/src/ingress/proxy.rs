@@ -18,7 +18,7 @@ use http::{
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{head, v1};
 use uniroute_shared::{
@@ -29,7 +29,7 @@ use uniroute_shared::{
     stream::{FrameReader, OnDrop, ReadError, SendError, StreamBody, header_map, send_body},
 };
 
-use super::{error::ProxyError, router, visitor::Visitor};
+use super::{error::ProxyError, router, socket::VisitorSocket, visitor::Visitor};
 use crate::{
     Shared,
     registry::{Target, Tunnel},
@@ -268,9 +268,10 @@ fn switch(
             Err(error) => return debug!(%error, "the visitor left before the upgrade"),
         };
         let copied = async {
-            match upgraded.downcast::<TokioIo<TcpStream>>() {
+            match upgraded.downcast::<TokioIo<VisitorSocket>>() {
                 Ok(parts) => {
-                    copy::splice((parts.io.into_inner(), parts.read_buf), sender, from_stream).await
+                    let io = parts.io.into_inner().into_parts(parts.read_buf);
+                    copy::splice(io, sender, from_stream).await
                 }
                 Err(upgraded) => {
                     copy::splice((TokioIo::new(upgraded), Bytes::new()), sender, from_stream).await
