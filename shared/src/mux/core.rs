@@ -176,6 +176,12 @@ impl Stream {
         wakers.extend(self.reset_waker.take());
     }
 
+    /// What the peer sends ended before its end. A reset after the FIN is about what this side
+    /// sends.
+    fn is_cut(&self) -> bool {
+        self.reset && !self.fin_received
+    }
+
     fn handles_gone(&self) -> bool {
         self.sender_gone && self.receiving != Receiving::Open
     }
@@ -571,7 +577,7 @@ impl Core {
             }
             Some(stream)
                 if !over
-                    && !stream.reset
+                    && !stream.is_cut()
                     && stream.rest.is_none()
                     && stream.receiving != Receiving::Complete =>
             {
@@ -599,15 +605,16 @@ impl Core {
         id: u32,
         cx: &Context<'_>,
     ) -> Poll<Result<Box<Rest>, StreamError>> {
-        match self.usable(id) {
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(stream) => match stream.rest.take() {
+        let gone = self.gone();
+        match self.streams.get_mut(&id) {
+            Some(stream) if self.closed.is_none() && !stream.is_cut() => match stream.rest.take() {
                 Some(rest) => Poll::Ready(Ok(rest)),
                 None => {
                     register(&mut stream.recv_waker, cx);
                     Poll::Pending
                 }
             },
+            _ => Poll::Ready(Err(gone)),
         }
     }
 
