@@ -16,14 +16,14 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::debug;
 use uniroute_proto::codec::{self, Decoder, Kind};
@@ -82,6 +82,12 @@ impl Lanes {
         self.count() < self.max
     }
 
+    /// Lanes that end soon: they take no new streams.
+    pub(crate) fn leaving(&self) -> usize {
+        let state = self.state.lock();
+        state.open.len() - state.of_use().count()
+    }
+
     pub(crate) fn open_now(&self) -> Vec<mux::Session> {
         self.state.lock().open.clone()
     }
@@ -106,7 +112,7 @@ impl Lanes {
     fn remove(&self, lane: &mux::Session) {
         let mut state = self.state.lock();
         state.open.retain(|open| !open.is_same(lane));
-        state.wanted = state.wanted.min(state.open.len());
+        state.ask_again();
         self.count.store(state.open.len(), Ordering::Relaxed);
     }
 
@@ -114,21 +120,34 @@ impl Lanes {
     /// lanes or none came for too long, on the one that has the least to do.
     fn open(&self, wait: &mut Wait) -> Option<(mux::Sender, mux::Receiver)> {
         let mut state = self.state.lock();
-        let lane = state.open.iter().min_by_key(|lane| lane.backlog());
+        let lane = state.of_use().min_by_key(|lane| lane.backlog());
         let idle = lane.is_some_and(|lane| lane.stats().streams <= 1);
-        if idle || state.open.len() >= self.max || wait.is_over() {
+        wait.given_up = !idle && wait.is_over();
+        if idle || wait.given_up || state.of_use().count() >= self.max {
             let stream = lane?.open().ok()?;
             wait.end(&mut state);
             return Some(stream);
         }
         if wait.begin(&mut state) {
-            let wanted = self.max.min(state.open.len() + state.waiting);
+            let wanted = self.max.min(state.of_use().count() + state.waiting);
             if wanted > state.wanted {
                 state.wanted = wanted;
                 self.wish.notify_one();
             }
         }
         None
+    }
+}
+
+impl State {
+    /// Lanes that bodies may move to; the others end soon.
+    fn of_use(&self) -> impl Iterator<Item = &mux::Session> {
+        self.open.iter().filter(|lane| lane.takes_streams())
+    }
+
+    /// What was asked for beyond the lanes there are may be asked for again.
+    fn ask_again(&mut self) {
+        self.wanted = self.wanted.min(self.of_use().count());
     }
 }
 
@@ -158,8 +177,8 @@ impl Wait {
         if self.since.take().is_some() {
             state.waiting -= 1;
             if self.given_up {
-                // Asked in vain: the next one asks again.
-                state.wanted = state.wanted.min(state.open.len());
+                // Asked in vain.
+                state.ask_again();
             }
         }
     }
@@ -200,24 +219,22 @@ pub(crate) async fn run(
 ) {
     if let Some(lanes) = first.lanes().filter(|lanes| lanes.add(lane)) {
         lane.become_lane_of(first);
-        let place = Place { lanes, lane };
+        let _place = Place { lanes, lane };
         tokio::select! {
             _ = first.closed() => {}
             _ = lane.closed() => {}
             () = take_bodies(first, acceptor) => {}
-            reason = watch(first, lane, closes_idle) => match reason {
-                Some(reason) => lane.abort(CLOSE_CODE, reason),
-                None => {
-                    drop(place);
-                    retire(lane).await;
+            reason = watch(first, lane, closes_idle) => {
+                if let Some(reason) = reason {
+                    lane.abort(CLOSE_CODE, reason);
                 }
-            },
+            }
         }
     }
     lane.close();
 }
 
-/// A lane that bodies may move to, for as long as this lives.
+/// A lane's place among those of its session, for as long as this lives.
 struct Place<'a> {
     lanes: &'a Lanes,
     lane: &'a mux::Session,
@@ -256,7 +273,8 @@ async fn belongs_to(receiver: &mut mux::Receiver) -> Result<(Option<u32>, Bytes)
     Ok((None, Bytes::new()))
 }
 
-/// Says why the lane is to end; without a reason if it is idle.
+/// Says why the lane is to end; without a reason if it was idle. Then the peer was told before, and
+/// what it opened meanwhile has come to its end.
 async fn watch(
     first: &mux::Session,
     lane: &mux::Session,
@@ -265,33 +283,25 @@ async fn watch(
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut busy = Instant::now();
+    let mut retiring = false;
     loop {
         look.tick().await;
         first.forget_early();
-        let now = Instant::now();
         // One stream is the handshake's.
         if lane.stats().streams > 1 {
-            busy = now;
-            let silent = now.saturating_duration_since(lane.last_received());
+            busy = Instant::now();
+            let silent = lane.last_received().elapsed();
             if silent > SILENCE {
                 return Some("UR-2104: nothing comes on this lane");
             }
             if silent > LOOK {
                 lane.ping();
             }
-        } else if closes_idle && now - busy > IDLE {
+        } else if retiring {
             return None;
-        }
-    }
-}
-
-/// Takes no new bodies, and waits for what the peer may have sent before it knew.
-async fn retire(lane: &mux::Session) {
-    lane.go_away();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if lane.stats().streams <= 1 {
-            return;
+        } else if closes_idle && busy.elapsed() > IDLE {
+            lane.go_away();
+            retiring = true;
         }
     }
 }

@@ -232,6 +232,11 @@ impl Session {
         self.shared.core.lock().become_lane(budget);
     }
 
+    /// Whether streams may be opened: neither side has said that it is to end.
+    pub(crate) fn takes_streams(&self) -> bool {
+        self.shared.core.lock().takes_streams()
+    }
+
     /// How much this connection has to do, in bytes; a stream counts as much as it may queue.
     pub(crate) fn backlog(&self) -> usize {
         self.shared.core.lock().backlog()

@@ -99,6 +99,12 @@ impl Session {
         self.all_lanes().map_or(0, Lanes::count)
     }
 
+    /// Those of them that end soon: nothing moves to them any more.
+    #[must_use]
+    pub fn lanes_leaving(&self) -> usize {
+        self.all_lanes().map_or(0, Lanes::leaving)
+    }
+
     /// Whether one more lane may join.
     #[must_use]
     pub fn takes_lane(&self) -> bool {

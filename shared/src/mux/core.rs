@@ -308,6 +308,7 @@ pub(super) struct Core {
     budget: Budget,
     round_trip: RoundTrip,
     go_away_received: bool,
+    go_away_sent: bool,
     pub(super) last_received: Instant,
     /// Rests of streams that are not here yet.
     early: VecDeque<(Instant, u32, Box<Rest>)>,
@@ -339,6 +340,7 @@ impl Core {
             granted: 0,
             round_trip: RoundTrip::default(),
             go_away_received: false,
+            go_away_sent: false,
             last_received: Instant::now(),
             early: VecDeque::new(),
             closed: None,
@@ -409,7 +411,13 @@ impl Core {
     pub(super) fn go_away(&mut self, code: u32) -> Option<Waker> {
         let header = Header { kind: Type::GoAway, flags: 0, stream: 0, length: code };
         self.urgent.push_back(header.encode());
+        self.go_away_sent = true;
         self.writer.take()
+    }
+
+    pub(super) fn takes_streams(&self) -> bool {
+        let leaving = self.go_away_received || self.go_away_sent || self.closing;
+        self.closed.is_none() && !leaving
     }
 
     /// Lets the writer end the session once all that is queued is written.
