@@ -444,8 +444,9 @@ impl Sender {
         self.shared.core.lock().poll_reset(self.id, cx)
     }
 
-    fn is_reset(&self) -> bool {
-        self.shared.core.lock().is_reset(self.id)
+    /// Whether it was ended, and the peer has seen before that it was there.
+    fn is_lost_to_both(&self) -> bool {
+        self.shared.core.lock().is_lost_to_both(self.id)
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -469,9 +470,10 @@ impl Drop for Sender {
         if let (Some(wait), Some(lanes)) = (self.wait.take(), self.shared.lanes.get()) {
             wait.finish(lanes);
         }
-        if self.lane.as_ref().is_some_and(|lane| lane.is_reset()) {
+        if self.lane.as_ref().is_some_and(|lane| lane.is_lost_to_both()) {
             // The peer wants no more of it, or the lane is lost, which the peer has seen too. What
-            // comes from the other side is not at an end with that.
+            // comes from the other side is not at an end with that. A peer to which the rest did
+            // not come would wait for it: there the whole stream has to end.
             let _ = self.queue_here(None, Bytes::new(), true);
         }
         self.shared.step_all(|core| core.drop_sender(self.id));

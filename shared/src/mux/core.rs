@@ -615,6 +615,8 @@ impl Core {
     ) -> Poll<Result<Box<Rest>, StreamError>> {
         let gone = self.gone();
         match self.streams.get_mut(&id) {
+            // What comes here is to come there.
+            Some(stream) if stream.received.len > 0 => Poll::Ready(Err(StreamError::Reset)),
             Some(stream) if self.closed.is_none() && !stream.is_cut() => match stream.rest.take() {
                 Some(rest) => Poll::Ready(Ok(rest)),
                 None => {
@@ -626,8 +628,11 @@ impl Core {
         }
     }
 
-    pub(super) fn is_reset(&self, id: u32) -> bool {
-        self.closed.is_some() || self.streams.get(&id).is_none_or(|stream| stream.reset)
+    /// Whether stream `id` has ended in both directions, and not before the peer said a word on
+    /// it.
+    pub(super) fn is_lost_to_both(&self, id: u32) -> bool {
+        let over = |stream: &Stream| self.closed.is_some() || stream.reset;
+        self.streams.get(&id).is_none_or(|stream| over(stream) && stream.fin_received)
     }
 
     /// Streams there are, and bytes that wait to be sent.
