@@ -20,6 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
@@ -46,6 +47,10 @@ const SILENCE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_secs(60);
 /// A stream on a lane says at once what it belongs to.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// Streams on one lane that have not said it yet; a frame's beginning may be cut off anywhere.
+const MAX_NAMELESS: usize = 64;
+/// The first connection's first stream.
+const CONTROL_STREAM: u32 = 1;
 /// WebSocket close code for reasons of this protocol (RFC 6455, section 7.4.2).
 const CLOSE_CODE: u16 = 4000;
 
@@ -248,29 +253,54 @@ impl Drop for Place<'_> {
 
 /// Gives each body that comes on a lane to the stream that it belongs to.
 async fn take_bodies(first: &mux::Session, acceptor: &mut mux::Acceptor) {
-    while let Some((mut back, mut receiver)) = acceptor.accept().await {
-        // Nothing goes back on it.
-        let _ = back.send(Bytes::new(), true);
-        match timeout(FIRST_FRAME, belongs_to(&mut receiver)).await {
+    let mut nameless = FuturesUnordered::new();
+    loop {
+        let named = tokio::select! {
+            accepted = acceptor.accept() => {
+                let Some((mut back, receiver)) = accepted else { return };
+                // Nothing goes back on it.
+                let _ = back.send(Bytes::new(), true);
+                let mut naming = Box::pin(timeout(FIRST_FRAME, belongs_to(receiver)));
+                match naming.as_mut().now_or_never() {
+                    Some(named) => named,
+                    None if nameless.len() >= MAX_NAMELESS => {
+                        debug!("too many streams on a lane that say nothing");
+                        continue;
+                    }
+                    None => {
+                        nameless.push(naming);
+                        continue;
+                    }
+                }
+            }
+            Some(named) = nameless.next() => named,
+        };
+        match named {
+            Ok(Ok(Some((CONTROL_STREAM, ..)))) => debug!("the control stream does not move"),
             // A stream that is over by now has no use for it: dropping it tells the peer.
-            Ok(Ok((Some(stream), rest))) => first.go_on_with(stream, receiver, rest),
-            Ok(Ok((None, _))) => debug!("a stream on a lane that says not what it belongs to"),
+            Ok(Ok(Some((stream, receiver, rest)))) => first.go_on_with(stream, receiver, rest),
+            Ok(Ok(None)) => debug!("a stream on a lane that says not what it belongs to"),
             Ok(Err(error)) => debug!(%error, "a stream on a lane ended at once"),
             Err(_) => debug!("a stream on a lane that says nothing"),
         }
     }
 }
 
-async fn belongs_to(receiver: &mut mux::Receiver) -> Result<(Option<u32>, Bytes), StreamError> {
+/// The stream that the first frame names, and what follows it.
+async fn belongs_to(
+    mut receiver: mux::Receiver,
+) -> Result<Option<(u32, mux::Receiver, Bytes)>, StreamError> {
     let mut decoder = Decoder::new();
     while let Some(mut chunk) = receiver.recv().await? {
         match decoder.decode(&mut chunk) {
             Ok(None) => {}
-            Ok(Some(frame)) => return Ok((codec::moved_stream(&frame), chunk)),
+            Ok(Some(frame)) => {
+                return Ok(codec::moved_stream(&frame).map(|stream| (stream, receiver, chunk)));
+            }
             Err(_) => break,
         }
     }
-    Ok((None, Bytes::new()))
+    Ok(None)
 }
 
 /// Says why the lane is to end; without a reason if it was idle. Then the peer was told before, and
