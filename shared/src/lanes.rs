@@ -24,7 +24,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::debug;
 use uniroute_proto::codec::{self, Decoder, Kind};
@@ -45,6 +45,10 @@ const LOOK: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 /// A lane that carried nothing for this long is closed by its agent.
 const IDLE: Duration = Duration::from_secs(60);
+/// What bodies on a lane have when their session ends.
+const FINISH: Duration = Duration::from_secs(5);
+/// How often a lane is looked at then.
+const FINISH_LOOK: Duration = Duration::from_millis(50);
 /// A stream on a lane says at once what it belongs to.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// Streams on one lane that have not said it yet; a frame's beginning may be cut off anywhere.
@@ -226,7 +230,7 @@ pub(crate) async fn run(
         lane.become_lane_of(first);
         let _place = Place { lanes, lane };
         tokio::select! {
-            _ = first.closed() => {}
+            _ = first.closed() => finish(lane).await,
             _ = lane.closed() => {}
             () = take_bodies(first, acceptor) => {}
             reason = watch(first, lane, closes_idle) => {
@@ -237,6 +241,19 @@ pub(crate) async fn run(
         }
     }
     lane.close();
+}
+
+/// The session is over: what was sent to its end before may still be on its way.
+async fn finish(lane: &mux::Session) {
+    let streams_end = async {
+        while lane.stats().streams > 1 {
+            sleep(FINISH_LOOK).await;
+        }
+    };
+    tokio::select! {
+        _ = lane.closed() => {}
+        _ = timeout(FINISH, streams_end) => {}
+    }
 }
 
 /// A lane's place among those of its session, for as long as this lives.

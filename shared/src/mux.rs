@@ -262,6 +262,12 @@ impl Session {
         drop(late);
     }
 
+    /// Whether no more than one stream is left, and nothing of a body is on a lane any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        let quiet = |session: &Self| session.shared.core.lock().streams() <= 1;
+        quiet(self) && self.lanes().is_none_or(|lanes| lanes.open_now().iter().all(quiet))
+    }
+
     /// Tells the peer to open no more streams.
     pub fn go_away(&self) {
         self.shared.step(|core| ((), core.go_away(0)));

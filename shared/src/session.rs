@@ -189,6 +189,16 @@ impl Session {
         carried!(&self.0, Carried, session => session.last_received())
     }
 
+    /// Whether nothing is left but the control stream: no other stream, and nothing of a body that
+    /// is still to be sent.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        match &self.0 {
+            Carried::Mux(session) => session.is_drained(),
+            Carried::Quic(session) => session.stats().streams <= 1,
+        }
+    }
+
     /// Figures of this moment. Walks over the streams: not for the request path.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -92,9 +92,12 @@ impl Lanes {
             let (join, session) = (self.join.clone(), self.session.clone());
             let moved = Arc::clone(&self.moved);
             self.running.spawn(async move {
-                let dialled =
-                    connect::dial_at(&dialler.server, &dialler.tls, Some(address), moved).await?;
-                run(dialled, join, session).await
+                let dialling =
+                    connect::dial_at(&dialler.server, &dialler.tls, Some(address), moved);
+                tokio::select! {
+                    dialled = dialling => run(dialled?, join, session).await,
+                    _ = session.closed() => Ok(()),
+                }
             });
         }
         self.unmet = if leaving > 0 { wanted } else { 0 };
@@ -103,6 +106,11 @@ impl Lanes {
     /// The next lane that ended or could not be had.
     pub(super) async fn ended(&mut self) -> Option<Ended> {
         self.running.join_next().await
+    }
+
+    /// The session is over: what is on the lanes comes to its end first.
+    pub(super) async fn finish(&mut self) {
+        while self.running.join_next().await.is_some() {}
     }
 
     pub(super) fn on_end(&mut self, ended: Ended) {

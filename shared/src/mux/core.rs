@@ -359,6 +359,10 @@ impl Core {
         }
     }
 
+    pub(super) fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     // ------------------------------------------------------------ the session
 
     pub(super) fn open(&mut self, now: Instant) -> Result<u32, OpenError> {
