@@ -352,3 +352,6 @@ async fn watch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

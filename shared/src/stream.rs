@@ -128,7 +128,10 @@ impl FrameReader {
     /// Nothing follows it here, and it names no stream.
     fn on_moved(&mut self, frame: &Frame) -> Result<(), CodecError> {
         if !matches!(self.moved, Moved::No { may: true }) {
-            return Err(CodecError::Unexpected { expected: "a frame of this stream", got: frame.kind });
+            return Err(CodecError::Unexpected {
+                expected: "a frame of this stream",
+                got: frame.kind,
+            });
         }
         if frame.end || !frame.payload.is_empty() || !self.chunk.is_empty() {
             return Err(CodecError::AfterEnd);

@@ -601,10 +601,10 @@ impl Core {
     }
 
     /// Gives back what came too early, and whose stream did not come.
-    pub(super) fn forget_early(&mut self, now: Instant) -> Vec<Box<Rest>> {
+    pub(super) fn forget_early(&mut self, now: Instant) -> Vec<Rest> {
         let late = |at: Instant| now.saturating_duration_since(at) > EARLY;
         let late = self.early.iter().take_while(|(at, ..)| late(*at)).count();
-        self.early.drain(..late).map(|(.., rest)| rest).collect()
+        self.early.drain(..late).map(|(.., rest)| *rest).collect()
     }
 
     fn is_of_peer(&self, id: u32) -> bool {

@@ -47,6 +47,7 @@ fn a_rest_that_is_here_before_its_stream_waits_for_it() {
     pair.edge.send(id, "head", false);
     pair.down();
     assert_eq!(pair.agent.accept(), Some(id));
+    assert_eq!(pair.agent.read(id, pair.now).0, b"head");
     assert_eq!(pair.agent.rest(id), Poll::Ready(Ok("early".into())));
     assert!(!lane.has_the_rest(), "the receiver was taken, and dropped by the test");
     assert_eq!(pair.agent.rest(id), Poll::Pending, "there is one");
@@ -173,15 +174,27 @@ fn a_stopped_reader_keeps_the_rest_to_the_end_of_the_stream() {
     assert!(!lane_before.has_the_rest() && !lane_after.has_the_rest());
 }
 
+/// Nothing follows MOVED where it stood.
+#[test]
+fn t06_a_rest_is_of_no_use_to_a_stream_that_goes_on_where_it_was() {
+    let mut pair = Pair::new();
+    let id = pair.stream();
+    pair.agent.send(id, "more", false);
+    pair.up();
+    let (rest, _lane) = rest("");
+    assert!(pair.edge.go_on_with(id, rest, pair.now));
+    assert_eq!(pair.edge.rest(id), Poll::Ready(Err(StreamError::Reset)));
+}
+
 #[test]
 fn whoever_waits_for_a_rest_is_woken() {
     let mut pair = Pair::new();
     let (comes, cut) = (pair.stream(), pair.stream());
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
-    let mut cx = Context::from_waker(&waker);
-    assert!(pair.edge.core.poll_rest(comes, &mut cx).is_pending());
-    assert!(pair.edge.core.poll_rest(cut, &mut cx).is_pending());
+    let cx = Context::from_waker(&waker);
+    assert!(pair.edge.core.poll_rest(comes, &cx).is_pending());
+    assert!(pair.edge.core.poll_rest(cut, &cx).is_pending());
     let (rest, _lane) = rest("");
     let (_, waker) = pair.edge.core.go_on_with(comes, rest, pair.now);
     waker.expect("the reader's").wake();
