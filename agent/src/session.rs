@@ -250,7 +250,7 @@ impl Session {
         let Self { carried, acceptor, mut driving, stream, established, address, moved } = self;
         let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
-        let control = Control {
+        let mut control = Control {
             carried: carried.clone(),
             stream,
             lanes,
@@ -270,7 +270,8 @@ impl Session {
             let Err(end) = control.run().await;
             match end {
                 SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
-                    carried.close()
+                    carried.close();
+                    let _ = timeout(SILENCE, control.lanes.finish()).await;
                 }
                 _ => carried.abort(4000, end.to_string()),
             }
@@ -330,7 +331,7 @@ struct Control {
 }
 
 impl Control {
-    async fn run(mut self) -> Result<std::convert::Infallible, SessionEnd> {
+    async fn run(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
         let stop = self.stop.clone();
         let tunnels = Arc::clone(&self.tunnels);
         let mut heartbeat = interval_at(Instant::now() + self.heartbeat, self.heartbeat);
@@ -430,8 +431,7 @@ impl Control {
 
     fn check_drained(&mut self) -> Result<(), SessionEnd> {
         let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
-        // The control stream itself is the one that is left.
-        if over || self.carried.stats().streams <= 1 {
+        if over || self.carried.is_drained() {
             return Err(self.ended_as.take().unwrap_or(SessionEnd::Drained));
         }
         Ok(())

@@ -16,14 +16,15 @@
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::debug;
 use uniroute_proto::codec::{self, Decoder, Kind};
@@ -44,8 +45,16 @@ const LOOK: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
 /// A lane that carried nothing for this long is closed by its agent.
 const IDLE: Duration = Duration::from_secs(60);
+/// What bodies on a lane have when their session ends.
+const FINISH: Duration = Duration::from_secs(5);
+/// How often a lane is looked at then.
+const FINISH_LOOK: Duration = Duration::from_millis(50);
 /// A stream on a lane says at once what it belongs to.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// Streams on one lane that have not said it yet; a frame's beginning may be cut off anywhere.
+const MAX_NAMELESS: usize = 64;
+/// The first connection's first stream.
+const CONTROL_STREAM: u32 = 1;
 /// WebSocket close code for reasons of this protocol (RFC 6455, section 7.4.2).
 const CLOSE_CODE: u16 = 4000;
 
@@ -82,6 +91,12 @@ impl Lanes {
         self.count() < self.max
     }
 
+    /// Lanes that end soon: they take no new streams.
+    pub(crate) fn leaving(&self) -> usize {
+        let state = self.state.lock();
+        state.open.len() - state.of_use().count()
+    }
+
     pub(crate) fn open_now(&self) -> Vec<mux::Session> {
         self.state.lock().open.clone()
     }
@@ -106,7 +121,7 @@ impl Lanes {
     fn remove(&self, lane: &mux::Session) {
         let mut state = self.state.lock();
         state.open.retain(|open| !open.is_same(lane));
-        state.wanted = state.wanted.min(state.open.len());
+        state.ask_again();
         self.count.store(state.open.len(), Ordering::Relaxed);
     }
 
@@ -114,21 +129,34 @@ impl Lanes {
     /// lanes or none came for too long, on the one that has the least to do.
     fn open(&self, wait: &mut Wait) -> Option<(mux::Sender, mux::Receiver)> {
         let mut state = self.state.lock();
-        let lane = state.open.iter().min_by_key(|lane| lane.backlog());
+        let lane = state.of_use().min_by_key(|lane| lane.backlog());
         let idle = lane.is_some_and(|lane| lane.stats().streams <= 1);
-        if idle || state.open.len() >= self.max || wait.is_over() {
+        wait.given_up = !idle && wait.is_over();
+        if idle || wait.given_up || state.of_use().count() >= self.max {
             let stream = lane?.open().ok()?;
             wait.end(&mut state);
             return Some(stream);
         }
         if wait.begin(&mut state) {
-            let wanted = self.max.min(state.open.len() + state.waiting);
+            let wanted = self.max.min(state.of_use().count() + state.waiting);
             if wanted > state.wanted {
                 state.wanted = wanted;
                 self.wish.notify_one();
             }
         }
         None
+    }
+}
+
+impl State {
+    /// Lanes that bodies may move to; the others end soon.
+    fn of_use(&self) -> impl Iterator<Item = &mux::Session> {
+        self.open.iter().filter(|lane| lane.takes_streams())
+    }
+
+    /// What was asked for beyond the lanes there are may be asked for again.
+    fn ask_again(&mut self) {
+        self.wanted = self.wanted.min(self.of_use().count());
     }
 }
 
@@ -158,8 +186,8 @@ impl Wait {
         if self.since.take().is_some() {
             state.waiting -= 1;
             if self.given_up {
-                // Asked in vain: the next one asks again.
-                state.wanted = state.wanted.min(state.open.len());
+                // Asked in vain.
+                state.ask_again();
             }
         }
     }
@@ -200,24 +228,35 @@ pub(crate) async fn run(
 ) {
     if let Some(lanes) = first.lanes().filter(|lanes| lanes.add(lane)) {
         lane.become_lane_of(first);
-        let place = Place { lanes, lane };
+        let _place = Place { lanes, lane };
         tokio::select! {
-            _ = first.closed() => {}
+            _ = first.closed() => finish(lane).await,
             _ = lane.closed() => {}
             () = take_bodies(first, acceptor) => {}
-            reason = watch(first, lane, closes_idle) => match reason {
-                Some(reason) => lane.abort(CLOSE_CODE, reason),
-                None => {
-                    drop(place);
-                    retire(lane).await;
+            reason = watch(first, lane, closes_idle) => {
+                if let Some(reason) = reason {
+                    lane.abort(CLOSE_CODE, reason);
                 }
-            },
+            }
         }
     }
     lane.close();
 }
 
-/// A lane that bodies may move to, for as long as this lives.
+/// The session is over: what was sent to its end before may still be on its way.
+async fn finish(lane: &mux::Session) {
+    let streams_end = async {
+        while lane.stats().streams > 1 {
+            sleep(FINISH_LOOK).await;
+        }
+    };
+    tokio::select! {
+        _ = lane.closed() => {}
+        _ = timeout(FINISH, streams_end) => {}
+    }
+}
+
+/// A lane's place among those of its session, for as long as this lives.
 struct Place<'a> {
     lanes: &'a Lanes,
     lane: &'a mux::Session,
@@ -231,32 +270,58 @@ impl Drop for Place<'_> {
 
 /// Gives each body that comes on a lane to the stream that it belongs to.
 async fn take_bodies(first: &mux::Session, acceptor: &mut mux::Acceptor) {
-    while let Some((mut back, mut receiver)) = acceptor.accept().await {
-        // Nothing goes back on it.
-        let _ = back.send(Bytes::new(), true);
-        match timeout(FIRST_FRAME, belongs_to(&mut receiver)).await {
+    let mut nameless = FuturesUnordered::new();
+    loop {
+        let named = tokio::select! {
+            accepted = acceptor.accept() => {
+                let Some((mut back, receiver)) = accepted else { return };
+                // Nothing goes back on it.
+                let _ = back.send(Bytes::new(), true);
+                let mut naming = Box::pin(timeout(FIRST_FRAME, belongs_to(receiver)));
+                match naming.as_mut().now_or_never() {
+                    Some(named) => named,
+                    None if nameless.len() >= MAX_NAMELESS => {
+                        debug!("too many streams on a lane that say nothing");
+                        continue;
+                    }
+                    None => {
+                        nameless.push(naming);
+                        continue;
+                    }
+                }
+            }
+            Some(named) = nameless.next() => named,
+        };
+        match named {
+            Ok(Ok(Some((CONTROL_STREAM, ..)))) => debug!("the control stream does not move"),
             // A stream that is over by now has no use for it: dropping it tells the peer.
-            Ok(Ok((Some(stream), rest))) => first.go_on_with(stream, receiver, rest),
-            Ok(Ok((None, _))) => debug!("a stream on a lane that says not what it belongs to"),
+            Ok(Ok(Some((stream, receiver, rest)))) => first.go_on_with(stream, receiver, rest),
+            Ok(Ok(None)) => debug!("a stream on a lane that says not what it belongs to"),
             Ok(Err(error)) => debug!(%error, "a stream on a lane ended at once"),
             Err(_) => debug!("a stream on a lane that says nothing"),
         }
     }
 }
 
-async fn belongs_to(receiver: &mut mux::Receiver) -> Result<(Option<u32>, Bytes), StreamError> {
+/// The stream that the first frame names, and what follows it.
+async fn belongs_to(
+    mut receiver: mux::Receiver,
+) -> Result<Option<(u32, mux::Receiver, Bytes)>, StreamError> {
     let mut decoder = Decoder::new();
     while let Some(mut chunk) = receiver.recv().await? {
         match decoder.decode(&mut chunk) {
             Ok(None) => {}
-            Ok(Some(frame)) => return Ok((codec::moved_stream(&frame), chunk)),
+            Ok(Some(frame)) => {
+                return Ok(codec::moved_stream(&frame).map(|stream| (stream, receiver, chunk)));
+            }
             Err(_) => break,
         }
     }
-    Ok((None, Bytes::new()))
+    Ok(None)
 }
 
-/// Says why the lane is to end; without a reason if it is idle.
+/// Says why the lane is to end; without a reason if it was idle. Then the peer was told before, and
+/// what it opened meanwhile has come to its end.
 async fn watch(
     first: &mux::Session,
     lane: &mux::Session,
@@ -265,33 +330,28 @@ async fn watch(
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut busy = Instant::now();
+    let mut retiring = false;
     loop {
         look.tick().await;
         first.forget_early();
-        let now = Instant::now();
         // One stream is the handshake's.
         if lane.stats().streams > 1 {
-            busy = now;
-            let silent = now.saturating_duration_since(lane.last_received());
+            busy = Instant::now();
+            let silent = lane.last_received().elapsed();
             if silent > SILENCE {
                 return Some("UR-2104: nothing comes on this lane");
             }
             if silent > LOOK {
                 lane.ping();
             }
-        } else if closes_idle && now - busy > IDLE {
+        } else if retiring {
             return None;
+        } else if closes_idle && busy.elapsed() > IDLE {
+            lane.go_away();
+            retiring = true;
         }
     }
 }
 
-/// Takes no new bodies, and waits for what the peer may have sent before it knew.
-async fn retire(lane: &mux::Session) {
-    lane.go_away();
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if lane.stats().streams <= 1 {
-            return;
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -232,6 +232,11 @@ impl Session {
         self.shared.core.lock().become_lane(budget);
     }
 
+    /// Whether streams may be opened: neither side has said that it is to end.
+    pub(crate) fn takes_streams(&self) -> bool {
+        self.shared.core.lock().takes_streams()
+    }
+
     /// How much this connection has to do, in bytes; a stream counts as much as it may queue.
     pub(crate) fn backlog(&self) -> usize {
         self.shared.core.lock().backlog()
@@ -255,6 +260,12 @@ impl Session {
     pub(crate) fn forget_early(&self) {
         let late = self.shared.core.lock().forget_early(Instant::now());
         drop(late);
+    }
+
+    /// Whether no more than one stream is left, and nothing of a body is on a lane any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        let quiet = |session: &Self| session.shared.core.lock().streams() <= 1;
+        quiet(self) && self.lanes().is_none_or(|lanes| lanes.open_now().iter().all(quiet))
     }
 
     /// Tells the peer to open no more streams.
@@ -439,8 +450,9 @@ impl Sender {
         self.shared.core.lock().poll_reset(self.id, cx)
     }
 
-    fn is_reset(&self) -> bool {
-        self.shared.core.lock().is_reset(self.id)
+    /// Whether it was ended, and the peer has seen before that it was there.
+    fn is_lost_to_both(&self) -> bool {
+        self.shared.core.lock().is_lost_to_both(self.id)
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -464,9 +476,10 @@ impl Drop for Sender {
         if let (Some(wait), Some(lanes)) = (self.wait.take(), self.shared.lanes.get()) {
             wait.finish(lanes);
         }
-        if self.lane.as_ref().is_some_and(|lane| lane.is_reset()) {
+        if self.lane.as_ref().is_some_and(|lane| lane.is_lost_to_both()) {
             // The peer wants no more of it, or the lane is lost, which the peer has seen too. What
-            // comes from the other side is not at an end with that.
+            // comes from the other side is not at an end with that. A peer to which the rest did
+            // not come would wait for it: there the whole stream has to end.
             let _ = self.queue_here(None, Bytes::new(), true);
         }
         self.shared.step_all(|core| core.drop_sender(self.id));

@@ -99,6 +99,12 @@ impl Session {
         self.all_lanes().map_or(0, Lanes::count)
     }
 
+    /// Those of them that end soon: nothing moves to them any more.
+    #[must_use]
+    pub fn lanes_leaving(&self) -> usize {
+        self.all_lanes().map_or(0, Lanes::leaving)
+    }
+
     /// Whether one more lane may join.
     #[must_use]
     pub fn takes_lane(&self) -> bool {
@@ -181,6 +187,16 @@ impl Session {
     #[must_use]
     pub fn last_received(&self) -> Instant {
         carried!(&self.0, Carried, session => session.last_received())
+    }
+
+    /// Whether nothing is left but the control stream: no other stream, and nothing of a body that
+    /// is still to be sent.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        match &self.0 {
+            Carried::Mux(session) => session.is_drained(),
+            Carried::Quic(session) => session.stats().streams <= 1,
+        }
     }
 
     /// Figures of this moment. Walks over the streams: not for the request path.

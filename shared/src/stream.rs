@@ -3,11 +3,13 @@
 use std::{
     pin::{Pin, pin},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame as BodyFrame, SizeHint};
+use tokio::time::Sleep;
 use uniroute_proto::{
     codec::{self, CodecError, Decoder, Frame, Kind, MAX_DATA},
     head, v1,
@@ -26,6 +28,10 @@ const YIELD_AFTER: usize = 128 * 1024;
 /// or as soon as this much was sent.
 const LONG_BODY: u64 = 64 * 1024;
 
+/// A body that has moved goes on within this time, or it never will: its lane was lost on the way.
+/// Longer than what a slow line may hold back on a lane that lives.
+const REST_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Why nothing more can be read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -41,6 +47,9 @@ pub enum ReadError {
     /// The stream finished without its last frame.
     #[error("the stream finished before its last frame")]
     Truncated,
+    /// The peer said that the body goes on on a lane, and it did not.
+    #[error("the body was to go on on a lane, and did not")]
+    RestMissing,
 }
 
 /// Reads frames from a stream.
@@ -49,31 +58,35 @@ pub struct FrameReader {
     receiver: Receiver,
     decoder: Decoder,
     chunk: Bytes,
-    /// The peer has said that the rest comes on a lane, and it is not here yet.
-    moved: bool,
+    moved: Moved,
+}
+
+/// Whether the peer has said that the rest comes on a lane.
+#[derive(Debug)]
+enum Moved {
+    /// It may. Never on a control stream.
+    No { may: bool },
+    /// It has, and the rest has to be here by then.
+    Due(Pin<Box<Sleep>>),
+    /// The rest is here; it moves once.
+    Here,
 }
 
 impl FrameReader {
     /// Frames of a request stream.
     #[must_use]
     pub fn new(receiver: impl Into<Receiver>) -> Self {
-        Self {
-            receiver: receiver.into(),
-            decoder: Decoder::new(),
-            chunk: Bytes::new(),
-            moved: false,
-        }
+        Self::with(receiver.into(), Decoder::new(), true)
     }
 
     /// Frames of the control stream.
     #[must_use]
     pub fn control(receiver: impl Into<Receiver>) -> Self {
-        Self {
-            receiver: receiver.into(),
-            decoder: Decoder::control(),
-            chunk: Bytes::new(),
-            moved: false,
-        }
+        Self::with(receiver.into(), Decoder::control(), false)
+    }
+
+    const fn with(receiver: Receiver, decoder: Decoder, may: bool) -> Self {
+        Self { receiver, decoder, chunk: Bytes::new(), moved: Moved::No { may } }
     }
 
     /// The next frame, or `None` after the last one.
@@ -82,9 +95,15 @@ impl FrameReader {
     /// [`ReadError`]; a stream that finishes without END is [`ReadError::Truncated`].
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, ReadError>> {
         loop {
-            if self.moved {
-                self.chunk = ready!(self.receiver.poll_follow(cx))?;
-                self.moved = false;
+            if let Moved::Due(due) = &mut self.moved {
+                match self.receiver.poll_follow(cx) {
+                    Poll::Ready(rest) => self.chunk = rest?,
+                    Poll::Pending => {
+                        ready!(due.as_mut().poll(cx));
+                        return Poll::Ready(Err(ReadError::RestMissing));
+                    }
+                }
+                self.moved = Moved::Here;
             }
             if let Some(frame) = self.decoder.decode(&mut self.chunk)? {
                 if frame.kind == Kind::Moved {
@@ -108,10 +127,16 @@ impl FrameReader {
 
     /// Nothing follows it here, and it names no stream.
     fn on_moved(&mut self, frame: &Frame) -> Result<(), CodecError> {
+        if !matches!(self.moved, Moved::No { may: true }) {
+            return Err(CodecError::Unexpected {
+                expected: "a frame of this stream",
+                got: frame.kind,
+            });
+        }
         if frame.end || !frame.payload.is_empty() || !self.chunk.is_empty() {
             return Err(CodecError::AfterEnd);
         }
-        self.moved = true;
+        self.moved = Moved::Due(Box::pin(tokio::time::sleep(REST_TIMEOUT)));
         Ok(())
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Lanes {
     session: Session,
     max: usize,
     running: JoinSet<Result<(), ConnectError>>,
+    /// Lanes that are to be there once those that are about to end have made room.
+    unmet: usize,
     backoff: Backoff,
     not_before: Option<Instant>,
 }
@@ -64,7 +66,18 @@ impl Lanes {
             ..v1::JoinLane::default()
         };
         let (running, backoff) = (JoinSet::new(), Backoff::new(BACKOFF_BASE, BACKOFF_CAP));
-        Self { dialler, address, moved, join, session, max, running, backoff, not_before: None }
+        Self {
+            dialler,
+            address,
+            moved,
+            join,
+            session,
+            max,
+            running,
+            unmet: 0,
+            backoff,
+            not_before: None,
+        }
     }
 
     /// Dials lanes until there are `wanted`, or as many as there may be; none if the last try
@@ -73,17 +86,22 @@ impl Lanes {
         if self.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        while self.running.len() < wanted.min(self.max) {
+        let leaving = self.session.lanes_leaving();
+        while self.running.len() < (wanted + leaving).min(self.max) {
             let (dialler, address) = (self.dialler.clone(), self.address);
             let (join, session) = (self.join.clone(), self.session.clone());
             let moved = Arc::clone(&self.moved);
             self.running.spawn(async move {
                 let lane = LaneOf { session: &join.session_id, address };
-                let dialled =
-                    connect::dial_at(&dialler.server, &dialler.tls, Some(lane), moved).await?;
+                let dialling = connect::dial_at(&dialler.server, &dialler.tls, Some(lane), moved);
+                let dialled = tokio::select! {
+                    dialled = dialling => dialled?,
+                    _ = session.closed() => return Ok(()),
+                };
                 run(dialled, join, session).await
             });
         }
+        self.unmet = if leaving > 0 { wanted } else { 0 };
     }
 
     /// The next lane that ended or could not be had.
@@ -91,11 +109,18 @@ impl Lanes {
         self.running.join_next().await
     }
 
+    /// The session is over: what is on the lanes comes to its end first.
+    pub(super) async fn finish(&mut self) {
+        while self.running.join_next().await.is_some() {}
+    }
+
     pub(super) fn on_end(&mut self, ended: Ended) {
         let reason = match ended {
             Ok(Ok(())) => {
+                debug!("a lane ended");
                 self.backoff.reset();
-                return debug!("a lane ended");
+                let wanted = std::mem::take(&mut self.unmet);
+                return self.open(wanted);
             }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),

@@ -176,6 +176,12 @@ impl Stream {
         wakers.extend(self.reset_waker.take());
     }
 
+    /// What the peer sends ended before its end. A reset after the FIN is about what this side
+    /// sends.
+    fn is_cut(&self) -> bool {
+        self.reset && !self.fin_received
+    }
+
     fn handles_gone(&self) -> bool {
         self.sender_gone && self.receiving != Receiving::Open
     }
@@ -303,6 +309,7 @@ pub(super) struct Core {
     budget: Budget,
     round_trip: RoundTrip,
     go_away_received: bool,
+    go_away_sent: bool,
     pub(super) last_received: Instant,
     /// Rests of streams that are not here yet.
     early: VecDeque<(Instant, u32, Box<Rest>)>,
@@ -334,6 +341,7 @@ impl Core {
             granted: 0,
             round_trip: RoundTrip::default(),
             go_away_received: false,
+            go_away_sent: false,
             last_received: Instant::now(),
             early: VecDeque::new(),
             closed: None,
@@ -350,6 +358,10 @@ impl Core {
             send_queued: self.streams.values().map(|s| s.queued).sum(),
             min_rtt: self.round_trip.min,
         }
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     // ------------------------------------------------------------ the session
@@ -404,7 +416,13 @@ impl Core {
     pub(super) fn go_away(&mut self, code: u32) -> Option<Waker> {
         let header = Header { kind: Type::GoAway, flags: 0, stream: 0, length: code };
         self.urgent.push_back(header.encode());
+        self.go_away_sent = true;
         self.writer.take()
+    }
+
+    pub(super) fn takes_streams(&self) -> bool {
+        let leaving = self.go_away_received || self.go_away_sent || self.closing;
+        self.closed.is_none() && !leaving
     }
 
     /// Lets the writer end the session once all that is queued is written.
@@ -572,7 +590,7 @@ impl Core {
             }
             Some(stream)
                 if !over
-                    && !stream.reset
+                    && !stream.is_cut()
                     && stream.rest.is_none()
                     && stream.receiving != Receiving::Complete =>
             {
@@ -584,10 +602,10 @@ impl Core {
     }
 
     /// Gives back what came too early, and whose stream did not come.
-    pub(super) fn forget_early(&mut self, now: Instant) -> Vec<Box<Rest>> {
+    pub(super) fn forget_early(&mut self, now: Instant) -> Vec<Rest> {
         let late = |at: Instant| now.saturating_duration_since(at) > EARLY;
         let late = self.early.iter().take_while(|(at, ..)| late(*at)).count();
-        self.early.drain(..late).map(|(.., rest)| rest).collect()
+        self.early.drain(..late).map(|(.., rest)| *rest).collect()
     }
 
     fn is_of_peer(&self, id: u32) -> bool {
@@ -600,20 +618,26 @@ impl Core {
         id: u32,
         cx: &Context<'_>,
     ) -> Poll<Result<Box<Rest>, StreamError>> {
-        match self.usable(id) {
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(stream) => match stream.rest.take() {
+        let gone = self.gone();
+        match self.streams.get_mut(&id) {
+            // What comes here is to come there.
+            Some(stream) if stream.received.len > 0 => Poll::Ready(Err(StreamError::Reset)),
+            Some(stream) if self.closed.is_none() && !stream.is_cut() => match stream.rest.take() {
                 Some(rest) => Poll::Ready(Ok(rest)),
                 None => {
                     register(&mut stream.recv_waker, cx);
                     Poll::Pending
                 }
             },
+            _ => Poll::Ready(Err(gone)),
         }
     }
 
-    pub(super) fn is_reset(&self, id: u32) -> bool {
-        self.closed.is_some() || self.streams.get(&id).is_none_or(|stream| stream.reset)
+    /// Whether stream `id` has ended in both directions, and not before the peer said a word on
+    /// it.
+    pub(super) fn is_lost_to_both(&self, id: u32) -> bool {
+        let over = |stream: &Stream| self.closed.is_some() || stream.reset;
+        self.streams.get(&id).is_none_or(|stream| over(stream) && stream.fin_received)
     }
 
     /// Streams there are, and bytes that wait to be sent.

@@ -15,6 +15,8 @@ use crate::carrier::ws::{Decoder, Event};
 mod attacks;
 #[path = "core_tests/random.rs"]
 mod random;
+#[path = "core_tests/rests.rs"]
+mod rests;
 
 /// Bytes of a frame's header and payload.
 type Frames = Vec<(Header, Bytes)>;
