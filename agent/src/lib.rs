@@ -51,6 +51,8 @@ use uniroute_shared::{
     session::Carrier,
 };
 
+pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
+
 pub use self::transport::{Policy, Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
@@ -96,8 +98,8 @@ pub struct Settings {
     pub transport: Transport,
     /// When [`Transport::Auto`] changes what carries the session.
     pub policy: Policy,
-    /// Whether the kernel may cut long sends over QUIC into datagrams.
-    pub quic_gso: bool,
+    /// How QUIC sends.
+    pub quic_options: quic::Options,
     /// What to put on the internet.
     pub tunnels: Vec<TunnelSettings>,
     /// End when the first connection can't be made, instead of trying for ever.
@@ -118,7 +120,7 @@ impl Settings {
             trust: Trust::System,
             transport: Transport::Auto,
             policy: Policy::default(),
-            quic_gso: true,
+            quic_options: quic::Options::default(),
             tunnels,
             fail_fast: false,
             request_events: false,
@@ -453,7 +455,7 @@ impl Agent {
     }
 
     async fn dial_quic(&self, door: QuicDoor) -> Result<quic::Dialled, quic::DialError> {
-        let options = quic::Options { gso: self.settings.quic_gso };
+        let options = self.settings.quic_options;
         let mut dialled = quic::dial(door.address, door.certificate, options).await?;
         if let Some(small) = dialled.small_buffers.take() {
             self.small_buffers.call_once(|| warn!("{small}"));
