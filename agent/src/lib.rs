@@ -505,6 +505,7 @@ impl Agent {
         sessions.spawn(running);
         // It goes on to the end of its streams, while another one takes its place.
         let mut leave = |mut sessions: JoinSet<SessionEnd>| {
+            while leaving.try_join_next().is_some() {}
             leaving.spawn(async move {
                 sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
             });

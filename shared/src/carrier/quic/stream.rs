@@ -568,11 +568,11 @@ impl Receiver {
                 Poll::Pending
             }
             // What the peer has reset is over for the other direction too.
-            Poll::Ready(Err(error)) if state.send_cut.is_none() => {
-                let wake = state.cut_sending(shared, error.clone());
+            Poll::Ready(Err(StreamError::Reset)) if state.send_cut.is_none() => {
+                let wake = state.cut_sending(shared, StreamError::Reset);
                 drop(state);
                 wake.now();
-                Poll::Ready(Err(error))
+                Poll::Ready(Err(StreamError::Reset))
             }
             read => read,
         }
