@@ -268,7 +268,7 @@ impl Session {
             let Err(end) = control.run().await;
             match end {
                 SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
-                    carried.close()
+                    carried.close();
                 }
                 _ => carried.abort(4000, end.to_string()),
             }

@@ -77,9 +77,7 @@ async fn server() -> TestUpstream {
 const PIECE: usize = 64 * 1024;
 
 fn piece(number: usize) -> Bytes {
-    let mut piece = vec![number as u8; PIECE];
-    piece[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    piece.into()
+    number.to_be_bytes().repeat(PIECE / size_of::<usize>()).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -576,10 +574,8 @@ async fn t06_what_is_no_session_over_quic_harms_nobody() {
     let quic = edge.quic().unwrap();
     let noise = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..2_000_u32 {
-        let length = (number * 7 % 1_400) as usize;
-        let datagram: Vec<u8> = (0..length)
-            .map(|at| (number.wrapping_mul(0x9e37_79b9) >> (at % 24)) as u8 ^ at as u8)
-            .collect();
+        let word = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+        let datagram = word.repeat(usize::try_from(number % 350).unwrap());
         // The kernel may have no room for all of it.
         let _ = noise.send_to(&datagram, quic);
     }
