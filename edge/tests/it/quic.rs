@@ -340,6 +340,35 @@ async fn who_wants_quic_is_told_why_it_cannot_be_had() {
     assert_eq!(other.metric("sessions").await, 0);
 }
 
+/// The same by the two programs: exit codes, words, and what JSON says of the carrier.
+#[tokio::test(flavor = "multi_thread")]
+async fn transports_on_the_command_line() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("tokens"), TOKEN).unwrap();
+    let agent = |edge: SocketAddr, transport: &str| {
+        let mut command = process::agent(home.path());
+        command.args(["http", "3000", "--server", &format!("http://{edge}")]);
+        command.args(["--token-file", "tokens", "--output", "json", "--fail-fast"]);
+        command.args(["--transport", transport]);
+        command
+    };
+    let edge = TestEdge::start();
+    for (transport, carrier) in [("quic", "quic"), ("ws", "websocket"), ("auto", "websocket")] {
+        let running = Process::start(&mut agent(edge.http(), transport));
+        let line = running.out_line("\"connected\"").await;
+        assert!(line.contains(&format!("\"carrier\":\"{carrier}\"")), "{line}");
+        running.signal("TERM").await;
+        assert_eq!(running.ended().await.code, Some(0));
+    }
+    let without = TestEdge::with(|settings| settings.quic = Quic::Off);
+    let ended = process::run(&mut agent(without.http(), "quic")).await;
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert!(ended.err.contains("offers no QUIC"), "{ended:?}");
+    let ended = process::run(&mut agent(edge.http(), "tcp")).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("one of auto, ws and quic"), "{ended:?}");
+}
+
 /// Where UDP is blocked, an agent that chooses by itself is there at once, and stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn blocked_udp_delays_nothing_and_changes_nothing() {
