@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Every session of [`Transport::Auto`] begins over WebSocket, so that a network without UDP delays
-//! nothing. WebSocket costs a quarter of QUIC's CPU for each byte, so on clean links it stays. Where
+//! nothing. WebSocket costs two fifths of QUIC's CPU for each byte, so on clean links it stays. Where
 //! packets are lost, TCP stalls all streams for one of them, and QUIC is taken:
 //!
 //! ```text

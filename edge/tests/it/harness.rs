@@ -18,7 +18,7 @@ use uniroute_agent::{
     Agent, AgentError, Event, Settings as AgentSettings, Transport, TunnelSettings,
 };
 use uniroute_edge::{
-    Edge,
+    Edge, StartError,
     config::{Quic, Settings},
 };
 use uniroute_shared::id::{AgentId, TokenSet};
@@ -81,7 +81,11 @@ impl TestEdge {
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Self::settings();
         change(&mut settings);
-        Self { edge: Edge::start(settings).unwrap() }
+        Self::try_start(settings).unwrap()
+    }
+
+    pub(crate) fn try_start(settings: Settings) -> Result<Self, StartError> {
+        Ok(Self { edge: Edge::start(settings)? })
     }
 
     pub(crate) fn settings() -> Settings {
