@@ -2,6 +2,8 @@
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Tests of the edge that don't mind what carries the sessions: they run over QUIC too.
+EITHER := errors framing origins routing smuggling stalls streaming upgrades
 # As in: make bench ARGS="--quick --json bench.json"
 ARGS ?=
 
@@ -18,9 +20,11 @@ test: ## Install what the tests need, then run them all
 	scripts/install-test-deps.sh
 	$(CARGO) build --workspace --bins
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc; \
+		set -x; $(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc \
+		&& UNIROUTE_TEST_QUIC=1 $(CARGO) nextest run -p uniroute-edge --test it $(EITHER:=::); \
 	else \
-		set -x; $(CARGO) test --workspace; \
+		set -x; $(CARGO) test --workspace \
+		&& UNIROUTE_TEST_QUIC=1 $(CARGO) test -p uniroute-edge --test it -- $(EITHER:=::); \
 	fi
 
 check: ## What CI runs before the tests: format, lints, docs, dependencies

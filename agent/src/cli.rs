@@ -191,7 +191,8 @@ impl Common {
         settings.agent_name = hostname();
         settings.fail_fast = self.fail_fast;
         settings.transport = self.transport.or(file.transport()?).unwrap_or_default();
-        settings.quic_gso = file.quic_gso.unwrap_or(true);
+        settings.quic_options.gso = file.quic_gso.unwrap_or(true);
+        settings.quic_options.congestion = file.quic_congestion.unwrap_or_default();
         if let Some(path) = self.server_ca {
             settings.trust = uniroute_agent::upstream::Trust::CaFile(path);
         }

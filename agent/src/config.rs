@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_agent::{
-    Transport, TransportError, TunnelSettings,
+    Congestion, Transport, TransportError, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
     upstream::{TargetError, Trust},
 };
@@ -37,6 +37,8 @@ pub(crate) struct File {
     transport: Option<String>,
     /// Whether the kernel may cut long sends over QUIC into datagrams.
     pub(crate) quic_gso: Option<bool>,
+    /// What decides how much is sent over QUIC.
+    pub(crate) quic_congestion: Option<Congestion>,
     /// By the word that `start` takes.
     #[serde(default)]
     pub(crate) tunnels: BTreeMap<String, FileTunnel>,

@@ -52,6 +52,8 @@ use uniroute_shared::{
     session::Carrier,
 };
 
+pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
+
 pub use self::transport::{Policy, Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
@@ -97,8 +99,8 @@ pub struct Settings {
     pub transport: Transport,
     /// When [`Transport::Auto`] changes what carries the session.
     pub policy: Policy,
-    /// Whether the kernel may cut long sends over QUIC into datagrams.
-    pub quic_gso: bool,
+    /// How QUIC sends.
+    pub quic_options: quic::Options,
     /// What to put on the internet.
     pub tunnels: Vec<TunnelSettings>,
     /// Connections that long bodies may use beside the session's own, over WebSocket; 0: none. The
@@ -122,7 +124,7 @@ impl Settings {
             trust: Trust::System,
             transport: Transport::Auto,
             policy: Policy::default(),
-            quic_gso: true,
+            quic_options: quic::Options::default(),
             tunnels,
             lanes: DEFAULT_LANES,
             fail_fast: false,
@@ -458,7 +460,7 @@ impl Agent {
     }
 
     async fn dial_quic(&self, door: QuicDoor) -> Result<quic::Dialled, quic::DialError> {
-        let options = quic::Options { gso: self.settings.quic_gso };
+        let options = self.settings.quic_options;
         let mut dialled = quic::dial(door.address, door.certificate, options).await?;
         if let Some(small) = dialled.small_buffers.take() {
             self.small_buffers.call_once(|| warn!("{small}"));
@@ -510,6 +512,7 @@ impl Agent {
         sessions.spawn(running);
         // It goes on to the end of its streams, while another one takes its place.
         let mut leave = |mut sessions: JoinSet<SessionEnd>| {
+            while leaving.try_join_next().is_some() {}
             leaving.spawn(async move {
                 sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
             });

@@ -16,13 +16,12 @@ const PATIENCE: (u32, Duration) = (4, Duration::from_millis(200));
 /// Sends the datagrams of one probe and counts what comes back.
 pub(crate) async fn probe(connection: &Connection, policy: Policy) -> Probe {
     let began = Instant::now();
-    let mut seen = vec![false; usize::try_from(policy.probes).unwrap_or(0)];
-    let mut rtt = Duration::MAX;
+    // How long each one took; none twice.
+    let mut took = vec![None; usize::try_from(policy.probes).unwrap_or(0)];
     let mut note = |datagram: &[u8]| {
         let Some((number, sent_at)) = decode(datagram) else { return };
-        if let Some(seen) = usize::try_from(number).ok().and_then(|number| seen.get_mut(number)) {
-            *seen = true;
-            rtt = rtt.min(began.elapsed().saturating_sub(sent_at));
+        if let Some(took) = usize::try_from(number).ok().and_then(|number| took.get_mut(number)) {
+            took.get_or_insert(began.elapsed().saturating_sub(sent_at));
         }
     };
     let sending = async {
@@ -52,8 +51,14 @@ pub(crate) async fn probe(connection: &Connection, policy: Policy) -> Probe {
         }
     };
     let _ = timeout(patience, rest).await;
-    let answered = seen.iter().filter(|seen| **seen).count();
-    Probe { sent: policy.probes, answered: u32::try_from(answered).unwrap_or(0), rtt }
+    let mut took: Vec<Duration> = took.into_iter().flatten().collect();
+    took.sort_unstable();
+    Probe {
+        sent: policy.probes,
+        answered: u32::try_from(took.len()).unwrap_or(0),
+        rtt: took.first().copied().unwrap_or_default(),
+        typical_rtt: took.get(took.len() / 2).copied().unwrap_or_default(),
+    }
 }
 
 fn encode(number: u32, at: Duration) -> Bytes {

@@ -44,6 +44,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have when the agent is to end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
+/// What a session that is sent away has at most, whatever its edge allows.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60 * 60);
 /// How often small things are looked at: health to report, the clock, a drain's end.
 const LOOK: Duration = Duration::from_secs(1);
 /// The same while draining.
@@ -488,7 +490,7 @@ impl Control {
 
     fn on_go_away(&mut self, away: &v1::GoAway) {
         info!(message = away.message, "the edge sends this session away");
-        let within = Duration::from_millis(away.deadline_ms.into());
+        let within = Duration::from_millis(away.deadline_ms.into()).min(LONGEST_DRAIN);
         if away.reconnect {
             self.leaving.cancel();
         }

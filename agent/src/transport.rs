@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Every session of [`Transport::Auto`] begins over WebSocket, so that a network without UDP delays
-//! nothing. WebSocket costs a quarter of QUIC's CPU for each byte, so on clean links it stays. Where
+//! nothing. WebSocket costs two fifths of QUIC's CPU for each byte, so on clean links it stays. Where
 //! packets are lost, TCP stalls all streams for one of them, and QUIC is taken:
 //!
 //! ```text
@@ -98,6 +98,9 @@ impl Default for Policy {
     }
 }
 
+/// How many times the shortest round trip a typical one may take, with twice
+/// [`Policy::rtt_slack`] on top. Beyond that the path is full, and what gets lost is our own doing.
+const FULL: f64 = 2.0;
 /// What of an old measurement counts beside a new one.
 const REMEMBER: f64 = 0.875;
 
@@ -110,6 +113,8 @@ pub(crate) struct Probe {
     pub(crate) answered: u32,
     /// The shortest time that one took.
     pub(crate) rtt: Duration,
+    /// The time that one of them took typically.
+    pub(crate) typical_rtt: Duration,
 }
 
 /// Decides what carries the session, from what was measured.
@@ -171,11 +176,15 @@ impl Chooser {
             self.quic_failed(now);
             return false;
         }
+        let Some(websocket_rtt) = websocket_rtt else { return false };
+        let slack = self.policy.rtt_slack;
+        if probe.typical_rtt > websocket_rtt.min(probe.rtt).mul_f64(FULL) + slack * 2 {
+            return false;
+        }
         self.probes = self.probes * REMEMBER + f64::from(probe.sent);
         self.missing =
             self.missing * REMEMBER + f64::from(probe.sent.saturating_sub(probe.answered));
-        let Some(websocket_rtt) = websocket_rtt else { return false };
-        let most = websocket_rtt.mul_f64(self.policy.rtt_factor) + self.policy.rtt_slack;
+        let most = websocket_rtt.mul_f64(self.policy.rtt_factor) + slack;
         self.probes >= f64::from(self.policy.min_probes)
             && self.missing >= self.policy.take_loss * self.probes
             && probe.rtt <= most
@@ -234,7 +243,7 @@ mod tests {
     }
 
     fn probe(answered: u32) -> Probe {
-        Probe { sent: 200, answered, rtt: RTT }
+        Probe { sent: 200, answered, rtt: RTT, typical_rtt: RTT }
     }
 
     #[test]
@@ -281,11 +290,20 @@ mod tests {
     #[test]
     fn a_detour_is_not_taken() {
         let (mut chooser, now) = chooser();
-        let slow = Probe { rtt: RTT.mul_f64(1.25) + Duration::from_millis(6), ..probe(150) };
+        let rtt = RTT.mul_f64(1.25) + Duration::from_millis(6);
+        let slow = Probe { rtt, typical_rtt: rtt, ..probe(150) };
         assert!((0..10).all(|_| !chooser.probed(now, slow, Some(RTT))));
         assert!((0..10).all(|_| !chooser.probed(now, probe(150), None)), "nothing to compare with");
         let quick = Probe { rtt: RTT.mul_f64(1.25) + Duration::from_millis(4), ..slow };
         assert!(chooser.probed(now, quick, Some(RTT)));
+    }
+
+    #[test]
+    fn what_gets_lost_on_a_full_path_does_not_count() {
+        let (mut chooser, now) = chooser();
+        let full = Probe { typical_rtt: RTT * 2 + Duration::from_millis(11), ..probe(150) };
+        assert!((0..10).all(|_| !chooser.probed(now, full, Some(RTT))));
+        assert!(!chooser.probed(now, probe(150), Some(RTT)), "nothing was counted before");
     }
 
     #[test]

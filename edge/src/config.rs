@@ -11,6 +11,7 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_shared::{
+    carrier::quic::endpoint::{Congestion, Options},
     config_file::{self, ConfigError},
     id::{TokenSet, TokenSetError},
     telemetry::LogFormat,
@@ -32,8 +33,8 @@ pub struct Settings {
     pub quic: Quic,
     /// Operators; `None`: nobody.
     pub admin: Option<SocketAddr>,
-    /// Whether the kernel may cut long sends over QUIC into datagrams.
-    pub quic_gso: bool,
+    /// How QUIC sends.
+    pub quic_options: Options,
     /// Tunnels are one label below this name.
     pub domain: String,
     /// Whether every host name that is no tunnel's is the edge's own, or the bare domain only.
@@ -83,8 +84,10 @@ pub struct File {
     pub http: Option<SocketAddr>,
     /// An address, or `off`; see [`Settings::quic`].
     pub quic: Option<String>,
-    /// See [`Settings::quic_gso`].
+    /// See [`Options::gso`].
     pub quic_gso: Option<bool>,
+    /// See [`Options::congestion`].
+    pub quic_congestion: Option<Congestion>,
     /// An address, or `off`.
     pub admin: Option<String>,
     /// See [`Settings::domain`].
@@ -167,7 +170,10 @@ impl File {
         Ok(Settings {
             http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
             quic: quic(self.quic.as_deref())?,
-            quic_gso: self.quic_gso.unwrap_or(true),
+            quic_options: Options {
+                gso: self.quic_gso.unwrap_or(true),
+                congestion: self.quic_congestion.unwrap_or_default(),
+            },
             admin: admin(self.admin.as_deref().unwrap_or("127.0.0.1:9090"))?,
             public_url: self
                 .public_url

@@ -163,7 +163,7 @@ impl Edge {
             |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
         let http_address = bound(&http[0])?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
-        let door = QuicDoor::open(settings.quic, http_address, settings.quic_gso)?;
+        let door = QuicDoor::open(settings.quic, http_address, settings.quic_options)?;
         let quic = door.as_ref().map(|door| door.address);
         let halt = CancellationToken::new();
         let runtimes: Vec<_> =
@@ -331,7 +331,11 @@ struct QuicDoor {
 
 impl QuicDoor {
     /// `None`: it is switched off, or the default address can't be had.
-    fn open(wish: Quic, http: SocketAddr, gso: bool) -> Result<Option<Self>, StartError> {
+    fn open(
+        wish: Quic,
+        http: SocketAddr,
+        options: quic::Options,
+    ) -> Result<Option<Self>, StartError> {
         let address = match wish {
             Quic::Off => return Ok(None),
             Quic::BesideHttp => http,
@@ -352,7 +356,7 @@ impl QuicDoor {
             address: bound.socket.local_addr().map_err(StartError::Quic)?,
             socket: bound.socket,
             identity: quic::Identity::generate().map_err(StartError::Quic)?,
-            options: quic::Options { gso },
+            options,
         }))
     }
 

@@ -489,6 +489,24 @@ mod tests {
         }
     }
 
+    /// A session that claims and never gets ready leaves the name to the one that serves it.
+    #[test]
+    fn a_session_that_never_got_ready_takes_nothing_with_it() {
+        let registry = Registry::default();
+        let (old, new) = (session("a"), session("a"));
+        let claim = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
+        registry.activate(&old, &[claim]);
+        registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        registry.release(new.id);
+        assert_eq!(serving(&registry, "demo"), Some(old.id));
+        assert_eq!(registry.tunnels_of(&old.id).len(), 1, "it is the old one's again");
+        registry.release(old.id);
+        assert!(
+            registry.table.read().names["demo"].offline_since.is_some(),
+            "it is held for a while"
+        );
+    }
+
     fn serving(registry: &Registry, name: &str) -> Option<SessionId> {
         match registry.lookup(name) {
             Lookup::Live(target) => Some(target.session.id),

@@ -14,9 +14,11 @@ use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, Event, Settings as AgentSettings, TunnelSettings};
+use uniroute_agent::{
+    Agent, AgentError, Event, Settings as AgentSettings, Transport, TunnelSettings,
+};
 use uniroute_edge::{
-    Edge,
+    Edge, StartError,
     config::{Quic, Settings},
 };
 use uniroute_shared::id::{AgentId, TokenSet};
@@ -79,14 +81,18 @@ impl TestEdge {
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Self::settings();
         change(&mut settings);
-        Self { edge: Edge::start(settings).unwrap() }
+        Self::try_start(settings).unwrap()
+    }
+
+    pub(crate) fn try_start(settings: Settings) -> Result<Self, StartError> {
+        Ok(Self { edge: Edge::start(settings)? })
     }
 
     pub(crate) fn settings() -> Settings {
         Settings {
             http: ([127, 0, 0, 1], 0).into(),
             quic: Quic::BesideHttp,
-            quic_gso: true,
+            quic_options: Default::default(),
             admin: Some(([127, 0, 0, 1], 0).into()),
             domain: DOMAIN.into(),
             any_host_is_own: true,
@@ -148,6 +154,11 @@ impl TestEdge {
     }
 }
 
+/// Whether this run of the tests is over QUIC: `make test` runs those that don't mind a second time.
+pub(crate) fn over_quic() -> bool {
+    std::env::var_os("UNIROUTE_TEST_QUIC").is_some()
+}
+
 /// `NAME.tunnels.test`.
 pub(crate) fn host(name: &str) -> String {
     format!("{name}.{DOMAIN}")
@@ -171,9 +182,8 @@ impl TestAgent {
     pub(crate) fn settings(edge: SocketAddr, tunnels: Vec<TunnelSettings>) -> AgentSettings {
         let server = format!("http://{edge}").parse().unwrap();
         let mut settings = AgentSettings::new(server, TOKEN.parse().unwrap(), tunnels);
-        // The same tests can be run over another transport.
-        if let Ok(transport) = std::env::var("UNIROUTE_TEST_TRANSPORT") {
-            settings.transport = transport.parse().unwrap();
+        if over_quic() {
+            settings.transport = Transport::Quic;
         }
         settings
     }

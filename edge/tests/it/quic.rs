@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use uniroute_agent::{
@@ -21,10 +22,11 @@ use uniroute_proto::{codec, v1};
 use uniroute_shared::{carrier::quic::endpoint, session::Carrier};
 
 use crate::harness::{
-    TestAgent, TestEdge, agent_id, eventually, get,
+    DOMAIN, TOKEN, TestAgent, TestEdge, agent_id, eventually, get,
     hand::HandEdge,
     host,
     link::{Link, Nature},
+    process::{self, Process},
     relay::Relay,
     upstream::{RawUpstream, TestUpstream, channel, text},
     within,
@@ -75,9 +77,7 @@ async fn server() -> TestUpstream {
 const PIECE: usize = 64 * 1024;
 
 fn piece(number: usize) -> Bytes {
-    let mut piece = vec![number as u8; PIECE];
-    piece[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    piece.into()
+    number.to_be_bytes().repeat(PIECE / size_of::<usize>()).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,10 +129,12 @@ async fn a_large_download_over_quic_arrives_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_travels_over_quic() {
     let (sender, mut gone) = mpsc::channel(8);
+    let (begin, mut begun) = mpsc::channel(8);
     let upstream = RawUpstream::start(move |_, mut wire| {
-        let sender = sender.clone();
+        let (begin, sender) = (begin.clone(), sender.clone());
         async move {
             let head = wire.head().await;
+            begin.send(()).await.unwrap();
             if head.target() == "/flood" {
                 wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
                 let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
@@ -149,17 +151,13 @@ async fn a_cancel_travels_over_quic() {
     for (path, read) in [("/flood", 8 * 1024 * 1024), ("/flood", 0), ("/silent", 0)] {
         let mut visitor = edge.visitor().await;
         visitor.send(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", host("demo"))).await;
+        within("the request", begun.recv()).await.unwrap();
         if path == "/flood" {
             let head = visitor.head().await;
             let (mut body, mut had) = (visitor.body(&head), 0);
             while had < read {
                 had += body.next().await.unwrap().unwrap().len();
             }
-        } else {
-            eventually("the request is under way", async || {
-                (upstream_streams(&edge).await == 2).then_some(())
-            })
-            .await;
         }
         let left = Instant::now();
         drop(visitor);
@@ -175,17 +173,51 @@ async fn upstream_streams(edge: &TestEdge) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_off_never_looks_whole_over_quic() {
-    let upstream =
-        RawUpstream::saying("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly a little").await;
-    let edge = TestEdge::start();
-    let _agent = quic_agent(&edge, &upstream.url()).await;
-    let answer = edge.get("demo", "/").await;
-    assert_eq!(answer.status(), 200);
-    assert!(!answer.whole);
+    for length in [10, 3_000_000] {
+        let start = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", length + 1);
+        let bytes = [start.into_bytes(), vec![b'x'; length]].concat();
+        let upstream = RawUpstream::saying(bytes).await;
+        let edge = TestEdge::start();
+        let _agent = quic_agent(&edge, &upstream.url()).await;
+        let mut visitor = edge.visitor().await;
+        visitor.send(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", host("demo"))).await;
+        let answer = visitor.try_answer("GET").await;
+        assert!(answer.is_none_or(|answer| !answer.whole), "{length}");
+    }
 }
 
-/// An edge that died without a word and is back: it tells its agents so as soon as they say
-/// anything, at the latest by the next keep-alive.
+/// An edge that was killed and is back, at the same addresses: it tells its agents so as soon as
+/// they say anything, at the latest by the next keep-alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_over_quic_is_back_soon_after_its_edge_was_killed() {
+    let upstream = TestUpstream::saying("back").await;
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("tokens"), TOKEN).unwrap();
+    let start = |http: &str| {
+        let mut command = process::edge(home.path());
+        command.args(["serve", "--token-file", "tokens", "--admin", "off", "--log-format", "json"]);
+        command.args(["--domain", DOMAIN, "--http", http]);
+        Process::start(&mut command)
+    };
+    let mut edge = start("127.0.0.1:0");
+    let line: Value = serde_json::from_str(&edge.err_line("\"listening\"").await).unwrap();
+    let line = line.get("fields").unwrap_or(&line);
+    let (http, quic) = (line["http"].as_str().unwrap(), line["quic"].as_str().unwrap());
+    assert_eq!(http, quic);
+    let address = http.parse().unwrap();
+    let tunnel = TestAgent::tunnel("demo", &upstream.url());
+    let agent = TestAgent::launch(over_quic(address, vec![tunnel])).await;
+    get(address, "demo", "/").await.assert_ok("back");
+    edge.kill().await;
+    edge = start(http);
+    edge.err_line("\"listening\"").await;
+    let began = Instant::now();
+    agent.readies(2).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    get(address, "demo", "/").await.assert_ok("back");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_over_quic_is_back_soon_after_its_edge() {
     let upstream = TestUpstream::saying("back").await;
@@ -198,7 +230,7 @@ async fn an_agent_over_quic_is_back_soon_after_its_edge() {
     let began = Instant::now();
     agent.readies(2).await;
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
     edge.get("demo", "/").await.assert_ok("back");
     assert_eq!(carriers(&agent).await, [Carrier::Quic, Carrier::Quic]);
 }
@@ -306,6 +338,35 @@ async fn who_wants_quic_is_told_why_it_cannot_be_had() {
     assert_eq!(other.metric("sessions").await, 0);
 }
 
+/// The same by the two programs: exit codes, words, and what JSON says of the carrier.
+#[tokio::test(flavor = "multi_thread")]
+async fn transports_on_the_command_line() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("tokens"), TOKEN).unwrap();
+    let agent = |edge: SocketAddr, transport: &str| {
+        let mut command = process::agent(home.path());
+        command.args(["http", "3000", "--server", &format!("http://{edge}")]);
+        command.args(["--token-file", "tokens", "--output", "json", "--fail-fast"]);
+        command.args(["--transport", transport]);
+        command
+    };
+    let edge = TestEdge::start();
+    for (transport, carrier) in [("quic", "quic"), ("ws", "websocket"), ("auto", "websocket")] {
+        let running = Process::start(&mut agent(edge.http(), transport));
+        let line = running.out_line("\"connected\"").await;
+        assert!(line.contains(&format!("\"carrier\":\"{carrier}\"")), "{line}");
+        running.signal("TERM").await;
+        assert_eq!(running.ended().await.code, Some(0));
+    }
+    let without = TestEdge::with(|settings| settings.quic = Quic::Off);
+    let ended = process::run(&mut agent(without.http(), "quic")).await;
+    assert_eq!(ended.code, Some(5), "{ended:?}");
+    assert!(ended.err.contains("offers no QUIC"), "{ended:?}");
+    let ended = process::run(&mut agent(edge.http(), "tcp")).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("one of auto, ws and quic"), "{ended:?}");
+}
+
 /// Where UDP is blocked, an agent that chooses by itself is there at once, and stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn blocked_udp_delays_nothing_and_changes_nothing() {
@@ -328,6 +389,20 @@ async fn blocked_udp_delays_nothing_and_changes_nothing() {
     assert_eq!(carriers(&agent).await, [Carrier::WebSocket]);
 }
 
+/// An edge whose port number of `http` is taken by somebody else over UDP.
+fn without_udp() -> TestEdge {
+    for _ in 0..100 {
+        let (_taken, port) = silent_port();
+        let mut settings = TestEdge::settings();
+        settings.http.set_port(port);
+        // Over TCP the number may be in use, too.
+        if let Ok(edge) = TestEdge::try_start(settings) {
+            return edge;
+        }
+    }
+    panic!("no port is free over TCP");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_without_quic() {
     let edge = TestEdge::with(|settings| settings.quic = Quic::Off);
@@ -339,8 +414,8 @@ async fn an_edge_without_quic() {
     let error = Edge::start(settings).unwrap_err();
     assert!(matches!(&error, StartError::Bind { what: "quic", .. }), "{error}");
     // A default that can't be had is no reason not to start.
-    let edge = TestEdge::with(|settings| settings.http = address);
-    assert_eq!((edge.http(), edge.quic()), (address, None));
+    let edge = without_udp();
+    assert_eq!(edge.quic(), None);
     let upstream = TestUpstream::saying("here").await;
     let mut settings =
         TestAgent::settings(edge.http(), vec![TestAgent::tunnel("demo", &upstream.url())]);
@@ -540,10 +615,8 @@ async fn t06_what_is_no_session_over_quic_harms_nobody() {
     let quic = edge.quic().unwrap();
     let noise = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..2_000_u32 {
-        let length = (number * 7 % 1_400) as usize;
-        let datagram: Vec<u8> = (0..length)
-            .map(|at| (number.wrapping_mul(0x9e37_79b9) >> (at % 24)) as u8 ^ at as u8)
-            .collect();
+        let word = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+        let datagram = word.repeat(usize::try_from(number % 350).unwrap());
         // The kernel may have no room for all of it.
         let _ = noise.send_to(&datagram, quic);
     }

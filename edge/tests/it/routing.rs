@@ -463,7 +463,7 @@ async fn t23_an_edge_names_a_tunnel_and_never_a_target() {
     let other = Arc::new(other);
     let edge = HandEdge::bind().await;
     let tunnel = TestAgent::tunnel("demo", &mine.url());
-    let _agent = TestAgent::spawn(TestAgent::settings(edge.address(), vec![tunnel]));
+    let _agent = TestAgent::spawn(edge.agent_settings(tunnel));
     let hand = edge.accept_ready().await;
     let failed = |reply: v1::StreamReply| match reply.reply {
         Some(Reply::Error(error)) => error.kind(),
@@ -494,7 +494,7 @@ async fn t10_an_agent_lets_no_forged_head_through() {
     let mine = TestUpstream::saying("mine").await;
     let edge = HandEdge::bind().await;
     let tunnel = TestAgent::tunnel("demo", &mine.url());
-    let _agent = TestAgent::spawn(TestAgent::settings(edge.address(), vec![tunnel]));
+    let _agent = TestAgent::spawn(edge.agent_settings(tunnel));
     let hand = edge.accept_ready().await;
     let field = |name: &'static [u8], value: &'static [u8]| v1::Header {
         name: name.into(),

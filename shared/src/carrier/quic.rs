@@ -366,7 +366,7 @@ impl Driver {
             if self.echo {
                 echo(&connection).await;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let (shared, tails) = (Arc::clone(&self.shared), &mut self.tails);
         let mut closed = pin!(connection.closed());

@@ -8,6 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use uniroute_agent::{Settings, Transport, TunnelSettings};
 use uniroute_proto::{
     VERSION, codec,
     v1::{self, ControlFrame, control_frame::Frame, stream_reply::Reply},
@@ -18,7 +19,7 @@ use uniroute_shared::{
     stream::FrameReader,
 };
 
-use super::{TOKEN, wire::Wire, within};
+use super::{TOKEN, TestAgent, wire::Wire, within};
 
 /// Upgrades a connection to the edge; from then on it is a WebSocket.
 pub(crate) async fn dial(edge: SocketAddr) -> Wire {
@@ -160,6 +161,13 @@ impl HandEdge {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
+    }
+
+    /// Settings of an agent that connects here; this edge speaks WebSocket only.
+    pub(crate) fn agent_settings(&self, tunnel: TunnelSettings) -> Settings {
+        let mut settings = TestAgent::settings(self.address(), vec![tunnel]);
+        settings.transport = Transport::WebSocket;
+        settings
     }
 
     /// The next agent, with its control stream open.

@@ -98,6 +98,11 @@ impl Process {
         assert!(sent.await.unwrap().success());
     }
 
+    /// Ends it at once, without a word from it.
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Waits for the end.
     #[track_caller]
     pub(crate) fn ended(self) -> impl Future<Output = Ended> {

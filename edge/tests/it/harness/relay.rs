@@ -1,7 +1,7 @@
 //! A UDP network in between, in user space: it loses datagrams, every so many, or all of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     sync::{
         Arc,
@@ -47,7 +47,7 @@ impl Relay {
 fn lost(loss: &AtomicU32, count: &mut u32) -> bool {
     *count = count.wrapping_add(1);
     let every = loss.load(Ordering::Relaxed);
-    every != 0 && *count % every == 0
+    every != 0 && count.is_multiple_of(every)
 }
 
 async fn forward(near: Arc<UdpSocket>, to: SocketAddr, loss: Arc<AtomicU32>) {
@@ -56,14 +56,18 @@ async fn forward(near: Arc<UdpSocket>, to: SocketAddr, loss: Arc<AtomicU32>) {
     let (mut buffer, mut count) = (vec![0; LONGEST], 0);
     loop {
         let Ok((length, client)) = near.recv_from(&mut buffer).await else { continue };
-        if !far.contains_key(&client) {
-            let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            socket.connect(to).await.unwrap();
-            far.insert(client, Arc::clone(&socket));
-            backs.spawn(back(socket, Arc::clone(&near), client, Arc::clone(&loss)));
-        }
+        let socket = match far.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                socket.connect(to).await.unwrap();
+                let back = back(Arc::clone(&socket), Arc::clone(&near), client, Arc::clone(&loss));
+                backs.spawn(back);
+                new.insert(socket)
+            }
+        };
         if !lost(&loss, &mut count) {
-            let _ = far[&client].send(&buffer[..length]).await;
+            let _ = socket.send(&buffer[..length]).await;
         }
     }
 }

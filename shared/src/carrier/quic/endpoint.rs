@@ -15,8 +15,10 @@ use aws_lc_rs::hmac;
 pub use quinn::{Connection, Endpoint, Incoming};
 use quinn::{
     EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
+    congestion::{BbrConfig, CubicConfig},
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
     ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
     client::{
@@ -93,12 +95,27 @@ fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
 pub struct Options {
     /// Whether the kernel may cut long sends into datagrams (generic segmentation offload).
     pub gso: bool,
+    /// What decides how much is sent.
+    pub congestion: Congestion,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { gso: true }
+        Self { gso: true, congestion: Congestion::default() }
     }
+}
+
+/// What decides how much may be on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// By the rate and the round trip that were measured; a lost packet is no sign of a full path.
+    /// Measured over 40 ms and 100 Mbit/s with 1 % loss: 11 MB/s, where cubic has 0.4. quinn calls
+    /// it experimental.
+    #[default]
+    Bbr,
+    /// Slows down for each loss, as most systems' TCP does.
+    Cubic,
 }
 
 /// Why there is no QUIC connection.
@@ -193,9 +210,18 @@ pub fn listen(
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(Arc::new(transport(1, options)));
     server.max_incoming(MAX_INCOMING);
-    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, reset_key);
-    let config = EndpointConfig::new(Arc::new(reset_key));
+    let config = resettable(reset_key);
     Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+}
+
+/// Connection ids that a later endpoint with the same key knows for its own, and resets that the
+/// peers of an earlier one believe.
+fn resettable(key: &[u8; 32]) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key)));
+    let (ids, _) = key.split_first_chunk().expect("the key is longer than 8 bytes");
+    let ids = u64::from_be_bytes(*ids);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
 }
 
 /// A connection to an edge.
@@ -271,6 +297,14 @@ fn transport(streams: u32, options: Options) -> TransportConfig {
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok())
         .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
         .enable_segmentation_offload(options.gso);
+    match options.congestion {
+        Congestion::Bbr => {
+            transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
+        }
+        Congestion::Cubic => {
+            transport.congestion_controller_factory(Arc::new(CubicConfig::default()));
+        }
+    }
     transport
 }
 

@@ -93,6 +93,8 @@ struct State {
     /// Resolves when the peer stops the stream; there once somebody wants to know.
     watch: Option<Watch>,
     sender_gone: bool,
+    /// The peer has all that was sent, or there is no more to deliver.
+    delivered: bool,
     /// The driver goes on with it.
     handed: bool,
     tail: Option<Waker>,
@@ -137,6 +139,7 @@ pub(super) fn halves(
         reset_waker: None,
         watch: None,
         sender_gone: false,
+        delivered: false,
         handed: false,
         tail: None,
         recv,
@@ -565,11 +568,11 @@ impl Receiver {
                 Poll::Pending
             }
             // What the peer has reset is over for the other direction too.
-            Poll::Ready(Err(error)) if state.send_cut.is_none() => {
-                let wake = state.cut_sending(shared, error.clone());
+            Poll::Ready(Err(StreamError::Reset)) if state.send_cut.is_none() => {
+                let wake = state.cut_sending(shared, StreamError::Reset);
                 drop(state);
                 wake.now();
-                Poll::Ready(Err(error))
+                Poll::Ready(Err(StreamError::Reset))
             }
             read => read,
         }
@@ -704,7 +707,7 @@ impl State {
                 Poll::Ready(Ok(Some(_))) => *wake = self.cancel(shared),
             }
         }
-        let delivered = self.send_cut.is_some() || {
+        self.delivered = self.delivered || self.send_cut.is_some() || {
             let watch = delivered.get_or_insert_with(|| {
                 let stopped = self.send.stopped();
                 Box::pin(async move {
@@ -714,7 +717,7 @@ impl State {
             });
             watch.as_mut().poll(cx).is_ready()
         };
-        delivered && self.receiving != Receiving::Complete
+        self.delivered && self.receiving != Receiving::Complete
     }
 }
 
