@@ -56,6 +56,10 @@ pub(crate) struct Common {
     /// first, and quic where that was measured to be better. Config key `transport`. Default: auto.
     #[arg(long, env = "UNIROUTE_TRANSPORT", value_name = "auto|ws|quic")]
     transport: Option<Transport>,
+    /// Connections for long bodies beside the session's own, opened when there are some; 0 to 8, only
+    /// over WebSocket. Config key `lanes`. Default: 4.
+    #[arg(long, env = "UNIROUTE_LANES", value_name = "N", value_parser = clap::value_parser!(u8).range(..=8))]
+    lanes: Option<u8>,
     /// Where the agent's id is kept. Default: a folder of this user's state.
     #[arg(long, env = "UNIROUTE_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -191,6 +195,9 @@ impl Common {
         settings.agent_name = hostname();
         settings.fail_fast = self.fail_fast;
         settings.transport = self.transport.or(file.transport()?).unwrap_or_default();
+        if let Some(lanes) = self.lanes.map(usize::from).or(file.lanes()?) {
+            settings.lanes = lanes;
+        }
         settings.quic_options.gso = file.quic_gso.unwrap_or(true);
         settings.quic_options.congestion = file.quic_congestion.unwrap_or_default();
         if let Some(path) = self.server_ca {

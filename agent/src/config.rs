@@ -17,6 +17,7 @@ use uniroute_agent::{
 use uniroute_shared::{
     config_file::{self, ConfigError},
     id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
+    lanes::MAX_LANES,
 };
 
 /// The file that `config init` writes.
@@ -39,6 +40,8 @@ pub(crate) struct File {
     pub(crate) quic_gso: Option<bool>,
     /// What decides how much is sent over QUIC.
     pub(crate) quic_congestion: Option<Congestion>,
+    /// Connections for long bodies beside the session's own.
+    lanes: Option<usize>,
     /// By the word that `start` takes.
     #[serde(default)]
     pub(crate) tunnels: BTreeMap<String, FileTunnel>,
@@ -72,6 +75,8 @@ pub(crate) enum SettingsError {
     Server(&'static str, ServerUrlError),
     #[error("transport {0:?}: {1}")]
     Transport(String, TransportError),
+    #[error("lanes is {0}; there can be 0 to {MAX_LANES}")]
+    Lanes(usize),
     #[error("tunnel {0:?}: {1}")]
     Target(String, TargetError),
     #[error("tunnel {0:?}: the name {1:?}: {2}")]
@@ -146,12 +151,20 @@ impl File {
         self.transport.as_ref().map(parse).transpose()
     }
 
+    pub(crate) fn lanes(&self) -> Result<Option<usize>, SettingsError> {
+        match self.lanes {
+            Some(lanes) if lanes > MAX_LANES => Err(SettingsError::Lanes(lanes)),
+            lanes => Ok(lanes),
+        }
+    }
+
     /// Every fault that shows without connecting.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
         if let Some(server) = &self.server {
             server_url("server", server)?;
         }
         self.transport()?;
+        self.lanes()?;
         self.tunnels.iter().try_for_each(|(key, tunnel)| tunnel.settings(key).map(|_| ()))
     }
 }
