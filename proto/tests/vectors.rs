@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use bytes::Bytes;
 use uniroute_proto::{
-    Message,
+    FEATURE_LANES, Message,
     codec::{self, Decoder, Frame, Kind},
     head,
     v1::{self, control_frame::Frame as Control},
@@ -151,6 +151,28 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             }),
         ),
         (
+            "ready_ack_lanes",
+            Control::ReadyAck(v1::ReadyAck {
+                session_id: "session-1".into(),
+                resume_token: RESUME.into(),
+                heartbeat_interval_ms: 10_000,
+                features: vec![FEATURE_LANES.into()],
+                resumed: false,
+                lanes: 8,
+            }),
+        ),
+        (
+            "join_lane",
+            Control::JoinLane(v1::JoinLane {
+                version: 1,
+                nonce: NONCE.into(),
+                session_id: "session-1".into(),
+                resume_token: RESUME.into(),
+            }),
+        ),
+        ("lane_joined", Control::LaneJoined(v1::LaneJoined {})),
+        ("lanes_wanted", Control::LanesWanted(v1::LanesWanted { lanes: 2 })),
+        (
             "heartbeat",
             Control::Heartbeat(v1::Heartbeat {
                 timestamp_us: 1_700_000_000_000_000,
@@ -248,6 +270,7 @@ enum Holds {
     Trailers(v1::Trailers),
     Abort(v1::Abort),
     Data(&'static str),
+    Moved(Option<u32>),
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> Vec<v1::Header> {
@@ -312,6 +335,8 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
             Holds::Trailers(v1::Trailers { headers: headers(&[("grpc-status", "0")]) }),
         ),
         ("abort", true, Holds::Abort(v1::Abort { message: "connection reset".into() })),
+        ("moved", false, Holds::Moved(None)),
+        ("moved_from", false, Holds::Moved(Some(42))),
     ]
 }
 
@@ -334,6 +359,7 @@ fn stream_frames_are_as_in_the_vectors() {
         let wire = read("stream", name);
         let frame = frame(Decoder::new(), &wire);
         assert_eq!(frame.end, end, "{name}");
+        let names = codec::moved_stream(&frame);
         let got = frame.payload;
         let encoded = match holds {
             Holds::Open(open) => both_ways(Kind::Message, end, &*open, got),
@@ -346,6 +372,13 @@ fn stream_frames_are_as_in_the_vectors() {
             Holds::Data(data) => {
                 assert_eq!(got, data);
                 [&codec::header(Kind::Data, end, data.len())[..], data.as_bytes()].concat().into()
+            }
+            Holds::Moved(stream) => {
+                assert_eq!((frame.kind, names), (Kind::Moved, stream), "{name}");
+                match stream {
+                    Some(stream) => codec::moved_from(stream),
+                    None => Bytes::copy_from_slice(&codec::header(Kind::Moved, end, 0)),
+                }
             }
         };
         assert_eq!(hex(&encoded), hex(&wire), "{name}");
