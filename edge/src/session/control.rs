@@ -488,11 +488,7 @@ impl<'a> Control<'a> {
 
     fn check_drained(&self) -> Result<(), EndReason> {
         let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
-        if over || self.session.carried.is_drained() {
-            Err(EndReason::Drained)
-        } else {
-            Ok(())
-        }
+        if over || self.session.carried.is_drained() { Err(EndReason::Drained) } else { Ok(()) }
     }
 
     async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
