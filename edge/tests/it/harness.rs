@@ -7,6 +7,7 @@ pub(crate) mod link;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod upstream;
+pub(crate) mod ways;
 pub(crate) mod wire;
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};

@@ -68,13 +68,24 @@ impl Hand {
 
     /// An agent that serves the tunnel `name`, and the tunnel's id.
     pub(crate) async fn ready_agent(edge: SocketAddr, name: &str) -> (Self, Bytes) {
+        let (hand, tunnel_id, _) = Self::ready_agent_with(edge, name, &[]).await;
+        (hand, tunnel_id)
+    }
+
+    /// The same, that speaks `features`, and what the edge said at last.
+    pub(crate) async fn ready_agent_with(
+        edge: SocketAddr,
+        name: &str,
+        features: &[&str],
+    ) -> (Self, Bytes, v1::ReadyAck) {
         let mut hand = Self::agent(edge).await;
-        let init = hand.init(name).await;
+        let features = features.iter().map(|feature| (*feature).to_owned()).collect();
+        let init = v1::Init { features, ..hand.init(name).await };
         hand.send(Frame::Init(init)).await;
         let Frame::TunnelCreated(created) = hand.next().await else { panic!("no tunnel") };
         hand.send(Frame::Ready(v1::Ready {})).await;
-        let Frame::ReadyAck(_) = hand.next().await else { panic!("not ready") };
-        (hand, created.tunnel_id)
+        let Frame::ReadyAck(ack) = hand.next().await else { panic!("not ready") };
+        (hand, created.tunnel_id, ack)
     }
 
     /// The right answer to the challenge that comes next.
