@@ -5,6 +5,7 @@ pub(crate) mod listener;
 mod page;
 pub(crate) mod proxy;
 pub(crate) mod router;
+pub(crate) mod seats;
 pub(crate) mod socket;
 pub(crate) mod visitor;
 

@@ -44,6 +44,7 @@ use self::{
     ingress::{
         listener::{self, Handover},
         router::Hosts,
+        seats::Seats,
     },
     metrics::Metrics,
     registry::Registry,
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeat: Duration,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// Sessions of each worker.
+    pub(crate) seats: Arc<Seats>,
     /// Receive windows of all sessions over WebSocket.
     pub(crate) windows: Budget,
     pub(crate) tasks: TaskTracker,
@@ -161,6 +164,7 @@ impl Edge {
         let admin = settings.admin.map(|address| bind(address, "admin")).transpose()?;
         let bound =
             |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
+        let http: Arc<[_]> = http.into();
         let http_address = bound(&http[0])?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
         let door = QuicDoor::open(settings.quic, http_address, settings.quic_options)?;
@@ -182,13 +186,12 @@ impl Edge {
             threads: Vec::new(),
         };
         let (mut admin, mut door) = (admin, door);
-        let parts = runtimes.into_iter().zip(handed).zip(http);
-        for (number, ((runtime, handed), http)) in parts.enumerate() {
+        for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
                 number,
                 edge: Arc::clone(&shared),
                 handed,
-                http,
+                http: Arc::clone(&http),
                 admin: admin.take(),
                 quic: door.take(),
                 halt: halt.clone(),
@@ -274,6 +277,7 @@ fn shared(
         heartbeat: settings.heartbeat,
         registry: Registry::default(),
         metrics: Metrics::new(),
+        seats: Seats::new(workers.len()),
         windows: Budget::new(PROCESS_WINDOW),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -291,7 +295,7 @@ struct Worker {
     number: usize,
     edge: Arc<Shared>,
     handed: mpsc::Receiver<Handover>,
-    http: std::net::TcpListener,
+    http: Arc<[std::net::TcpListener]>,
     admin: Option<std::net::TcpListener>,
     /// One worker reads for all connections over QUIC.
     quic: Option<QuicDoor>,

@@ -303,10 +303,10 @@ impl Registry {
     /// The owner gave the name up: it is free at once.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();
-        let mine = |entry: &Entry| entry.tunnel.id == tunnel && entry.claimant == session;
-        let name = table.claims_of(&session).find(|entry| mine(entry));
-        let name = name.map(|entry| entry.tunnel.name.clone());
-        name.is_some_and(|name| table.names.remove(&name).is_some())
+        let before = table.names.len();
+        // Seldom, and perhaps after the session was released: so all names are looked at.
+        table.names.retain(|_, entry| entry.tunnel.id != tunnel || entry.claimant != session);
+        table.names.len() < before
     }
 
     /// The session has ended: its names have no target, and stay with their identity for a while.

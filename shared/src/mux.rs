@@ -212,7 +212,7 @@ impl Session {
     /// # Errors
     /// [`OpenError`]; the caller turns the request away.
     pub fn open(&self) -> Result<(Sender, Receiver), OpenError> {
-        let id = self.shared.core.lock().open(Instant::now())?;
+        let id = self.shared.core.lock().open()?;
         Ok(halves(&self.shared, id))
     }
 

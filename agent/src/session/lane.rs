@@ -22,9 +22,10 @@ use crate::{
     random,
 };
 
-/// After a lane that could not be had, the next one is tried after at most this long at first.
-const BACKOFF_BASE: Duration = Duration::from_secs(2);
-/// And after at most this long later: behind a load balancer lanes may reach another edge.
+/// After a lane that could not be had, the next one is tried after this long and up to twice that at
+/// first.
+const BACKOFF_BASE: Duration = Duration::from_secs(10);
+/// Later it may be this long: behind a load balancer lanes may reach another edge.
 const BACKOFF_CAP: Duration = Duration::from_secs(300);
 
 /// How to reach the edge once more.
@@ -125,7 +126,7 @@ impl Lanes {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        let wait = self.backoff.next(random());
+        let wait = BACKOFF_BASE + self.backoff.next(random());
         self.not_before = Some(Instant::now() + wait);
         info!(
             reason,

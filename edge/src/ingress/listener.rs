@@ -19,10 +19,7 @@ use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{
-        AsyncReadExt as _, Interest,
-        unix::{AsyncFd, AsyncFdReadyGuard},
-    },
+    io::{AsyncReadExt as _, Interest, unix::AsyncFd},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc},
     time::{sleep, timeout},
@@ -62,33 +59,30 @@ pub(crate) struct Handover {
     place: OwnedSemaphorePermit,
 }
 
-/// Accepts until the edge stops; `worker` is this thread's number.
+/// Accepts until the edge stops; `worker` is this thread's number, and there is a listener for each
+/// worker.
 pub(crate) async fn serve(
     edge: Arc<Shared>,
-    listener: std::net::TcpListener,
+    listeners: Arc<[std::net::TcpListener]>,
     worker: usize,
     mut handed: mpsc::Receiver<Handover>,
 ) {
-    // tokio's own listener registers each socket that it accepts with this thread's poller, in vain
-    // for those that go to another one.
-    #[expect(deprecated, reason = "a std listener keeps its descriptor for as long as it lives")]
-    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "a worker can't accept connections"),
-    };
     let door = Door { edge: Arc::clone(&edge), worker };
     let mut stop = pin!(edge.stop.cancelled());
+    let mut seats = edge.seats.watch();
+    let mut mine = door.listen(&listeners, Vec::new());
     loop {
         tokio::select! {
-            ready = listener.readable() => match ready {
-                Ok(mut ready) => door.accept(&mut ready).await,
-                Err(error) => return tracing::error!(%error, "a worker can't accept connections"),
-            },
+            () = door.accept(&mine) => {}
             Some(handover) = handed.recv() => door.serve(handover),
+            Ok(()) = seats.changed() => mine = door.listen(&listeners, mine),
             () = &mut stop => return,
         }
     }
 }
+
+/// A listener that this worker accepts on, by its number.
+type Listening = (usize, AsyncFd<std::net::TcpListener>);
 
 /// Where connections come in, on one worker.
 #[derive(Clone)]
@@ -98,9 +92,35 @@ struct Door {
 }
 
 impl Door {
-    async fn accept(&self, listener: &mut AsyncFdReadyGuard<'_, std::net::TcpListener>) {
+    /// The listeners that are this worker's now; those that it had and still has stay as they are.
+    fn listen(&self, all: &[std::net::TcpListener], mut had: Vec<Listening>) -> Vec<Listening> {
+        let mine = self.edge.seats.listeners_of(self.worker);
+        had.retain(|(number, _)| mine.contains(number));
+        for number in mine {
+            if had.iter().any(|(have, _)| *have == number) {
+                continue;
+            }
+            match all[number].try_clone().and_then(register) {
+                Ok(listener) => had.push((number, listener)),
+                Err(error) => tracing::error!(%error, "a worker can't accept connections"),
+            }
+        }
+        had
+    }
+
+    /// Accepts what is there, once something is.
+    async fn accept(&self, listeners: &[Listening]) {
+        let ready = poll_fn(|cx| {
+            let ready =
+                listeners.iter().find_map(|(_, listener)| match listener.poll_read_ready(cx) {
+                    Poll::Ready(Ok(guard)) => Some(guard),
+                    Poll::Ready(Err(_)) | Poll::Pending => None,
+                });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        });
+        let mut ready = ready.await;
         for _ in 0..IN_A_ROW {
-            match listener.try_io(|listener| listener.get_ref().accept()) {
+            match ready.try_io(|listener| listener.get_ref().accept()) {
                 Ok(Ok((socket, peer))) => self.admit(socket, peer),
                 Ok(Err(error)) if is_of_one_connection(&error) => {
                     debug!(%error, "a connection failed");
@@ -216,6 +236,13 @@ impl Door {
             Route::Unknown => None,
         }
     }
+}
+
+/// Lets this thread's poller watch a listener. tokio's own listener would do the same for each socket
+/// that it accepts, in vain for those that go to another thread.
+#[expect(deprecated, reason = "a std listener keeps its descriptor for as long as it lives")]
+fn register(listener: std::net::TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+    AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
 /// The value of the first field `name` in the beginning of a request.

@@ -151,6 +151,7 @@ async fn serve(
     match shaken.unwrap_or(Err(EndReason::HandshakeTimeout)) {
         Ok(Shaken::Session(session)) => {
             let _place = place;
+            let _seat = edge.seats.take(session.worker);
             Control::new(edge, session, stream).run().await
         }
         Ok(Shaken::Lane(session, connection)) => {

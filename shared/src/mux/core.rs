@@ -366,7 +366,7 @@ impl Core {
 
     // ------------------------------------------------------------ the session
 
-    pub(super) fn open(&mut self, now: Instant) -> Result<u32, OpenError> {
+    pub(super) fn open(&mut self) -> Result<u32, OpenError> {
         if let Some(error) = &self.closed {
             return Err(OpenError::Closed(error.clone()));
         }
@@ -378,7 +378,8 @@ impl Core {
         }
         let id = self.next_id;
         self.next_id = id.checked_add(2).ok_or(OpenError::Exhausted)?;
-        self.streams.insert(id, Box::new(Stream::new(flag::SYN, now)));
+        // Nothing is read of it before something comes, so the clock need not be asked.
+        self.streams.insert(id, Box::new(Stream::new(flag::SYN, self.last_received)));
         self.grant(INITIAL_WINDOW);
         Ok(id)
     }

@@ -81,8 +81,8 @@ impl End {
         Ok(())
     }
 
-    fn open(&mut self, now: Instant) -> u32 {
-        self.core.open(now).unwrap()
+    fn open(&mut self) -> u32 {
+        self.core.open().unwrap()
     }
 
     fn send(&mut self, id: u32, bytes: impl Into<Bytes>, last: bool) {
@@ -193,7 +193,7 @@ impl Pair {
 
     /// A stream that both ends know and have said nothing on but a byte each.
     fn stream(&mut self) -> u32 {
-        let id = self.edge.open(self.now);
+        let id = self.edge.open();
         self.edge.send(id, "?", false);
         self.down();
         assert_eq!(self.agent.accept(), Some(id));
@@ -267,7 +267,7 @@ impl std::task::Wake for Wakes {
 #[test]
 fn a_small_exchange_is_one_batch_each_way_and_leaves_nothing() {
     let mut pair = Pair::new();
-    let id = pair.edge.open(pair.now);
+    let id = pair.edge.open();
     assert!(pair.down().is_empty(), "opening alone says nothing");
     pair.edge.send(id, "hello", true);
     assert_eq!(pair.down(), [data(flag::SYN, 2, "hello"), fin(2)]);
@@ -282,7 +282,7 @@ fn a_small_exchange_is_one_batch_each_way_and_leaves_nothing() {
         nothing_left(end);
     }
     assert!(pair.down().is_empty() && pair.up().is_empty());
-    assert_eq!(pair.edge.open(pair.now), 4, "an id is used once");
+    assert_eq!(pair.edge.open(), 4, "an id is used once");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn after_the_last_byte_nothing_more_is_taken() {
 #[test]
 fn a_stream_can_be_announced_before_it_has_anything_to_say() {
     let mut pair = Pair::new();
-    let (spoken, given_up) = (pair.edge.open(pair.now), pair.edge.open(pair.now));
+    let (spoken, given_up) = (pair.edge.open(), pair.edge.open());
     for id in [spoken, given_up] {
         pair.edge.core.announce(id);
         pair.edge.core.announce(id);
@@ -337,7 +337,7 @@ fn a_stream_can_be_announced_before_it_has_anything_to_say() {
 #[test]
 fn a_stream_that_never_spoke_is_given_up_in_silence() {
     let mut pair = Pair::new();
-    let id = pair.edge.open(pair.now);
+    let id = pair.edge.open();
     pair.edge.send(id, "hello", false);
     pair.edge.drop_both(id);
     assert!(pair.down().is_empty());
@@ -486,7 +486,7 @@ fn a_session_that_ends_fails_every_stream_and_keeps_nothing() {
     core.close(SessionError::WriteStalled);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 4);
     let over = StreamError::Session(SessionError::Ended);
-    assert_eq!(core.open(pair.now), Err(OpenError::Closed(SessionError::Ended)));
+    assert_eq!(core.open(), Err(OpenError::Closed(SessionError::Ended)));
     assert_eq!(core.send(open, None, "x".into(), false).err(), Some(over.clone()));
     assert_eq!(core.poll_accept(&cx()), Poll::Ready(None));
     assert_eq!(pair.edge.read(unread, pair.now), (b"unread".to_vec(), Some(Err(over.clone()))));
@@ -505,27 +505,27 @@ fn limits_of_opening() {
     let mut pair = Pair::with(|config| config.max_streams = 2);
     let first = pair.stream();
     pair.stream();
-    assert_eq!(pair.edge.core.open(pair.now), Err(OpenError::TooManyStreams));
+    assert_eq!(pair.edge.core.open(), Err(OpenError::TooManyStreams));
     pair.edge.drop_both(first);
-    let id = pair.edge.open(pair.now);
+    let id = pair.edge.open();
     pair.agent.core.go_away(0);
     pair.up();
-    assert_eq!(pair.edge.core.open(pair.now), Err(OpenError::GoAway));
+    assert_eq!(pair.edge.core.open(), Err(OpenError::GoAway));
     pair.edge.send(id, "goes on", true);
     pair.settle();
     let mut last = End::new(Config::agent());
     last.core.next_id = u32::MAX - 2;
-    assert_eq!(last.core.open(pair.now), Ok(u32::MAX - 2));
-    assert_eq!(last.core.open(pair.now), Err(OpenError::Exhausted));
+    assert_eq!(last.core.open(), Ok(u32::MAX - 2));
+    assert_eq!(last.core.open(), Err(OpenError::Exhausted));
 }
 
 #[test]
 fn a_closing_session_writes_what_is_queued_first() {
     let mut pair = Pair::new();
-    let id = pair.edge.open(pair.now);
+    let id = pair.edge.open();
     pair.edge.send(id, "last words", true);
     pair.edge.core.close_when_written();
-    assert_eq!(pair.edge.core.open(pair.now), Err(OpenError::GoAway));
+    assert_eq!(pair.edge.core.open(), Err(OpenError::GoAway));
     assert_eq!(pair.down(), [data(flag::SYN, id, "last words"), fin(id)]);
     let mut batch = Batch::new(Side::Server);
     assert_eq!(pair.edge.core.poll_gather(&cx(), &mut batch, &mut Vec::new()), Poll::Ready(false));
@@ -711,7 +711,7 @@ fn turns_are_even_and_a_lone_stream_takes_longer_ones() {
 #[test]
 fn control_frames_and_the_control_stream_go_first() {
     let mut pair = Pair::new();
-    let control = pair.agent.open(pair.now);
+    let control = pair.agent.open();
     pair.agent.send(control, "hi", false);
     pair.up();
     assert_eq!(pair.edge.accept(), Some(control));
@@ -740,7 +740,7 @@ fn control_frames_and_the_control_stream_go_first() {
 fn a_batch_is_bounded() {
     let mut pair = Pair::new();
     for _ in 0..500 {
-        let id = pair.edge.open(pair.now);
+        let id = pair.edge.open();
         pair.edge.send(id, vec![0; 64 * 1024], false);
     }
     let mut rounds = 0;

@@ -177,7 +177,7 @@ impl World {
     fn apply(&mut self, end: usize, op: Op) -> Result<(), TestCaseError> {
         match op {
             Op::Open => {
-                let id = self.ends[end].open(self.now);
+                let id = self.ends[end].open();
                 self.handles(id, end);
             }
             Op::Accept => {
@@ -434,7 +434,7 @@ proptest! {
     ) {
         let mut end = End::new(if edge { Config::edge() } else { Config::agent() });
         for _ in 0..3 {
-            end.open(Instant::now());
+            end.open();
         }
         for (kind, flags, stream, length, payload) in frames {
             let mut bytes = Header { kind: Type::Data, flags, stream, length }.encode().to_vec();

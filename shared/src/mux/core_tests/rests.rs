@@ -41,7 +41,7 @@ impl End {
 #[test]
 fn a_rest_that_is_here_before_its_stream_waits_for_it() {
     let mut pair = Pair::new();
-    let id = pair.edge.open(pair.now);
+    let id = pair.edge.open();
     let (early, lane) = rest("early");
     assert!(pair.agent.go_on_with(id, early, pair.now));
     pair.edge.send(id, "head", false);
