@@ -131,18 +131,19 @@ impl Lanes {
         let mut state = self.state.lock();
         let lane = state.of_use().min_by_key(|lane| lane.backlog());
         let idle = lane.is_some_and(|lane| lane.stats().streams <= 1);
-        wait.given_up = !idle && wait.is_over();
-        if idle || wait.given_up || state.of_use().count() >= self.max {
-            let stream = lane?.open().ok()?;
+        let takes = idle || wait.is_over() || state.of_use().count() >= self.max;
+        if let Some(lane) = lane.filter(|_| takes) {
+            let stream = lane.open().ok()?;
+            wait.given_up = !idle;
             wait.end(&mut state);
             return Some(stream);
         }
-        if wait.begin(&mut state) {
-            let wanted = self.max.min(state.of_use().count() + state.waiting);
-            if wanted > state.wanted {
-                state.wanted = wanted;
-                self.wish.notify_one();
-            }
+        wait.begin(&mut state);
+        // Again, if another body took the lane that was to come.
+        let wanted = self.max.min(state.of_use().count() + state.waiting);
+        if wanted > state.wanted {
+            state.wanted = wanted;
+            self.wish.notify_one();
         }
         None
     }
@@ -168,18 +169,15 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// Whether it has just begun.
-    fn begin(&mut self, state: &mut State) -> bool {
-        if self.since.is_some() || self.given_up {
-            return false;
+    fn begin(&mut self, state: &mut State) {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            state.waiting += 1;
         }
-        self.since = Some(Instant::now());
-        state.waiting += 1;
-        true
     }
 
     fn is_over(&self) -> bool {
-        self.given_up || self.since.is_some_and(|since| since.elapsed() > PATIENCE)
+        self.since.is_some_and(|since| since.elapsed() > PATIENCE)
     }
 
     fn end(&mut self, state: &mut State) {

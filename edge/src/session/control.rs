@@ -157,9 +157,8 @@ async fn serve(
         Ok(Shaken::Lane(session, connection)) => {
             // It is no agent more, but one connection more.
             drop(place);
-            edge.metrics.lanes_opened.inc();
+            let _counted = Counted::new(edge);
             Box::pin(session.carried.run_lane(carried, &mut acceptor, false)).await;
-            edge.metrics.lanes_closed.inc();
             drop(connection);
             Err(EndReason::LaneOver)
         }
@@ -167,6 +166,22 @@ async fn serve(
             stream.refuse(&reason);
             Err(reason)
         }
+    }
+}
+
+/// A lane in the metrics. Its connection's end may come first and drop everything else.
+struct Counted<'a>(&'a Shared);
+
+impl<'a> Counted<'a> {
+    fn new(edge: &'a Shared) -> Self {
+        edge.metrics.lanes_opened.inc();
+        Self(edge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.lanes_closed.inc();
     }
 }
 

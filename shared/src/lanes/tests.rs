@@ -552,6 +552,32 @@ async fn a_long_body_asks_for_a_lane_of_its_own_and_waits_a_second_for_it() {
     assert_eq!(pair.agent.lanes_wanted().await, 3);
 }
 
+/// The lane that was to come for one body went to another: there is one more to come.
+#[tokio::test]
+async fn a_long_body_whose_lane_another_one_took_asks_for_one_more() {
+    let mut pair = Pair::new(4).await;
+    let (_edge, mut first) = pair.stream().await;
+    assert!(!first.sender.move_to_lane());
+    assert_eq!(pair.agent.lanes_wanted().await, 1);
+    let _lane = pair.lane().await;
+    let (_edge, mut second) = pair.stream().await;
+    assert!(second.sender.move_to_lane());
+    assert!(!first.sender.move_to_lane());
+    assert_eq!(pair.agent.lanes_wanted().await, 2);
+    // A lane that is lost is asked for again.
+    assert!(!first.sender.move_to_lane());
+    assert!(pair.agent.lanes_wanted().now_or_never().is_none());
+    let mut lane = pair.lane().await;
+    assert!(first.sender.move_to_lane());
+    let (_edge, mut third) = pair.stream().await;
+    assert!(!third.sender.move_to_lane());
+    assert_eq!(pair.agent.lanes_wanted().await, 3);
+    lane.cut();
+    eventually("it is lost", || pair.agent.lanes() == 1).await;
+    assert!(!third.sender.move_to_lane());
+    assert_eq!(pair.agent.lanes_wanted().await, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_body_moves_whenever_the_first_lane_comes() {
     let mut pair = Pair::new(4).await;
