@@ -246,7 +246,7 @@ pub fn head(data: &[u8]) {
     if let Ok(open) = codec::parse::<v1::StreamOpen>("StreamOpen", data.clone())
         && let Some(v1::stream_open::Kind::Http(http)) = open.kind
     {
-        check_headers(http.headers);
+        check_headers(&http.headers);
         // What the agent makes of the rest.
         let _ = http::Method::from_bytes(&http.method);
         let _ = http::uri::PathAndQuery::from_maybe_shared(http.target);
@@ -254,18 +254,18 @@ pub fn head(data: &[u8]) {
     if let Ok(reply) = codec::parse::<v1::StreamReply>("StreamReply", data.clone()) {
         use v1::stream_reply::Reply;
         if let Some(Reply::Head(head) | Reply::Informational(head)) = reply.reply {
-            check_headers(head.headers);
+            check_headers(&head.headers);
         }
     }
     if let Ok(trailers) = codec::parse::<v1::Trailers>("Trailers", data.clone()) {
-        check_headers(trailers.headers);
+        check_headers(&trailers.headers);
     }
     let _ = codec::parse::<v1::Abort>("Abort", data);
 }
 
-fn check_headers(headers: Vec<v1::Header>) {
+fn check_headers(headers: &[v1::Header]) {
     let count = headers.len();
-    let Ok(map) = header_map("head", &headers) else { return };
+    let Ok(map) = header_map("head", headers) else { return };
     assert!(map.len() <= count && count <= uniroute_proto::head::MAX_HEADERS);
     for (name, value) in &map {
         assert!(!is_hop_by_hop(name) && !is_ours(name));

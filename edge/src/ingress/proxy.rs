@@ -82,7 +82,7 @@ pub(crate) async fn forward(
     visitor.look_at(None);
     exchange.target.tunnel.answered(began.elapsed());
     if head.status == 101 {
-        return switch(&visitor.edge, exchange, idle_sender, upgrade, head);
+        return switch(&visitor.edge, exchange, idle_sender, upgrade, &head);
     }
     if let Some(mut sender) = idle_sender {
         // The upgrade was declined; the request had no body. An agent that has sent its whole
@@ -90,7 +90,7 @@ pub(crate) async fn forward(
         let last = uniroute_proto::codec::header(uniroute_proto::codec::Kind::Data, true, 0);
         let _ = sender.send_framed(last, Bytes::new(), true);
     }
-    answer(exchange, &parts.method, head, end)
+    answer(exchange, &parts.method, &head, end)
 }
 
 fn open_frame(
@@ -212,10 +212,10 @@ impl Exchange {
 fn answer(
     exchange: Exchange,
     method: &Method,
-    head: v1::ResponseHead,
+    head: &v1::ResponseHead,
     end: bool,
 ) -> Result<Response<ResponseBody>, ProxyError> {
-    let status = status(&head)?;
+    let status = status(head)?;
     let headers = header_map("ResponseHead", &head.headers)?;
     let length = content_length(&headers)
         .map_err(|()| ProxyError::Answer("its Content-Length can't be read".into()))?;
@@ -252,7 +252,7 @@ fn switch(
     exchange: Exchange,
     sender: Option<Sender>,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
-    head: v1::ResponseHead,
+    head: &v1::ResponseHead,
 ) -> Result<Response<ResponseBody>, ProxyError> {
     let (Some(sender), Some((token, upgraded))) = (sender, upgrade) else {
         return Err(ProxyError::Answer("it switches protocols, which nobody asked for".into()));
