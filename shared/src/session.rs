@@ -1,8 +1,8 @@
 //! A session with its streams, whatever carries it: the pair that everything above the carriers
 //! uses.
 //!
-//! Over WebSocket a session is a mux connection ([`crate::mux`]) and, beside it, its [`Lanes`]: more
-//! connections that long bodies move to. Over QUIC it is one connection with native streams
+//! Over WebSocket a session is a mux connection ([`crate::mux`]) and, beside it, its lanes
+//! ([`crate::lanes`]): more connections that long bodies move to. Over QUIC it is one connection with native streams
 //! ([`crate::carrier::quic`]).
 
 use std::{
