@@ -5,6 +5,7 @@ set -eu
 # PROGRAM or FILE that shows it is there, then the package.
 wanted='
 curl                                            curl
+valgrind                                        valgrind
 nginx                                           nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so     libnginx-mod-stream
 go                                              golang-go

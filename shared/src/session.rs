@@ -2,8 +2,8 @@
 //! uses.
 //!
 //! Over WebSocket a session is a mux connection ([`crate::mux`]) and, beside it, its lanes
-//! ([`crate::lanes`]): more connections that long bodies move to. Over QUIC it is one connection with native streams
-//! ([`crate::carrier::quic`]).
+//! ([`crate::lanes`]): more connections that long bodies move to. Over QUIC it is one connection with
+//! native streams ([`crate::carrier::quic`]).
 
 use std::{
     task::{Context, Poll},
