@@ -24,6 +24,8 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 pub(crate) enum Setup {
     /// Bodies stream through large buffers and never touch a disk, as the tunnel does it: the harder mark
     Streaming,
+    /// The same, but uploads pass through the buffer that nginx has for them by default (16 KiB)
+    SmallUploads,
     /// nginx's defaults: small buffers, and whole uploads and slow downloads kept in temporary files
     Stock,
 }
@@ -40,6 +42,14 @@ impl Setup {
     proxy_busy_buffers_size 512k;
     proxy_max_temp_file_size 0;"
             }
+            Self::SmallUploads => {
+                "
+    proxy_request_buffering off;
+    proxy_buffers 8 256k;
+    proxy_buffer_size 16k;
+    proxy_busy_buffers_size 512k;
+    proxy_max_temp_file_size 0;"
+            }
             Self::Stock => "",
         }
     }
@@ -49,6 +59,10 @@ impl Setup {
         let bodies = match self {
             Self::Streaming => {
                 "uploads streamed, downloads in 8 buffers of 256 KiB, no temporary files"
+            }
+            Self::SmallUploads => {
+                "uploads streamed through nginx's default buffer, downloads in 8 buffers of 256 KiB, no \
+                 temporary files"
             }
             Self::Stock => "buffering of requests and answers as by default",
         };
