@@ -111,6 +111,7 @@ impl Shared {
             names,
             tasks: self.workers.iter().map(|worker| worker.metrics().num_alive_tasks()).sum(),
             connections: self.max_connections - self.connections.available_permits(),
+            window_bytes: self.windows.granted(),
         }
     }
 }

@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     names: Gauge,
     tasks: Gauge,
     connections: Gauge,
+    windows: Gauge,
 }
 
 /// What is only looked at when somebody asks.
@@ -53,6 +54,7 @@ pub(crate) struct Now {
     pub(crate) names: usize,
     pub(crate) tasks: usize,
     pub(crate) connections: usize,
+    pub(crate) window_bytes: u64,
 }
 
 impl Metrics {
@@ -71,6 +73,7 @@ impl Metrics {
             names: Gauge::default(),
             tasks: Gauge::default(),
             connections: Gauge::default(),
+            windows: Gauge::default(),
         };
         let r = &mut metrics.registry;
         r.register("requests", "Requests that came in", metrics.requests.clone());
@@ -97,6 +100,11 @@ impl Metrics {
         r.register("names", "Names held now, served or not", metrics.names.clone());
         r.register("tasks", "Tasks alive now", metrics.tasks.clone());
         r.register("connections", "Connections open now", metrics.connections.clone());
+        r.register(
+            "window_bytes",
+            "Receive windows granted now over WebSocket; they stop growing at 1 GiB",
+            metrics.windows.clone(),
+        );
         metrics
     }
 
@@ -119,6 +127,7 @@ impl Metrics {
         set(&self.names, now.names);
         set(&self.tasks, now.tasks);
         set(&self.connections, now.connections);
+        self.windows.set(i64::try_from(now.window_bytes).unwrap_or(i64::MAX));
         let mut out = String::new();
         text::encode(&mut out, &self.registry).expect("a String takes everything");
         out

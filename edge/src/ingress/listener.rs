@@ -2,13 +2,14 @@
 //!
 //! A visitor's connection is served by the worker that has the session it asks for: a request then
 //! wakes no other thread, which is worth a third of its cost. Whoever accepts a connection looks at
-//! the `Host` of its first bytes, or at what a lane says that it belongs to, and hands both over. That decides
-//! where work is done and nothing else: what does not fit is served where it is.
+//! the `Host` of its first bytes, or at what a lane says that it belongs to, and hands both over.
+//! That decides where work is done and nothing else: what does not fit is served where it is.
 
 use std::{
     future::{Future, poll_fn},
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
     pin::pin,
     sync::{Arc, atomic::Ordering},
     task::{Poll, ready},
@@ -81,8 +82,24 @@ pub(crate) async fn serve(
     }
 }
 
-/// A listener that this worker accepts on, by its number.
-type Listening = (usize, AsyncFd<std::net::TcpListener>);
+/// One of the workers' listeners, by its number. No descriptor of its own: an edge that has run out
+/// of them still takes its listeners over.
+struct Listener {
+    all: Arc<[std::net::TcpListener]>,
+    number: usize,
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+        self.all[self.number].accept()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.all[self.number].as_raw_fd()
+    }
+}
 
 /// Where connections come in, on one worker.
 #[derive(Clone)]
@@ -93,15 +110,19 @@ struct Door {
 
 impl Door {
     /// The listeners that are this worker's now; those that it had and still has stay as they are.
-    fn listen(&self, all: &[std::net::TcpListener], mut had: Vec<Listening>) -> Vec<Listening> {
+    fn listen(
+        &self,
+        all: &Arc<[std::net::TcpListener]>,
+        mut had: Vec<AsyncFd<Listener>>,
+    ) -> Vec<AsyncFd<Listener>> {
         let mine = self.edge.seats.listeners_of(self.worker);
-        had.retain(|(number, _)| mine.contains(number));
+        had.retain(|listener| mine.contains(&listener.get_ref().number));
         for number in mine {
-            if had.iter().any(|(have, _)| *have == number) {
+            if had.iter().any(|listener| listener.get_ref().number == number) {
                 continue;
             }
-            match all[number].try_clone().and_then(register) {
-                Ok(listener) => had.push((number, listener)),
+            match register(Listener { all: Arc::clone(all), number }) {
+                Ok(listener) => had.push(listener),
                 Err(error) => tracing::error!(%error, "a worker can't accept connections"),
             }
         }
@@ -109,13 +130,12 @@ impl Door {
     }
 
     /// Accepts what is there, once something is.
-    async fn accept(&self, listeners: &[Listening]) {
+    async fn accept(&self, listeners: &[AsyncFd<Listener>]) {
         let ready = poll_fn(|cx| {
-            let ready =
-                listeners.iter().find_map(|(_, listener)| match listener.poll_read_ready(cx) {
-                    Poll::Ready(Ok(guard)) => Some(guard),
-                    Poll::Ready(Err(_)) | Poll::Pending => None,
-                });
+            let ready = listeners.iter().find_map(|listener| match listener.poll_read_ready(cx) {
+                Poll::Ready(Ok(guard)) => Some(guard),
+                Poll::Ready(Err(_)) | Poll::Pending => None,
+            });
             ready.map_or(Poll::Pending, Poll::Ready)
         });
         let mut ready = ready.await;
@@ -241,7 +261,7 @@ impl Door {
 /// Lets this thread's poller watch a listener. tokio's own listener would do the same for each socket
 /// that it accepts, in vain for those that go to another thread.
 #[expect(deprecated, reason = "a std listener keeps its descriptor for as long as it lives")]
-fn register(listener: std::net::TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+fn register(listener: Listener) -> io::Result<AsyncFd<Listener>> {
     AsyncFd::with_interest(listener, Interest::READABLE)
 }
 
