@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod headers;
 pub mod id;
 pub mod lanes;
+pub mod message;
 pub mod mux;
 pub mod session;
 pub mod shutdown;
