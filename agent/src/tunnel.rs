@@ -65,6 +65,7 @@ impl Tunnel {
             name: self.wanted.clone().or(earlier).unwrap_or_default(),
             local_url: self.upstream().target().to_string(),
             response_timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            http: None,
         }
     }
 

@@ -121,6 +121,7 @@ fn open_frame(
             _ => v1::HttpVersion::HttpVersion11,
         },
         upgrade: upgrade.map_or(&[], |(token, _)| token.as_bytes()),
+        route: 0,
     };
     let added: [(&[u8], &[u8]); 3] = [
         (b"x-forwarded-for", visitor.as_bytes()),
