@@ -42,7 +42,7 @@ use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uniroute_proto::{FEATURE_LANES, handshake::HandshakeError, v1};
+use uniroute_proto::{FEATURE_HTTP_POLICY, FEATURE_LANES, handshake::HandshakeError, v1};
 use uniroute_shared::{
     backoff::Backoff,
     carrier::quic::endpoint as quic,
@@ -484,7 +484,7 @@ impl Agent {
             token: self.settings.token.expose().to_owned(),
             agent_id: self.settings.agent_id.to_string(),
             tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
-            features: vec![FEATURE_LANES.to_owned()],
+            features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
             metadata: Some(v1::AgentMetadata {
                 name: self.settings.agent_name.clone(),
                 region: String::new(),

@@ -9,6 +9,8 @@ pub mod config;
 mod ingress;
 mod metrics;
 mod names;
+#[allow(dead_code, reason = "the proxy calls it all once it works on heads")]
+mod policy;
 mod registry;
 mod session;
 
@@ -61,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) heartbeat: Duration,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// What the policies of its tunnels share.
+    pub(crate) policies: Arc<policy::Common>,
     /// Sessions of each worker.
     pub(crate) seats: Arc<Seats>,
     /// Receive windows of all sessions over WebSocket.
@@ -278,6 +282,7 @@ fn shared(
         heartbeat: settings.heartbeat,
         registry: Registry::default(),
         metrics: Metrics::new(),
+        policies: Arc::default(),
         seats: Seats::new(workers.len()),
         windows: Budget::new(PROCESS_WINDOW),
         tasks: TaskTracker::new(),

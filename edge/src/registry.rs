@@ -24,7 +24,7 @@ use uniroute_shared::{
     session::{Carrier, Session},
 };
 
-use crate::names;
+use crate::{names, policy::Policy};
 
 /// How long a name stays with its identity after its last session ended without closing it.
 pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
@@ -156,6 +156,9 @@ pub(crate) struct Target {
     pub(crate) session: Arc<SessionHandle>,
     /// The request is given up when no answer has begun after this long.
     pub(crate) response_timeout: Option<Duration>,
+    /// What the owner wants done with requests; the everyday tunnel has none.
+    #[allow(dead_code, reason = "the proxy looks at it once it works on heads")]
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 /// What a name leads to.
@@ -191,6 +194,7 @@ pub(crate) struct Claim {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) epoch: u64,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 /// What a session wishes for.
@@ -202,6 +206,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) name_is_hint: bool,
     pub(crate) local_url: &'a str,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 #[derive(Debug, Default)]
@@ -267,6 +272,7 @@ impl Registry {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
                 response_timeout: claim.response_timeout,
+                policy: claim.policy.clone(),
             }));
             if let Some(old) = old {
                 old.session.patient.store(session.switches, Ordering::Relaxed);
@@ -402,7 +408,8 @@ impl Table {
         }
         entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
-        Ok(Claim { tunnel, epoch, response_timeout: wish.response_timeout })
+        let (response_timeout, policy) = (wish.response_timeout, wish.policy.clone());
+        Ok(Claim { tunnel, epoch, response_timeout, policy })
     }
 
     fn claim_random(
@@ -486,6 +493,7 @@ mod tests {
             name_is_hint: false,
             local_url: "http://localhost:3000",
             response_timeout: None,
+            policy: None,
         }
     }
 
