@@ -23,7 +23,7 @@ use uniroute_proto::v1::UpstreamErrorKind;
 use uniroute_shared::{deadline::Deadline, stream::StreamBody};
 
 pub(crate) use self::io::UpstreamIo;
-pub use self::target::{Target, TargetError, Trust};
+pub use self::target::{Place, Target, TargetError, Trust};
 
 /// Idle connections that are kept for one local server.
 const MAX_IDLE: usize = 128;
@@ -43,7 +43,7 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
-    fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 }
