@@ -109,9 +109,10 @@ pub(crate) struct Http {
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0)]
     response_timeout: f64,
     #[command(flatten)]
-    policy: PolicyFlags,
-    #[command(flatten)]
     common: Common,
+    // Last: its heading would be that of what follows.
+    #[command(flatten)]
+    policy: PolicyFlags,
 }
 
 #[derive(Debug, Args)]

@@ -360,7 +360,7 @@ mod tests {
     fn the_sample_is_valid() {
         let file: File = config_file::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 2);
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 3);
     }
 
     #[test]
