@@ -11,6 +11,6 @@ pub mod head;
 
 pub use self::{
     body::{BodyError, BodyReader, Length},
-    conn::{Conn, ReadFault},
+    conn::{Conn, Incoming, ReadFault},
     head::{HeadError, RequestLine, StatusLine},
 };

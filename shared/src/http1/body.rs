@@ -3,7 +3,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::head::{self, HeadError};
-use crate::message::Fields;
+use crate::message::Piece;
 
 /// Longest line with a chunk's size, in bytes.
 const MAX_SIZE_LINE: usize = 4 * 1024;
@@ -33,15 +33,6 @@ pub enum BodyError {
     /// The trailer section.
     #[error("the trailer section: {0}")]
     Trailers(HeadError),
-}
-
-/// A part of a body, in order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
-    /// Some bytes.
-    Data(Bytes),
-    /// Fields behind the last byte; nothing follows.
-    Trailers(Fields),
 }
 
 /// Follows a body to its end.
@@ -221,6 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::Fields;
 
     /// All pieces of `bytes`, given whole or byte by byte; `Ok` with what is left over.
     fn read(

@@ -16,10 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    body::{BodyError, BodyReader, Piece},
-    head::{self, HeadError, put_decimal},
+    body::{BodyError, BodyReader},
+    head::{self, HeadError},
 };
-use crate::scratch::Scratch;
+use crate::{
+    message::{Piece, Source},
+    scratch::Scratch,
+};
 
 /// What one read takes while a head is waited for, in bytes. Longer reads would copy more of the
 /// body behind it.
@@ -265,6 +268,27 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Conn<Io> {
     /// The connection itself.
     pub fn io(&self) -> &Io {
         &self.io
+    }
+}
+
+/// The body that a connection reads at this time.
+#[derive(Debug)]
+pub struct Incoming<'a, Io> {
+    /// The connection.
+    pub conn: &'a mut Conn<Io>,
+    /// How far the body was read.
+    pub body: &'a mut BodyReader,
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Source for Incoming<'_, Io> {
+    type Error = ReadFault;
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, ReadFault>> {
+        self.conn.poll_body(cx, self.body)
+    }
+
+    fn is_over(&self) -> bool {
+        self.body.is_over()
     }
 }
 
