@@ -117,7 +117,7 @@ impl Upstream {
             let message = format!("no connection to {} within {timeout:?}", self.target);
             Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
         })?;
-        Ok(Box::new(Connection { conn: Conn::new(socket, Bytes::new()), timer: None }))
+        Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
     }
 
     fn take_idle(&self) -> Option<Idle> {

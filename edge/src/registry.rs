@@ -325,8 +325,12 @@ impl Registry {
         let mut mine = table.names.values_mut();
         let entry = mine.find(|entry| entry.tunnel.id == tunnel && entry.claimant == session);
         let Some(entry) = entry else { return false };
+        let name = entry.tunnel.name.clone();
         (entry.closed, entry.target) = (true, None);
         entry.offline_since.get_or_insert_with(Instant::now);
+        if table.hold.is_zero() {
+            table.names.remove(&name);
+        }
         true
     }
 
@@ -375,9 +379,11 @@ impl Registry {
     /// Every name with its epoch and whether it is served, for people to look at.
     pub(crate) fn tunnels(&self) -> Vec<(Arc<Tunnel>, u64, Option<SessionId>)> {
         let table = self.table.read();
+        let hold = table.hold;
+        let there = |e: &&Entry| !(e.closed && e.is_expired(hold));
         let row =
             |e: &Entry| (Arc::clone(&e.tunnel), e.epoch, e.target.as_ref().map(|t| t.session.id));
-        table.names.values().map(row).collect()
+        table.names.values().filter(there).map(row).collect()
     }
 
     /// Sessions that are there now, those of them over QUIC, and names.

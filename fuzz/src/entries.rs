@@ -284,7 +284,11 @@ pub fn http1(data: &[u8]) {
     let block = Bytes::copy_from_slice(data);
     if let Ok(line) = head::request(&block) {
         assert!(!line.method.is_empty() && !line.target.is_empty());
-        assert!(line.fields.iter().all(|(_, value)| !value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0))));
+        assert!(
+            line.fields
+                .iter()
+                .all(|(_, value)| !value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)))
+        );
         let _ = request_length(&line.fields, line.minor);
     }
     if let Ok(line) = head::answer(&block) {

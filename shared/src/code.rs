@@ -165,9 +165,9 @@ codes! {
 
     HTTP_VERSION 1007 "http-version" Visitor Debug status(505) retry()
     title: "This version of HTTP is not spoken here"
-    cause: "The request's first line names another version than HTTP/1.1 or HTTP/1.0. HTTP/2 begins \
-        with its own preface."
-    fix: "Use HTTP/1.1 or HTTP/2."
+    cause: "The request's first line names a version of HTTP other than 1.1 and 1.0. Version 2 begins \
+        with a preface of its own."
+    fix: "Use version 1.1 or 2."
 
     NAME_TAKEN 1101 "name-taken" Agent Info status() retry()
     title: "The name is already in use"

@@ -58,7 +58,7 @@ pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes
     let peer = visitor.peer;
     let stop = visitor.edge.stop.clone().cancelled_owned();
     let mut server = Server {
-        conn: Conn::new(socket, early),
+        conn: Conn::server(socket, early),
         visitor,
         timer: Deadline::at(Instant::now() + HEAD_TIMEOUT),
         stop: Box::pin(stop),
@@ -199,7 +199,9 @@ impl Server {
             Ok(next) => Ok(next),
             Err(Failed::Io(error)) => Err(error),
             Err(Failed::Visitor) => Ok(Next::Close),
-            Err(Failed::Answer) => Ok(Next::Cut),
+            // Elsewhere the visitor sees that something is missing.
+            Err(Failed::Answer(Framing::ToTheEnd)) => Ok(Next::Cut),
+            Err(Failed::Answer(_)) => Ok(Next::Close),
             Err(Failed::Before(error)) => {
                 if matches!(error, ProxyError::BadRequest(_) | ProxyError::Body(_)) {
                     // Where it ends is in doubt, so nothing behind it is taken for a request (T01).
@@ -270,7 +272,8 @@ impl Server {
         }
         let framing = self.write_answer(&answer, manner);
         let (conn, trailers) = (&mut self.conn, manner.trailers);
-        let mut pump = Pump { conn, body, exchange, framing, trailers, over: answer.end };
+        let left = answer.length.unwrap_or(u64::MAX);
+        let mut pump = Pump { conn, body, exchange, framing, trailers, left, over: answer.end };
         poll_fn(|cx| pump.poll(cx)).await?;
         Ok(Next::Request)
     }
@@ -359,7 +362,12 @@ impl Server {
     ) -> Result<Next, Failed> {
         let out = self.conn.head();
         put_status_line(101, out);
-        answer.fields.iter().for_each(|(name, value)| put_field(name, value, out));
+        for (name, value) in answer.fields.iter() {
+            // A switch has no body to measure (RFC 9110, section 8.6).
+            if !name.eq_ignore_ascii_case(b"content-length") {
+                put_field(name, value, out);
+            }
+        }
         put_field(b"Via", b"1.1 uniroute", out);
         put_field(b"Upgrade", token, out);
         put_field(b"Connection", b"Upgrade", out);
@@ -403,8 +411,8 @@ impl Server {
 enum Failed {
     /// Nothing of an answer went out: there is a page to say it.
     Before(ProxyError),
-    /// The answer broke off.
-    Answer,
+    /// The answer, framed so, broke off.
+    Answer(Framing),
     /// The visitor has gone.
     Visitor,
     Io(io::Error),
@@ -462,6 +470,8 @@ struct Pump<'a> {
     exchange: Exchange,
     framing: Framing,
     trailers: bool,
+    /// Bytes that the head promises; what is more or less would blur where the next answer begins.
+    left: u64,
     /// All of the answer is written.
     over: bool,
 }
@@ -475,10 +485,14 @@ impl Pump<'_> {
         while !self.over {
             ready!(self.conn.poll_room(cx)).map_err(Failed::Io)?;
             match self.exchange.poll_download(cx) {
-                Poll::Ready(Ok(piece)) => self.write(piece),
+                Poll::Ready(Ok(piece)) if self.fits(&piece) => self.write(piece),
+                Poll::Ready(Ok(_)) => {
+                    debug!("an answer is longer or shorter than it says");
+                    return Poll::Ready(Err(Failed::Answer(self.framing)));
+                }
                 Poll::Ready(Err(error)) => {
                     debug!(%error, "an answer broke off");
-                    return Poll::Ready(Err(Failed::Answer));
+                    return Poll::Ready(Err(Failed::Answer(self.framing)));
                 }
                 Poll::Pending => {
                     let _ = self.conn.poll_flush(cx).map_err(Failed::Io)?;
@@ -490,6 +504,16 @@ impl Pump<'_> {
             }
         }
         self.conn.poll_flush(cx).map_err(Failed::Io)
+    }
+
+    fn fits(&mut self, piece: &Option<Piece>) -> bool {
+        let data = match piece {
+            Some(Piece::Data(data)) => data.len() as u64,
+            _ => return self.framing != Framing::Plain || self.left == 0,
+        };
+        let left = self.left.checked_sub(data);
+        self.left = left.unwrap_or(0);
+        left.is_some()
     }
 
     fn write(&mut self, piece: Option<Piece>) {

@@ -67,22 +67,30 @@ pub struct Conn<Io> {
     /// The peer sends nothing more.
     ended: bool,
     read_size: usize,
+    /// Heads that come in are answers.
+    answers: bool,
     out: Out,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Conn<Io> {
-    /// A connection of which `early` was read already.
+    /// A connection on which requests come in, and of which `early` was read already.
     #[must_use]
-    pub fn new(io: Io, early: Bytes) -> Self {
-        let input = BytesMut::from(early);
+    pub fn server(io: Io, early: Bytes) -> Self {
         Self {
             io,
-            input,
+            input: BytesMut::from(early),
             seen: 0,
             ended: false,
             read_size: *BODY_READ.start(),
+            answers: false,
             out: Out::default(),
         }
+    }
+
+    /// A connection on which answers come in.
+    #[must_use]
+    pub fn client(io: Io) -> Self {
+        Self { answers: true, ..Self::server(io, Bytes::new()) }
     }
 
     /// The bytes of the next head; `None`: the peer ended the connection instead.
@@ -94,6 +102,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Conn<Io> {
             // RFC 9112, section 2.2: an empty line before a message is no part of it.
             while self.seen == 0 && self.input.starts_with(b"\r\n") {
                 self.input.advance(2);
+            }
+            if self.seen == 0
+                && !self.input.starts_with(b"\r")
+                && !head::may_begin(&self.input, self.answers)
+            {
+                return Poll::Ready(Err(HeadError::Malformed("this is not HTTP").into()));
             }
             if let Some(end) = head::end(&self.input, self.seen)? {
                 self.seen = 0;
@@ -387,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn messages_come_one_after_the_other() {
         let (mut peer, io) = duplex(16);
-        let mut conn = Conn::new(io, Bytes::from_static(b"\r\nGET /a HT"));
+        let mut conn = Conn::server(io, Bytes::from_static(b"\r\nGET /a HT"));
         let writing = tokio::spawn(async move {
             peer.write_all(b"TP/1.1\r\n\r\n\r\nPOST / HTTP/1.1\r\nA: b\r\n\r\nhello")
                 .await
@@ -419,7 +433,7 @@ mod tests {
         for (text, body) in cases {
             let (peer, io) = duplex(16);
             drop(peer);
-            let mut conn = Conn::new(io, Bytes::from(text));
+            let mut conn = Conn::server(io, Bytes::from(text));
             let fault = match body {
                 None => poll_fn(|cx| conn.poll_head(cx)).await.unwrap_err(),
                 Some(length) => {
@@ -436,7 +450,7 @@ mod tests {
         }
         let (peer, io) = duplex(16);
         drop(peer);
-        let mut conn = Conn::new(io, Bytes::from_static(b"all"));
+        let mut conn = Conn::server(io, Bytes::from_static(b"all"));
         let mut body = BodyReader::new(Length::ToTheEnd);
         assert!(poll_fn(|cx| conn.poll_body(cx, &mut body)).await.unwrap().is_some());
         assert!(poll_fn(|cx| conn.poll_body(cx, &mut body)).await.unwrap().is_none());
@@ -445,7 +459,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_queued_goes_out_in_order() {
         let (mut peer, io) = duplex(1000);
-        let mut conn = Conn::new(io, Bytes::new());
+        let mut conn = Conn::server(io, Bytes::new());
         let long = Bytes::from(vec![b'x'; SHORT * 3]);
         conn.head().extend_from_slice(b"head");
         conn.write_chunk(Bytes::from_static(b"short"));
@@ -469,7 +483,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_leaves_is_seen_while_nothing_is_wanted() {
         let (mut peer, io) = duplex(2 * READ_AHEAD);
-        let mut conn = Conn::new(io, Bytes::new());
+        let mut conn = Conn::server(io, Bytes::new());
         peer.write_all(b"GET").await.unwrap();
         let pending = poll_fn(|cx| Poll::Ready(conn.poll_left(cx).is_pending())).await;
         assert!(pending && conn.has_input());

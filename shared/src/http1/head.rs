@@ -78,7 +78,7 @@ pub(crate) fn end(bytes: &[u8], seen: usize) -> Result<Option<usize>, HeadError>
 pub fn request(block: &Bytes) -> Result<RequestLine, HeadError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
-    complete(parsed.parse(block))?;
+    complete(parsed.parse(block)).map_err(|error| without_version(error, block))?;
     let part = |text: Option<&str>| text.map(|text| block.slice_ref(text.as_bytes()));
     let (method, target) = part(parsed.method).zip(part(parsed.path)).ok_or(INCOMPLETE)?;
     if memchr::memchr(b'#', &target).is_some() {
@@ -113,6 +113,34 @@ pub(crate) fn trailers(block: &Bytes) -> Result<Fields, HeadError> {
         Ok(httparse::Status::Complete((_, fields))) => Ok(fields_of(block, fields)),
         Ok(httparse::Status::Partial) => Err(INCOMPLETE),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// A first line that does not end with a version is none of HTTP at all.
+fn without_version(error: HeadError, block: &[u8]) -> HeadError {
+    let line = block.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let version = words.nth(2).filter(|_| words.next().is_none());
+    match version {
+        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            error
+        }
+        _ if error == HeadError::Version => {
+            HeadError::Malformed("the first line is not one of HTTP")
+        }
+        _ => error,
+    }
+}
+
+/// Whether what begins with `bytes` may be a message: a request begins with a token, an answer with
+/// its version. What is neither would be waited for in vain.
+pub(crate) fn may_begin(bytes: &[u8], answer: bool) -> bool {
+    const VERSION: &[u8] = b"HTTP/1.";
+    match answer {
+        true => bytes.iter().zip(VERSION).all(|(byte, expected)| byte == expected),
+        false => bytes.first().is_none_or(|byte| crate::stream::is_token(*byte)),
     }
 }
 
@@ -267,6 +295,8 @@ mod tests {
     fn answers() {
         let read = answer(&block("HTTP/1.1 299\r\nA: b\r\n\r\n")).unwrap();
         assert_eq!((read.status, read.minor, read.fields.len()), (299, 1, 1));
+        assert!(may_begin(b"HT", true) && may_begin(b"", false) && may_begin(b"GET", false));
+        assert!(!may_begin(b"SSH-2.0", true) && !may_begin(b"\x16\x03\x01", false));
         for bad in [
             "HTTP/1.1 99 x\r\n\r\n",
             "HTTP/1.1 abc\r\n\r\n",
