@@ -3,6 +3,7 @@
 pub(crate) mod error;
 pub(crate) mod hold;
 mod http1;
+mod http2;
 pub(crate) mod listener;
 mod page;
 pub(crate) mod proxy;

@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use uniroute_shared::carrier::upgrade::LANE_HEADER;
 
 use super::{
-    http1,
+    http1, http2,
     router::{self, Route},
     visitor::Visitor,
 };
@@ -229,7 +229,11 @@ impl Door {
     ) {
         let _place = place;
         let visitor = Visitor::new(Arc::clone(&self.edge), self.worker, peer);
-        http1::serve(visitor, socket, early).await;
+        match http2::begins(&early) {
+            // Large, and alive for as long as the connection: apart from what most connections need.
+            true => Box::pin(http2::serve(visitor, socket, early)).await,
+            false => http1::serve(visitor, socket, early).await,
+        }
     }
 
     /// The worker that has the session which a connection's first request asks for, or is to be a
