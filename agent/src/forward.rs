@@ -1,18 +1,13 @@
 //! Each stream of the edge to its local server, and the answer back. One task a stream.
 
 use std::{
+    future::Future,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONNECTION, HOST, UPGRADE},
-};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{
@@ -21,18 +16,23 @@ use uniroute_proto::{
 };
 use uniroute_shared::{
     copy,
-    headers::{EndToEnd, content_length},
+    headers::{self, Framing},
+    http1::{BodyReader, Incoming, Length, ReadFault, StatusLine},
+    message::Fields,
     session::{Receiver, Sender, StreamError},
-    stream::{FrameReader, OnDrop, SendError, StreamBody, header_map, send_body},
+    stream::{
+        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_token,
+    },
 };
 
 use crate::{
     Event, Tunnels,
     tunnel::Tunnel,
-    upstream::{
-        AnswerBody, Connection, NoAnswer, RequestBody, Upstream, UpstreamError, UpstreamIo,
-    },
+    upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
 };
+
+/// Informational answers to one request.
+const MAX_INFORMATIONAL: usize = 64;
 
 /// The edge sends a stream's first message at once; later than this it never comes.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +43,9 @@ enum ForwardError {
     /// The visitor left, or the session ended: nobody waits for an answer.
     #[error("cancelled: {0}")]
     Cancelled(#[from] StreamError),
+    /// The visitor's body broke off: he has left.
+    #[error("cancelled: {0}")]
+    Aborted(ReadError),
     /// No answer, and the visitor is told.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -121,49 +124,55 @@ impl StreamRequest {
         let began = Instant::now();
         let Self { http, end, tunnel } = self;
         let upstream = tunnel.upstream();
-        let mut upgrading = false;
-        let exchanged = if end {
-            exchange_bodyless(&tunnel, &upstream, sender, &http).await
-        } else if let Some(token) = upgrade_token(&http)? {
-            upgrading = true;
-            Box::pin(exchange_upgrade(&tunnel, &upstream, sender, &http, token)).await
-        } else {
-            exchange_with_body(&upstream, sender, reader.take(), &http).await
-        };
-        let (mut connection, answer) = exchanged.inspect_err(|error| match error.upstream() {
-            // Says nothing of the local server.
-            Some(error) if error.kind == UpstreamErrorKind::BadRequest => {}
-            error => tunnel.report(error),
-        })?;
+        let request = Request::new(http, end)?;
+        let exchanged = request.exchange(&tunnel, &upstream, sender, reader).await;
+        let (mut connection, upload, line) =
+            exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
         tunnel.report(None);
         debug!(
             tunnel = tunnel.key,
-            method = text(&http.method),
-            target = text(&http.target),
-            status = answer.status().as_u16(),
+            method = text(&request.method),
+            target = text(&request.target),
+            status = line.status,
             duration_ms = began.elapsed().as_secs_f64() * 1e3,
             "request"
         );
         tunnels.request_event(|| Event::Request {
             tunnel: tunnel.key.clone(),
-            method: text(&http.method).to_owned(),
-            path: text(&http.target).to_owned(),
-            status: answer.status().as_u16(),
+            method: text(&request.method).to_owned(),
+            path: text(&request.target).to_owned(),
+            status: line.status,
             duration: began.elapsed(),
         });
-        match reader.take().filter(|_| upgrading) {
-            Some(reader) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let fields = EndToEnd::of(answer.headers());
-                sender.send(head::response(101, || fields.iter(), false), false)?;
-                let io = connection.into_raw().await;
-                return Ok(Some(Switched { io, rest: reader.into_raw() }));
-            }
-            // Declined: an answer like any other.
-            Some(reader) => reader.stop(),
-            None => {}
+        let (status, minor, mut fields) = (line.status, line.minor, line.fields);
+        let closes = match minor {
+            0 => !fields.has_token("connection", "keep-alive"),
+            _ => fields.has_token("connection", "close"),
+        };
+        let length = headers::answer_length(status, &fields, minor, request.method == "HEAD")
+            .map_err(|why| upstream.bad_answer(why))?;
+        headers::to_next_hop(&mut fields);
+        if status == 101 {
+            let reader = reader.take().filter(|_| !request.upgrade.is_empty());
+            let reader = reader.ok_or_else(|| {
+                upstream.bad_answer("it switches protocols, which nobody asked for")
+            })?;
+            sender.send(head::response(101, || fields.iter(), false), false)?;
+            return Ok(Some(Switched { io: connection.into_raw(), rest: reader.into_raw() }));
         }
-        send_answer(&upstream, sender, &mut connection, answer).await?;
-        upstream.put_back(connection);
+        // An upgrade that was declined: an answer like any other.
+        if let Some(reader) = reader.take().filter(|reader| !reader.ended()) {
+            reader.stop();
+        }
+        let end = length == Length::Exact(0);
+        sender.send(head::response(status, || fields.iter(), end), end)?;
+        let mut download = Download::new(&mut connection, upload, length);
+        if !end {
+            std::future::poll_fn(|cx| download.poll(cx, sender)).await?;
+        }
+        if download.leaves_clean() && !closes && length != Length::ToTheEnd {
+            upstream.put_back(connection);
+        }
         Ok(None)
     }
 }
@@ -183,131 +192,151 @@ impl ForwardError {
     }
 }
 
-/// The request for the local server, made anew each time that it is sent.
-fn request(
-    http: &v1::HttpOpen,
-    body: impl FnOnce(&HeaderMap) -> RequestBody,
-) -> Result<Request<RequestBody>, ForwardError> {
-    let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
-    let method = Method::from_bytes(&http.method).map_err(|_| wrong("the method is no token"))?;
-    let target = Uri::from_maybe_shared(http.target.clone())
-        .ok()
-        .filter(|uri| uri.scheme().is_none() && uri.authority().is_none())
-        .ok_or_else(|| wrong("the target is no path"))?;
-    let mut headers =
-        header_map("StreamOpen", &http.headers).map_err(|error| wrong(&error.to_string()))?;
-    // One routing key: what the edge routed by is what the local server sees (T02).
-    let host = HeaderValue::from_maybe_shared(http.authority.clone())
-        .map_err(|_| wrong("the authority holds a forbidden byte"))?;
-    headers.insert(HOST, host);
-    content_length(&headers).map_err(|()| wrong("Content-Length can't be read"))?;
-    let mut request = Request::new(body(&headers));
-    *request.method_mut() = method;
-    *request.uri_mut() = target;
-    *request.headers_mut() = headers;
-    Ok(request)
+/// A request, checked: whatever an edge sends, the local server gets one request and no more.
+struct Request {
+    method: Bytes,
+    target: Bytes,
+    fields: Fields,
+    upgrade: Bytes,
+    /// `None`: it has no body; otherwise its length, where that is known.
+    body: Option<Option<u64>>,
 }
 
-fn bodyless(_: &HeaderMap) -> RequestBody {
-    RequestBody::Empty
+type Exchanged = Result<(Box<Connection>, Upload, StatusLine), ForwardError>;
+
+impl Request {
+    fn new(http: v1::HttpOpen, end: bool) -> Result<Self, ForwardError> {
+        let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
+        if http.method.is_empty() || !http.method.iter().all(|byte| is_token(*byte)) {
+            return Err(wrong("the method is no token"));
+        }
+        let visible = http.target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
+        if !visible || !(http.target.starts_with(b"/") || http.target == "*") {
+            return Err(wrong("the target is no path"));
+        }
+        if !http.upgrade.iter().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("the upgrade is no token"));
+        }
+        if http.authority.is_empty() || !http.authority.iter().all(u8::is_ascii_graphic) {
+            return Err(wrong("the authority is no host"));
+        }
+        let mut fields =
+            checked("StreamOpen", http.headers).map_err(|error| wrong(&error.to_string()))?;
+        headers::to_next_hop(&mut fields);
+        // One routing key: what the edge routed by is what the local server sees (T02).
+        fields.set("Host", http.authority);
+        let framing = Framing::of(&fields).map_err(wrong)?;
+        if end && framing.length.is_some_and(|length| length > 0) {
+            return Err(wrong("Content-Length promises a body, and there is none"));
+        }
+        let upgrade = if end { Bytes::new() } else { http.upgrade };
+        let bodyless = end || !upgrade.is_empty();
+        Ok(Self {
+            method: http.method,
+            target: http.target,
+            fields,
+            upgrade,
+            body: (!bodyless).then_some(framing.length),
+        })
+    }
+
+    fn head(&self) -> Head<'_> {
+        Head {
+            method: &self.method,
+            target: &self.target,
+            fields: &self.fields,
+            upgrade: &self.upgrade,
+            chunked: self.body == Some(None),
+        }
+    }
+
+    /// Asking twice is as good as once (RFC 9110, section 9.2.2).
+    fn is_idempotent(&self) -> bool {
+        const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"];
+        METHODS.contains(&&self.method[..])
+    }
+
+    /// Sends it and waits for the final answer's head. A body is sent once; without one a request
+    /// can be sent again, so that a pooled connection that turns out to be closed costs nothing but
+    /// a new one.
+    async fn exchange(
+        &self,
+        tunnel: &Tunnel,
+        upstream: &Upstream,
+        sender: &mut Sender,
+        reader: &mut Option<FrameReader>,
+    ) -> Exchanged {
+        // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
+        let limit = tunnel.response_timeout.filter(|_| self.body.is_none());
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let repeatable = self.body.is_none() && self.is_idempotent();
+        let (mut connection, reused) = match self.upgrade.is_empty() {
+            true => cancellable(sender, upstream.connection(repeatable)).await??,
+            // On a connection of its own: it will not come back.
+            false => (cancellable(sender, upstream.connect()).await??, false),
+        };
+        let mut upload = self.upload(reader);
+        match self.answer(upstream, sender, &mut connection, &mut upload, deadline).await? {
+            Ok(line) => return Ok((connection, upload, line)),
+            Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => {}
+            Err(fault) => return Err(upstream.failed(&fault).into()),
+        }
+        let mut connection = cancellable(sender, upstream.connect()).await??;
+        let answered =
+            self.answer(upstream, sender, &mut connection, &mut upload, deadline).await?;
+        let line = answered.map_err(|fault| upstream.failed(&fault))?;
+        Ok((connection, upload, line))
+    }
+
+    fn upload(&self, reader: &mut Option<FrameReader>) -> Upload {
+        match (self.body, reader.take()) {
+            (Some(length), Some(reader)) => {
+                Upload::new(StreamBody::new(reader, OnDrop::Stop), length.is_none())
+            }
+            (_, other) => {
+                *reader = other;
+                Upload::none()
+            }
+        }
+    }
+
+    /// Informational answers are passed on as they come (RFC 9110, section 15.2).
+    async fn answer(
+        &self,
+        upstream: &Upstream,
+        sender: &mut Sender,
+        connection: &mut Connection,
+        upload: &mut Upload,
+        deadline: Option<Instant>,
+    ) -> Result<Result<StatusLine, ReadFault>, ForwardError> {
+        connection.begin(&self.head(), deadline);
+        for _ in 0..MAX_INFORMATIONAL {
+            let line = match connection.answer(upload, |cx| sender.poll_reset(cx)).await {
+                Ok(line) => line,
+                Err(NoAnswer::Failed(fault)) => return Ok(Err(fault)),
+                Err(NoAnswer::Cancelled(error)) => return Err(error.into()),
+                Err(NoAnswer::Aborted(error)) => return Err(ForwardError::Aborted(error)),
+                Err(NoAnswer::TimedOut) => {
+                    let message = format!("{} gave no answer in time", upstream.target());
+                    let kind = UpstreamErrorKind::ResponseTimeout;
+                    return Err(UpstreamError { kind, message }.into());
+                }
+            };
+            if !matches!(line.status, 100 | 102..=199) {
+                return Ok(Ok(line));
+            }
+            let mut fields = line.fields;
+            headers::to_next_hop(&mut fields);
+            room(sender).await?;
+            sender.send(head::response(line.status, || fields.iter(), false), false)?;
+        }
+        Err(upstream.bad_answer("too many informational answers").into())
+    }
 }
 
-/// Of a field that [`request`] has found to be text.
+/// Of a field that [`Request::new`] has found to be text.
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
-}
-
-type Exchanged = Result<(Box<Connection>, Response<Incoming>), ForwardError>;
-
-/// Without a body a request can be sent again, so a pooled connection that turns out to be closed
-/// costs nothing but a new one. What is not idempotent is sent again only if it never went out.
-async fn exchange_bodyless(
-    tunnel: &Tunnel,
-    upstream: &Upstream,
-    sender: &mut Sender,
-    http: &v1::HttpOpen,
-) -> Exchanged {
-    let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
-    let first = request(http, bodyless)?;
-    let idempotent = first.method().is_idempotent();
-    let (mut connection, reused) = cancellable(sender, upstream.connection()).await??;
-    match answer(upstream, sender, &mut connection, first, deadline).await? {
-        Ok(answer) => Ok((connection, answer)),
-        Err(error) if reused && (error.is_canceled() || (idempotent && may_repeat(&error))) => {
-            let mut connection = cancellable(sender, upstream.connect()).await??;
-            let again = request(http, bodyless)?;
-            let answered = answer(upstream, sender, &mut connection, again, deadline).await?;
-            Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
-        }
-        Err(error) => Err(upstream.failed(&error).into()),
-    }
-}
-
-/// Nothing of an answer came; for a method for which asking twice is as good as once (RFC 9110,
-/// section 9.2.2).
-fn may_repeat(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_closed() || !error.is_parse()
-}
-
-async fn exchange_with_body(
-    upstream: &Upstream,
-    sender: &mut Sender,
-    reader: Option<FrameReader>,
-    http: &v1::HttpOpen,
-) -> Exchanged {
-    let request = request(http, |headers| {
-        let length = content_length(headers).unwrap_or_default();
-        let body = |reader| RequestBody::Stream(StreamBody::new(reader, length, OnDrop::Stop));
-        reader.map_or(RequestBody::Empty, body)
-    })?;
-    let (mut connection, _) = cancellable(sender, upstream.connection()).await??;
-    // The edge counts the wait from the end of the request, which is not seen here.
-    let answered = answer(upstream, sender, &mut connection, request, None).await?;
-    Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
-}
-
-/// A request to switch protocols, on a connection of its own: it will not come back.
-async fn exchange_upgrade(
-    tunnel: &Tunnel,
-    upstream: &Upstream,
-    sender: &mut Sender,
-    http: &v1::HttpOpen,
-    token: HeaderValue,
-) -> Exchanged {
-    let deadline = tunnel.response_timeout.map(|limit| Instant::now() + limit);
-    let mut request = request(http, bodyless)?;
-    request.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    request.headers_mut().insert(UPGRADE, token);
-    let mut connection = cancellable(sender, upstream.connect()).await??;
-    let answered = answer(upstream, sender, &mut connection, request, deadline).await?;
-    Ok((connection, answered.map_err(|error| upstream.failed(&error))?))
-}
-
-fn upgrade_token(http: &v1::HttpOpen) -> Result<Option<HeaderValue>, ForwardError> {
-    if http.upgrade.is_empty() {
-        return Ok(None);
-    }
-    let token = HeaderValue::from_maybe_shared(http.upgrade.clone());
-    token.map(Some).map_err(|_| refusal(UpstreamErrorKind::BadRequest, "the upgrade is no token"))
-}
-
-/// Sends a request and waits for the answer's head.
-async fn answer(
-    upstream: &Upstream,
-    sender: &mut Sender,
-    connection: &mut Connection,
-    request: Request<RequestBody>,
-    deadline: Option<Instant>,
-) -> Result<Result<Response<Incoming>, hyper::Error>, ForwardError> {
-    match connection.send(request, deadline, |cx| sender.poll_reset(cx)).await {
-        Ok(answer) => Ok(Ok(answer)),
-        Err(NoAnswer::Failed(error)) => Ok(Err(error)),
-        Err(NoAnswer::Cancelled(error)) => Err(error.into()),
-        Err(NoAnswer::TimedOut) => {
-            let message = format!("{} gave no answer in time", upstream.target());
-            Err(UpstreamError { kind: UpstreamErrorKind::ResponseTimeout, message }.into())
-        }
-    }
 }
 
 /// `future`, unless the visitor leaves first.
@@ -322,26 +351,52 @@ async fn cancellable<F: Future>(sender: &mut Sender, future: F) -> Result<F::Out
     .await
 }
 
-async fn send_answer(
-    upstream: &Upstream,
-    sender: &mut Sender,
-    connection: &mut Connection,
-    answer: Response<Incoming>,
-) -> Result<(), ForwardError> {
-    let (parts, body) = answer.into_parts();
-    if parts.status.is_informational() {
-        let message = format!("{} switches protocols, which nobody asked for", upstream.target());
-        return Err(refusal(UpstreamErrorKind::BadResponse, &message));
+/// Waits until the stream takes more, or the visitor leaves.
+async fn room(sender: &mut Sender) -> Result<(), StreamError> {
+    std::future::poll_fn(|cx| match sender.poll_reset(cx) {
+        Poll::Ready(error) => Poll::Ready(Err(error)),
+        Poll::Pending => sender.poll_ready(cx),
+    })
+    .await
+}
+
+/// The answer's body on its way to the edge, and the rest of the request's to the local server.
+struct Download<'a> {
+    connection: &'a mut Connection,
+    upload: Upload,
+    body: BodyReader,
+    sending: BodySender,
+}
+
+impl<'a> Download<'a> {
+    fn new(connection: &'a mut Connection, upload: Upload, length: Length) -> Self {
+        let known = match length {
+            Length::Exact(length) => Some(length),
+            Length::Chunked | Length::ToTheEnd => None,
+        };
+        let (body, sending) = (BodyReader::new(length), BodySender::new(known));
+        Self { connection, upload, body, sending }
     }
-    let end = body.is_end_stream();
-    let fields = EndToEnd::of(&parts.headers);
-    sender.send(head::response(parts.status.as_u16(), || fields.iter(), end), end)?;
-    if end {
-        return Ok(());
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+    ) -> Poll<Result<(), ForwardError>> {
+        let Self { connection, upload, body, sending } = self;
+        if let Poll::Ready(Err(error)) = upload.poll(cx, connection) {
+            return Poll::Ready(Err(ForwardError::Aborted(error)));
+        }
+        let mut incoming = Incoming { conn: &mut connection.conn, body };
+        sending.poll_send(cx, sender, &mut incoming).map_err(|error| match error {
+            SendError::Stream(error) => error.into(),
+            SendError::Body(error) => ForwardError::Broken(error.to_string()),
+        })
     }
-    match send_body(sender, AnswerBody { connection, body }).await {
-        Ok(()) => Ok(()),
-        Err(SendError::Stream(error)) => Err(error.into()),
-        Err(SendError::Body(error)) => Err(ForwardError::Broken(error.to_string())),
+
+    /// Whether nothing of either message is left on the connection.
+    fn leaves_clean(&self) -> bool {
+        let conn = &self.connection.conn;
+        self.upload.is_whole() && self.body.is_over() && !conn.has_input() && !conn.has_ended()
     }
 }

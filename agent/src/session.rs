@@ -431,9 +431,10 @@ impl Control {
         }
     }
 
+    /// The edge closes when the last stream is over: it alone knows which ones it has opened, of
+    /// which some may still be on their way here.
     fn check_drained(&mut self) -> Result<(), SessionEnd> {
-        let over = self.draining.is_some_and(|deadline| Instant::now() >= deadline);
-        if over || self.carried.is_drained() {
+        if self.draining.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(self.ended_as.take().unwrap_or(SessionEnd::Drained));
         }
         Ok(())

@@ -1,36 +1,37 @@
 //! The local server: where it is, and the connections to it.
 //!
-//! A pooled connection has no task of its own: whoever has a request on it polls it too. That saves
-//! two wake-ups a request, and an idle connection costs nothing but its socket.
+//! A connection has no task of its own: whoever has a request on it polls it. That saves two wake-ups
+//! a request, and an idle connection costs nothing but its socket.
 
-mod io;
+mod connector;
 mod target;
 
 use std::{
-    future::Future as _,
-    pin::Pin,
-    task::{Context, Poll, Waker},
+    future::poll_fn,
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use uniroute_proto::v1::UpstreamErrorKind;
-use uniroute_shared::{deadline::Deadline, stream::StreamBody};
+use uniroute_shared::{
+    deadline::Deadline,
+    http1::{Conn, ReadFault, StatusLine, head},
+    message::{Fields, Piece, Source as _},
+    stream::{ReadError, StreamBody},
+};
 
-pub(crate) use self::io::UpstreamIo;
+pub(crate) use self::connector::UpstreamIo;
 pub use self::target::{Place, Target, TargetError, Trust};
 
 /// Idle connections that are kept for one local server.
 const MAX_IDLE: usize = 128;
 /// How long one is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What hyper may buffer of a connection in each direction, in bytes.
-const MAX_BUFFER: usize = 256 * 1024;
+/// How long one may have idled for a request that can't be sent twice: local servers close theirs
+/// after 5 seconds and more, and what is sent as they do so is lost.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// Why the local server gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +53,7 @@ impl UpstreamError {
 #[derive(Debug)]
 pub struct Upstream {
     target: Target,
-    connector: io::Connector,
+    connector: connector::Connector,
     connect_timeout: Duration,
     idle: Mutex<Vec<Idle>>,
 }
@@ -73,7 +74,7 @@ impl Upstream {
         trust: &Trust,
         connect_timeout: Duration,
     ) -> Result<Self, TargetError> {
-        let connector = io::Connector::new(&target, trust)?;
+        let connector = connector::Connector::new(&target, trust)?;
         Ok(Self { target, connector, connect_timeout, idle: Mutex::default() })
     }
 
@@ -83,12 +84,21 @@ impl Upstream {
         &self.target
     }
 
-    /// A connection that is ready for a request, and whether it was used before.
+    /// A connection that is ready for a request, and whether it was used before. `repeatable`: the
+    /// request may be sent again if the connection turns out to be closed.
     ///
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
-    pub(crate) async fn connection(&self) -> Result<(Box<Connection>, bool), UpstreamError> {
+    pub(crate) async fn connection(
+        &self,
+        repeatable: bool,
+    ) -> Result<(Box<Connection>, bool), UpstreamError> {
+        // The one used last is the one that is most likely still open.
         while let Some(mut idle) = self.take_idle() {
+            if !repeatable && idle.since.elapsed() >= FRESH {
+                self.idle.lock().push(idle);
+                break;
+            }
             if idle.connection.is_alive() {
                 return Ok((idle.connection, true));
             }
@@ -107,16 +117,10 @@ impl Upstream {
             let message = format!("no connection to {} within {timeout:?}", self.target);
             Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
         })?;
-        let handshake = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .handshake::<_, RequestBody>(TokioIo::new(socket))
-            .await;
-        let (sender, driver) = handshake.map_err(|e| self.failed(&e))?;
-        Ok(Box::new(Connection { sender, driver, over: false, timer: None }))
+        Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
     }
 
     fn take_idle(&self) -> Option<Idle> {
-        // The one used last is the one that is most likely still open.
         self.idle.lock().pop()
     }
 
@@ -140,26 +144,121 @@ impl Upstream {
     }
 
     /// What a failed exchange means.
-    pub(crate) fn failed(&self, error: &hyper::Error) -> UpstreamError {
+    pub(crate) fn failed(&self, fault: &ReadFault) -> UpstreamError {
         let target = &self.target;
-        let (kind, what) = if error.is_parse() || error.is_user() {
-            (UpstreamErrorKind::BadResponse, "answered what is not valid HTTP")
-        } else {
-            (
+        let (kind, what) = match fault {
+            ReadFault::Head(_) | ReadFault::Body(_) => {
+                (UpstreamErrorKind::BadResponse, "answered what is not valid HTTP")
+            }
+            ReadFault::Io(_) | ReadFault::Cut => (
                 UpstreamErrorKind::ConnectionReset,
                 "closed the connection before its answer was complete",
-            )
+            ),
         };
-        UpstreamError::new(kind, format!("{target} {what} ({})", root_cause(error)))
+        UpstreamError::new(kind, format!("{target} {what} ({fault})"))
+    }
+
+    /// The answer is no answer to what was asked.
+    pub(crate) fn bad_answer(&self, why: &str) -> UpstreamError {
+        let message = format!("{} answered what is not valid HTTP ({why})", self.target);
+        UpstreamError::new(UpstreamErrorKind::BadResponse, message)
     }
 }
 
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+/// A request's head as the local server gets it.
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a [u8],
+    pub(crate) target: &'a [u8],
+    /// End to end ones; `Host` among them.
+    pub(crate) fields: &'a Fields,
+    /// The token of a request to switch protocols, empty otherwise.
+    pub(crate) upgrade: &'a [u8],
+    /// The body is framed in chunks.
+    pub(crate) chunked: bool,
+}
+
+impl Head<'_> {
+    fn write(&self, out: &mut BytesMut) {
+        head::put_request_line(self.method, self.target, out);
+        self.fields.iter().for_each(|(name, value)| head::put_field(name, value, out));
+        if self.chunked {
+            head::put_field(b"Transfer-Encoding", b"chunked", out);
+        }
+        if !self.upgrade.is_empty() {
+            head::put_field(b"Upgrade", self.upgrade, out);
+            head::put_field(b"Connection", b"Upgrade", out);
+        } else if self.fields.contains("te") {
+            head::put_field(b"Connection", b"TE", out);
+        }
+        head::put_end(out);
     }
-    cause.to_string()
+}
+
+/// A request's body on its way to the local server.
+pub(crate) struct Upload {
+    body: Option<StreamBody>,
+    chunked: bool,
+    /// All of it is written, or the local server takes no more.
+    written: bool,
+}
+
+impl Upload {
+    pub(crate) fn none() -> Self {
+        Self { body: None, chunked: false, written: true }
+    }
+
+    pub(crate) fn new(body: StreamBody, chunked: bool) -> Self {
+        Self { body: Some(body), chunked, written: false }
+    }
+
+    /// Writes what there is. Ready when all is, or the local server takes no more; its answer may
+    /// be here all the same.
+    ///
+    /// # Errors
+    /// The body broke off: nobody waits for the answer.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+    ) -> Poll<Result<(), ReadError>> {
+        let conn = &mut connection.conn;
+        while let Some(body) = &mut self.body {
+            if ready!(conn.poll_room(cx)).is_err() {
+                self.body = None;
+                return Poll::Ready(Ok(()));
+            }
+            let Poll::Ready(piece) = body.poll_piece(cx) else { break };
+            if write(conn, piece?, self.chunked) {
+                (self.body, self.written) = (None, true);
+            }
+        }
+        match ready!(conn.poll_flush(cx)) {
+            Ok(()) if self.body.is_some() => Poll::Pending,
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(_) => {
+                (self.body, self.written) = (None, false);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Whether the request went out whole.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.written
+    }
+}
+
+/// Queues a piece of a body; whether it was the last one.
+fn write(conn: &mut Conn<UpstreamIo>, piece: Option<Piece>, chunked: bool) -> bool {
+    let last = !matches!(piece, Some(Piece::Data(_)));
+    match piece {
+        Some(Piece::Data(data)) if chunked => conn.write_chunk(data),
+        Some(Piece::Data(data)) => conn.write(data),
+        Some(Piece::Trailers(fields)) if chunked => conn.write_last_chunk(fields.iter()),
+        None if chunked => conn.write_last_chunk(std::iter::empty()),
+        Some(Piece::Trailers(_)) | None => {}
+    }
+    last
 }
 
 /// Why a request that was sent has no answer.
@@ -167,63 +266,60 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 pub(crate) enum NoAnswer<C> {
     /// Nobody waits for it any more.
     Cancelled(C),
+    /// The request's body broke off.
+    Aborted(ReadError),
     /// Its head did not come in time.
     TimedOut,
     /// The connection or the answer is at fault.
-    Failed(hyper::Error),
+    Failed(ReadFault),
 }
 
 /// A connection to the local server; whoever has it polls it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<UpstreamIo>, RequestBody>,
-    over: bool,
+    pub(crate) conn: Conn<UpstreamIo>,
     /// Kept from request to request.
     timer: Option<Deadline>,
 }
 
 impl Connection {
-    /// Moves bytes. A connection's end shows in its requests, so its own result says nothing more.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if !self.over && self.driver.poll_without_shutdown(cx).is_ready() {
-            self.over = true;
-        }
-    }
-
+    /// What a local server sends without being asked is no answer to the next request (T09).
     fn is_alive(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.drive(&mut cx);
-        !self.over && self.sender.is_ready()
+        self.conn.poll_left(&mut cx).is_pending() && !self.conn.has_input()
     }
 
-    /// Sends `request` and waits for the answer's head, until `deadline` if there is one.
-    /// `cancelled` ends the wait too.
-    pub(crate) async fn send<C>(
-        &mut self,
-        request: Request<RequestBody>,
-        deadline: Option<tokio::time::Instant>,
-        mut cancelled: impl FnMut(&mut Context<'_>) -> Poll<C>,
-    ) -> Result<Response<Incoming>, NoAnswer<C>> {
-        let Self { sender, driver, over, timer } = self;
-        match (deadline, &mut *timer) {
+    /// Queues a request's head. The answer's head is due at `deadline`, if there is one.
+    pub(crate) fn begin(&mut self, head: &Head<'_>, deadline: Option<tokio::time::Instant>) {
+        match (deadline, &mut self.timer) {
             (Some(deadline), Some(timer)) => timer.set(deadline),
-            (Some(deadline), None) => *timer = Some(Deadline::at(deadline)),
+            (Some(deadline), None) => self.timer = Some(Deadline::at(deadline)),
             (None, Some(timer)) => timer.clear(),
             (None, None) => {}
         }
-        let mut answer = std::pin::pin!(sender.send_request(request));
-        std::future::poll_fn(|cx| {
+        head.write(self.conn.head());
+    }
+
+    /// Sends what is to be sent and waits for the next head that comes back. `cancelled` ends the
+    /// wait too.
+    pub(crate) async fn answer<C>(
+        &mut self,
+        upload: &mut Upload,
+        mut cancelled: impl FnMut(&mut Context<'_>) -> Poll<C>,
+    ) -> Result<StatusLine, NoAnswer<C>> {
+        poll_fn(|cx| {
             if let Poll::Ready(why) = cancelled(cx) {
                 return Poll::Ready(Err(NoAnswer::Cancelled(why)));
             }
-            if !*over && driver.poll_without_shutdown(cx).is_ready() {
-                *over = true;
+            if let Poll::Ready(Err(error)) = upload.poll(cx, self) {
+                return Poll::Ready(Err(NoAnswer::Aborted(error)));
             }
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer.map_err(NoAnswer::Failed));
+            if let Poll::Ready(block) = self.conn.poll_head(cx) {
+                let block = block.and_then(|block| block.ok_or(ReadFault::Cut));
+                let line = block.and_then(|block| Ok(head::answer(&block)?));
+                return Poll::Ready(line.map_err(NoAnswer::Failed));
             }
-            match timer {
+            match &mut self.timer {
                 Some(timer) => timer.poll(cx).map(|()| Err(NoAnswer::TimedOut)),
                 None => Poll::Pending,
             }
@@ -232,84 +328,7 @@ impl Connection {
     }
 
     /// The socket, after an answer 101, and what was read from it too far.
-    pub(crate) async fn into_raw(mut self: Box<Self>) -> (UpstreamIo, Bytes) {
-        // The driver is done once the answer 101 is out of it.
-        std::future::poll_fn(|cx| {
-            self.drive(cx);
-            if self.over { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let parts = self.driver.into_parts();
-        (parts.io.into_inner(), parts.read_buf)
-    }
-}
-
-/// The body of a request to the local server.
-#[derive(Debug)]
-pub(crate) enum RequestBody {
-    /// None.
-    Empty,
-    /// As it comes from the visitor.
-    Stream(StreamBody),
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = uniroute_shared::stream::ReadError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Stream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(body) => body.size_hint(),
-        }
-    }
-}
-
-/// The body of the local server's answer, which polls its connection.
-#[derive(Debug)]
-pub(crate) struct AnswerBody<'a> {
-    pub(crate) connection: &'a mut Connection,
-    pub(crate) body: Incoming,
-}
-
-impl Body for AnswerBody<'_> {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        this.connection.drive(cx);
-        Pin::new(&mut this.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    pub(crate) fn into_raw(self) -> (UpstreamIo, Bytes) {
+        self.conn.into_parts()
     }
 }

@@ -9,7 +9,7 @@ use uniroute_proto::{
     head::HttpOpen,
     v1,
 };
-use uniroute_shared::{carrier::ws, stream::header_map};
+use uniroute_shared::{carrier::ws, message::Fields, stream::checked};
 
 const HEADERS: [(&str, &str); 8] = [
     ("host", "demo.example.com"),
@@ -27,10 +27,10 @@ fn request_head() -> Bytes {
         tunnel_id: &[1; 16],
         request_id: &[2; 16],
         visitor: "203.0.113.9",
-        traceparent: "",
-        method: "GET",
-        target: "/products/list?page=2&sort=price",
-        authority: "demo.example.com",
+        traceparent: b"",
+        method: b"GET",
+        target: b"/products/list?page=2&sort=price",
+        authority: b"demo.example.com",
         scheme: "https",
         version: v1::HttpVersion::HttpVersion11,
         upgrade: b"",
@@ -40,12 +40,12 @@ fn request_head() -> Bytes {
     open.frame(headers, true)
 }
 
-fn read_head(frame: &Bytes) -> http::HeaderMap {
+fn read_head(frame: &Bytes) -> Fields {
     let mut chunk = frame.clone();
     let frame = Decoder::new().decode(&mut chunk).expect("a frame").expect("a whole one");
     let open: v1::StreamOpen = codec::parse("StreamOpen", frame.payload).expect("a StreamOpen");
     let Some(v1::stream_open::Kind::Http(http)) = open.kind else { unreachable!("it is HTTP") };
-    header_map("StreamOpen", &http.headers).expect("sound headers")
+    checked("StreamOpen", http.headers).expect("sound headers")
 }
 
 fn heads(criterion: &mut Criterion) {

@@ -23,6 +23,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(30);
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Agents at a time.
 pub const MAX_SESSIONS: usize = 15_000;
+/// How long requests wait for an agent that has gone: longer than a restart takes, shorter than
+/// most visitors' patience.
+pub const HOLD: Duration = Duration::from_secs(10);
 
 /// Checked settings of one edge.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct Settings {
     pub tokens: TokenSet,
     /// How often each side of a session gives a sign of life.
     pub heartbeat: Duration,
+    /// How long a request waits for a tunnel whose agent has gone; zero: not at all.
+    pub hold: Duration,
     /// Threads, each with its own runtime.
     pub workers: NonZeroUsize,
     /// Connections at a time; the next one is answered 503 and closed.
@@ -115,6 +120,8 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// See [`Settings::max_sessions`].
     pub sessions: Option<usize>,
+    /// See [`Settings::hold`]; 0 to 300.
+    pub hold_seconds: Option<f64>,
 }
 
 /// The file that `config init` writes: every key with its default.
@@ -138,6 +145,9 @@ pub enum SettingsError {
     /// `quic` is no address.
     #[error("quic {0:?} is neither an address such as 0.0.0.0:8080 nor \"off\"")]
     Quic(String),
+    /// `hold_seconds` is no time to wait.
+    #[error("limits.hold_seconds is {0}, which is no number of seconds from 0 to 300")]
+    Hold(f64),
     /// The token file can't be read.
     #[error("cannot read the token file {0}: {1}")]
     TokenFile(PathBuf, io::Error),
@@ -184,6 +194,7 @@ impl File {
             domain,
             any_host_is_own: false,
             heartbeat: HEARTBEAT,
+            hold: hold(self.limits.hold_seconds)?,
             workers: self.workers.unwrap_or_else(cores),
             max_connections: self.limits.connections.unwrap_or(MAX_CONNECTIONS),
             max_sessions: self.limits.sessions.unwrap_or(MAX_SESSIONS),
@@ -230,6 +241,14 @@ fn quic(text: Option<&str>) -> Result<Quic, SettingsError> {
         None => Ok(Quic::BesideHttp),
         Some("off") => Ok(Quic::Off),
         Some(text) => text.parse().map(Quic::At).map_err(|_| SettingsError::Quic(text.to_owned())),
+    }
+}
+
+fn hold(seconds: Option<f64>) -> Result<Duration, SettingsError> {
+    match seconds {
+        None => Ok(HOLD),
+        Some(seconds) if (0.0..=300.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Some(seconds) => Err(SettingsError::Hold(seconds)),
     }
 }
 

@@ -1,138 +1,110 @@
 //! The public door: from an accepted connection to an answer.
 
 pub(crate) mod error;
+pub(crate) mod hold;
+mod http1;
+mod http2;
 pub(crate) mod listener;
 mod page;
 pub(crate) mod proxy;
 pub(crate) mod router;
 pub(crate) mod seats;
-pub(crate) mod socket;
 pub(crate) mod visitor;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ACCEPT, CONNECTION, TRANSFER_ENCODING},
-};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, error, info, warn};
 use uniroute_proto::TUNNEL_PATH;
-use uniroute_shared::{carrier::upgrade, code::Level, headers::content_length, id::RequestId};
-
-use self::{
-    error::ProxyError,
-    proxy::ResponseBody,
-    router::Route,
-    visitor::{Answer, Visitor},
+use uniroute_shared::{
+    carrier::upgrade,
+    code::Level,
+    id::RequestId,
+    message::{Fields, RequestHead},
 };
+
+use self::{error::ProxyError, hold::Found, router::Route, visitor::Visitor};
 use crate::{
-    registry::{Lookup, Origin},
-    session,
+    Shared,
+    registry::{Lookup, Tunnel},
 };
 
-/// Longest head of a request, in bytes. hyper lets a whole buffer pass.
-const MAX_HEAD: usize = 64 * 1024;
-
-/// Answers one request, whatever happens.
-pub(crate) async fn handle(
-    visitor: Arc<Visitor>,
-    request: Request<Incoming>,
-) -> Response<Answer<ResponseBody>> {
-    let under_way = visitor.begin();
-    let id = RequestId::new();
-    visitor.edge.metrics.requests.inc();
-    let accept = request.headers().get(ACCEPT).cloned();
-    let host = request.headers().get(http::header::HOST).cloned();
-    let response = match answer(&visitor, id, request).await {
-        Ok(response) => response,
-        Err(error) => {
-            visitor.edge.metrics.failed(error.code());
-            log(&error, &id, visitor.peer, host.as_ref());
-            let detail = error.detail();
-            let page = page::error_response(error.code(), &id, detail.as_deref(), accept.as_ref());
-            let mut response = page.map(ResponseBody::Full);
-            if matches!(error, ProxyError::BadRequest(_)) {
-                // Where it ends is in doubt, so nothing behind it is taken for a request (T01).
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        }
-    };
-    response.map(|body| Answer { body, _request: under_way })
+/// Who answers a request.
+pub(crate) enum Place {
+    /// The edge itself.
+    Edge,
+    /// The local server of a tunnel; over this stream, or as soon as there is one.
+    Tunnel(Arc<Tunnel>, Option<Found>),
 }
 
-async fn answer(
-    visitor: &Arc<Visitor>,
-    id: RequestId,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    check(&request)?;
-    let edge = &visitor.edge;
-    let authority =
-        router::authority(request.uri(), request.headers()).ok_or(ProxyError::BadHost)?;
+/// Who answers the request, by the one host that it names.
+pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, ProxyError> {
+    let authority = std::str::from_utf8(&head.authority).map_err(|_| ProxyError::BadHost)?;
     let host = router::host(authority).ok_or(ProxyError::BadHost)?;
     let name = match edge.hosts.route(&host) {
-        Route::Edge => return own_page(visitor, request),
+        Route::Edge => return Ok(Place::Edge),
         Route::Unknown => return Err(ProxyError::UnknownTunnel),
         Route::Tunnel(name) => name,
     };
-    let target = match edge.registry.lookup(name) {
-        Lookup::Live(target) => target,
-        Lookup::Offline => return Err(ProxyError::Offline),
-        Lookup::Unknown => return Err(ProxyError::UnknownTunnel),
-    };
-    proxy::forward(visitor, target, id, request).await
+    match edge.registry.lookup(name) {
+        Lookup::Live(target) => {
+            let tunnel = Arc::clone(&target.tunnel);
+            Ok(Place::Tunnel(tunnel, hold::open(target)?))
+        }
+        // Only for a while: a tunnel whose agent is off all day is not worth any wait.
+        Lookup::Offline(_, Some(since)) if since.elapsed() >= edge.hold.time() => {
+            Err(ProxyError::Offline)
+        }
+        Lookup::Offline(tunnel, _) => Ok(Place::Tunnel(tunnel, None)),
+        Lookup::Unknown => Err(ProxyError::UnknownTunnel),
+    }
 }
 
-/// What could be read in two ways, or asks for what a tunnel is not, is refused (T01, T23).
-fn check(request: &Request<Incoming>) -> Result<(), ProxyError> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(ProxyError::Method(request.method().to_string()));
-    }
-    let headers: &HeaderMap = request.headers();
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if !chunked || encodings.next().is_some() {
-            return Err(ProxyError::BadRequest("Transfer-Encoding must be chunked, once"));
+/// What asks for something that a tunnel is not is refused (T23).
+pub(crate) fn check_method(method: &Bytes) -> Result<(), ProxyError> {
+    match &method[..] {
+        b"CONNECT" | b"TRACE" => {
+            Err(ProxyError::Method(String::from_utf8_lossy(method).into_owned()))
         }
-        if headers.contains_key(http::header::CONTENT_LENGTH) {
-            return Err(ProxyError::BadRequest("both Transfer-Encoding and Content-Length"));
-        }
+        _ => Ok(()),
     }
-    content_length(headers).map_err(|()| ProxyError::BadRequest("Content-Length can't be read"))?;
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    if target + fields.sum::<usize>() > MAX_HEAD {
-        return Err(ProxyError::HeadTooLarge);
-    }
-    Ok(())
 }
 
-/// The edge's own host.
-fn own_page(
-    visitor: &Arc<Visitor>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    if request.uri().path() != TUNNEL_PATH {
+/// The edge's own host: a place for an agent, and the answer that lets it in.
+pub(crate) fn own_page(
+    edge: &Shared,
+    path: &[u8],
+    request: &Request<()>,
+) -> Result<(Response<Bytes>, OwnedSemaphorePermit), ProxyError> {
+    if path != TUNNEL_PATH.as_bytes() {
         return Err(ProxyError::NotFound);
     }
-    let edge = &visitor.edge;
-    if edge.stop.is_cancelled() {
+    if edge.is_stopping() {
         return Err(ProxyError::Draining);
     }
-    let response =
-        upgrade::response(&request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
-    let origin = Origin { worker: visitor.worker, peer: visitor.peer };
+    let answer = upgrade::response(request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
     let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
-    edge.tasks.spawn(session::accept(Arc::clone(edge), origin, request, place));
-    Ok(response.map(|()| ResponseBody::Full(bytes::Bytes::new())))
+    Ok((answer, place))
 }
 
-fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&HeaderValue>) {
+/// The page for a request that has failed; counted and logged. `fields` are the request's.
+pub(crate) fn refusal(
+    visitor: &Visitor,
+    error: &ProxyError,
+    id: &RequestId,
+    fields: &Fields,
+) -> Response<Bytes> {
+    visitor.edge.metrics.failed(error.code());
+    log(error, id, visitor.peer, fields.get("host"));
+    let accept = fields.get("accept").map(|accept| &accept[..]);
+    page::error_response(error.code(), id, error.detail().as_deref(), accept)
+}
+
+fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&Bytes>) {
     let code = error.code();
-    let host = host.map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let host = host.map(|host| String::from_utf8_lossy(host));
     let host = host.as_deref().unwrap_or_default();
     macro_rules! say {
         ($level:ident) => {

@@ -44,6 +44,7 @@ use uniroute_shared::{
 use self::{
     config::{Quic, Settings},
     ingress::{
+        hold::Hold,
         listener::{self, Handover},
         router::Hosts,
         seats::Seats,
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: TokenSet,
     pub(crate) heartbeat: Duration,
     pub(crate) registry: Registry,
+    /// Requests whose agent is not there right now.
+    pub(crate) hold: Hold,
     pub(crate) metrics: Metrics,
     /// What the policies of its tunnels share.
     pub(crate) policies: Arc<policy::Common>,
@@ -97,6 +100,11 @@ impl Shared {
         self.quic.clone().filter(|_| carrier != Carrier::Quic)
     }
 
+    /// Whether the edge takes no new work.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// Room for one more connection.
     pub(crate) fn connection_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
@@ -115,6 +123,7 @@ impl Shared {
             names,
             tasks: self.workers.iter().map(|worker| worker.metrics().num_alive_tasks()).sum(),
             connections: self.max_connections - self.connections.available_permits(),
+            waiting: self.hold.held(),
             window_bytes: self.windows.granted(),
         }
     }
@@ -280,7 +289,8 @@ fn shared(
         hosts: Hosts { domain: settings.domain, any_is_own: settings.any_host_is_own },
         tokens: settings.tokens,
         heartbeat: settings.heartbeat,
-        registry: Registry::default(),
+        registry: Registry::new(settings.hold),
+        hold: Hold::new(settings.hold),
         metrics: Metrics::new(),
         policies: Arc::default(),
         seats: Seats::new(workers.len()),

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     pub(crate) lanes_opened: Counter,
     /// The same, ended.
     pub(crate) lanes_closed: Counter,
+    /// Requests that waited for their agent.
+    pub(crate) held: Counter,
     /// Control frames of a kind that this edge does not know.
     pub(crate) unknown_frames: Counter,
     sessions: Gauge,
@@ -42,6 +44,7 @@ pub(crate) struct Metrics {
     names: Gauge,
     tasks: Gauge,
     connections: Gauge,
+    waiting: Gauge,
     windows: Gauge,
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct Now {
     pub(crate) names: usize,
     pub(crate) tasks: usize,
     pub(crate) connections: usize,
+    /// Requests that wait for their agent.
+    pub(crate) waiting: usize,
     pub(crate) window_bytes: u64,
 }
 
@@ -67,12 +72,14 @@ impl Metrics {
             sessions_closed: Counter::default(),
             lanes_opened: Counter::default(),
             lanes_closed: Counter::default(),
+            held: Counter::default(),
             unknown_frames: Counter::default(),
             sessions: Gauge::default(),
             sessions_by_carrier: Family::default(),
             names: Gauge::default(),
             tasks: Gauge::default(),
             connections: Gauge::default(),
+            waiting: Gauge::default(),
             windows: Gauge::default(),
         };
         let r = &mut metrics.registry;
@@ -99,6 +106,8 @@ impl Metrics {
         );
         r.register("names", "Names held now, served or not", metrics.names.clone());
         r.register("tasks", "Tasks alive now", metrics.tasks.clone());
+        r.register("held", "Requests that waited for their agent", metrics.held.clone());
+        r.register("waiting", "Requests that wait for their agent now", metrics.waiting.clone());
         r.register("connections", "Connections open now", metrics.connections.clone());
         r.register(
             "window_bytes",
@@ -127,6 +136,7 @@ impl Metrics {
         set(&self.names, now.names);
         set(&self.tasks, now.tasks);
         set(&self.connections, now.connections);
+        set(&self.waiting, now.waiting);
         self.windows.set(i64::try_from(now.window_bytes).unwrap_or(i64::MAX));
         let mut out = String::new();
         text::encode(&mut out, &self.registry).expect("a String takes everything");

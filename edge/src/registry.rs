@@ -55,6 +55,8 @@ pub(crate) struct Tunnel {
     pub(crate) requests: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
+    /// Somebody serves it again: for requests that are held.
+    pub(crate) arrived: Notify,
     latencies: Mutex<Latencies>,
     local_url: Mutex<String>,
     /// Why the local server does not answer, as its agent last said.
@@ -76,6 +78,7 @@ impl Tunnel {
             requests: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            arrived: Notify::new(),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             unhealthy: Mutex::new(None),
@@ -165,8 +168,8 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) enum Lookup {
     Unknown,
-    /// Known, but no session serves it now.
-    Offline,
+    /// Known, but no session serves it now, and if one did, since when not.
+    Offline(Arc<Tunnel>, Option<Instant>),
     Live(Arc<Target>),
 }
 
@@ -179,12 +182,16 @@ struct Entry {
     claimant: SessionId,
     target: Option<Arc<Target>>,
     offline_since: Option<Instant>,
+    /// Its owner gave it up: anybody may have it, and requests are held for the owner a little
+    /// longer, who may only be restarting.
+    closed: bool,
 }
 
 impl Entry {
     /// Nobody came back for it.
-    fn is_expired(&self) -> bool {
-        self.offline_since.is_some_and(|at| at.elapsed() >= NAME_HOLD)
+    fn is_expired(&self, hold: Duration) -> bool {
+        let held = if self.closed { hold } else { NAME_HOLD };
+        self.offline_since.is_some_and(|at| at.elapsed() >= held)
     }
 }
 
@@ -218,6 +225,8 @@ struct Table {
     epoch: u64,
     /// When names that nobody came back for were looked for last.
     swept: Option<Instant>,
+    /// For how long requests wait for a tunnel whose agent has gone.
+    hold: Duration,
 }
 
 /// See the module.
@@ -227,12 +236,20 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    /// `hold`: for how long requests wait for a tunnel whose agent has gone.
+    pub(crate) fn new(hold: Duration) -> Self {
+        Self { table: RwLock::new(Table { hold, ..Table::default() }) }
+    }
+
     /// What `name` leads to now.
     pub(crate) fn lookup(&self, name: &str) -> Lookup {
-        match self.table.read().names.get(name) {
-            None => Lookup::Unknown,
+        let table = self.table.read();
+        match table.names.get(name) {
             Some(Entry { target: Some(target), .. }) => Lookup::Live(Arc::clone(target)),
-            Some(_) => Lookup::Offline,
+            Some(entry) if !(entry.closed && entry.is_expired(table.hold)) => {
+                Lookup::Offline(Arc::clone(&entry.tunnel), entry.offline_since)
+            }
+            _ => Lookup::Unknown,
         }
     }
 
@@ -274,6 +291,7 @@ impl Registry {
                 response_timeout: claim.response_timeout,
                 policy: claim.policy.clone(),
             }));
+            claim.tunnel.arrived.notify_waiters();
             if let Some(old) = old {
                 old.session.patient.store(session.switches, Ordering::Relaxed);
                 table.tell_replaced(old.session.id);
@@ -306,13 +324,20 @@ impl Registry {
         self.table.read().sessions.get(&id).map(|session| session.worker)
     }
 
-    /// The owner gave the name up: it is free at once.
+    /// The owner gave the name up: it is free at once, and nobody is routed to it.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();
-        let before = table.names.len();
         // Seldom, and perhaps after the session was released: so all names are looked at.
-        table.names.retain(|_, entry| entry.tunnel.id != tunnel || entry.claimant != session);
-        table.names.len() < before
+        let mut mine = table.names.values_mut();
+        let entry = mine.find(|entry| entry.tunnel.id == tunnel && entry.claimant == session);
+        let Some(entry) = entry else { return false };
+        let name = entry.tunnel.name.clone();
+        (entry.closed, entry.target) = (true, None);
+        entry.offline_since.get_or_insert_with(Instant::now);
+        if table.hold.is_zero() {
+            table.names.remove(&name);
+        }
+        true
     }
 
     /// The session has ended: its names have no target, and stay with their identity for a while.
@@ -360,9 +385,11 @@ impl Registry {
     /// Every name with its epoch and whether it is served, for people to look at.
     pub(crate) fn tunnels(&self) -> Vec<(Arc<Tunnel>, u64, Option<SessionId>)> {
         let table = self.table.read();
+        let hold = table.hold;
+        let there = |e: &&Entry| !(e.closed && e.is_expired(hold));
         let row =
             |e: &Entry| (Arc::clone(&e.tunnel), e.epoch, e.target.as_ref().map(|t| t.session.id));
-        table.names.values().map(row).collect()
+        table.names.values().filter(there).map(row).collect()
     }
 
     /// Sessions that are there now, those of them over QUIC, and names.
@@ -382,7 +409,10 @@ impl Table {
         name: Subdomain,
         wish: &Wish<'_>,
     ) -> Result<Claim, &'static Code> {
-        if self.names.get(&name).is_some_and(Entry::is_expired) {
+        let free = |entry: &Entry| {
+            entry.is_expired(self.hold) || (entry.closed && entry.identity != *identity)
+        };
+        if self.names.get(&name).is_some_and(free) {
             self.names.remove(&name);
         }
         if self.names.get(&name).is_some_and(|held| held.identity != *identity) {
@@ -400,8 +430,10 @@ impl Table {
             claimant: session,
             target: None,
             offline_since: None,
+            closed: false,
         });
-        (entry.epoch, entry.claimant, entry.offline_since) = (epoch, session, None);
+        (entry.epoch, entry.claimant, entry.closed) = (epoch, session, false);
+        entry.offline_since = entry.offline_since.map(|_| Instant::now());
         let claimed = self.claimed.entry(session).or_default();
         if !claimed.contains(&entry.tunnel.name) {
             claimed.push(entry.tunnel.name.clone());
@@ -444,14 +476,8 @@ impl Table {
             return;
         }
         self.swept = Some(now);
-        self.names.retain(|_, entry| !entry.is_expired());
-    }
-}
-
-impl Target {
-    /// Counts a request in.
-    pub(crate) fn request(&self) {
-        self.tunnel.requests.fetch_add(1, Ordering::Relaxed);
+        let hold = self.hold;
+        self.names.retain(|_, entry| !entry.is_expired(hold));
     }
 }
 
@@ -527,7 +553,7 @@ mod tests {
         let registry = Registry::default();
         let (old, new) = (session("a"), session("a"));
         let first = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
-        assert!(matches!(registry.lookup("demo"), Lookup::Offline), "no request before Ready");
+        assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)), "no request before Ready");
         registry.activate(&old, std::slice::from_ref(&first));
         let second = registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
         assert!(second.epoch > first.epoch);
@@ -555,7 +581,7 @@ mod tests {
         let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
         assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
         registry.release(mine.id);
-        assert!(matches!(registry.lookup("demo"), Lookup::Offline));
+        assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)));
         assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
         let hint = Wish { name_is_hint: true, ..wish("demo") };
         assert_ne!(

@@ -7,9 +7,6 @@ pub(crate) mod quic;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -23,43 +20,25 @@ use uniroute_shared::{
     session::{Acceptor, Session, SessionError},
 };
 
-use crate::{Shared, ingress::socket::VisitorSocket, registry::Origin};
+use crate::{Shared, registry::Origin};
 
-/// The connection has to be there after the answer 101 for this long at the latest.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time after which the kernel looks whether the peer is there, and between its probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes that the kernel may hold unsent: what it holds can't be overtaken by a small answer.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 
-/// Takes over an agent's upgraded connection and runs its session to the end.
+/// Takes over an agent's upgraded connection, of which some may have been read, and runs its session
+/// to the end.
 pub(crate) async fn accept(
     edge: Arc<Shared>,
     origin: Origin,
-    request: Request<Incoming>,
+    (socket, early): (TcpStream, Bytes),
     place: OwnedSemaphorePermit,
 ) {
-    let peer = origin.peer;
-    let upgrade = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(request));
-    let upgraded = match upgrade.await {
-        Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => return debug!(%peer, %error, "an agent left before the upgrade"),
-        Err(_) => return debug!(%peer, "an agent's upgrade took too long"),
-    };
     let id = SessionId::new();
-    let span = info_span!("session", session.id = %id, %peer, carrier = "websocket");
-    match upgraded.downcast::<TokioIo<VisitorSocket>>() {
-        Ok(parts) => {
-            let (socket, early) = parts.io.into_inner().into_parts(parts.read_buf);
-            tune(&socket);
-            // Kept apart: the upgrade's memory is not needed any more.
-            Box::pin(run(edge, id, origin, (socket, early), place)).instrument(span).await;
-        }
-        Err(upgraded) => {
-            let io = (TokioIo::new(upgraded), Bytes::new());
-            Box::pin(run(edge, id, origin, io, place)).instrument(span).await;
-        }
-    }
+    let span = info_span!("session", session.id = %id, peer = %origin.peer, carrier = "websocket");
+    tune(&socket);
+    run(edge, id, origin, (socket, early), place).instrument(span).await;
 }
 
 async fn run<Io>(

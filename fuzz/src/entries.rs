@@ -21,9 +21,11 @@ use uniroute_proto::{
 use uniroute_shared::{
     carrier::ws::{self, Event, MAX_HEADER_LEN, WsError},
     config_file,
-    headers::{is_hop_by_hop, is_ours},
+    headers::{answer_length, is_hop_by_hop, is_ours, request_length, to_next_hop},
+    http1::{BodyReader, Length, head},
+    message::Piece,
     mux::{self, Config, Receiver, Sender, Session, Side, StreamError},
-    stream::header_map,
+    stream::checked,
 };
 
 /// The first byte chooses, the rest is the input.
@@ -246,35 +248,74 @@ pub fn head(data: &[u8]) {
     if let Ok(open) = codec::parse::<v1::StreamOpen>("StreamOpen", data.clone())
         && let Some(v1::stream_open::Kind::Http(http)) = open.kind
     {
-        check_headers(&http.headers);
-        // What the agent makes of the rest.
-        let _ = http::Method::from_bytes(&http.method);
-        let _ = http::uri::PathAndQuery::from_maybe_shared(http.target);
+        check_headers(http.headers);
     }
     if let Ok(reply) = codec::parse::<v1::StreamReply>("StreamReply", data.clone()) {
         use v1::stream_reply::Reply;
         if let Some(Reply::Head(head) | Reply::Informational(head)) = reply.reply {
-            check_headers(&head.headers);
+            check_headers(head.headers);
         }
     }
     if let Ok(trailers) = codec::parse::<v1::Trailers>("Trailers", data.clone()) {
-        check_headers(&trailers.headers);
+        check_headers(trailers.headers);
     }
     let _ = codec::parse::<v1::Abort>("Abort", data);
 }
 
-fn check_headers(headers: &[v1::Header]) {
+fn check_headers(headers: Vec<v1::Header>) {
     let count = headers.len();
-    let Ok(map) = header_map("head", headers) else { return };
-    assert!(map.len() <= count && count <= uniroute_proto::head::MAX_HEADERS);
-    for (name, value) in &map {
-        assert!(!is_hop_by_hop(name) && !is_ours(name));
-        assert!(
-            !name.as_str().is_empty()
-                && name.as_str().bytes().all(|b| b.is_ascii_graphic() && b != b':')
-        );
-        assert!(!value.as_bytes().iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+    let Ok(mut fields) = checked("head", headers) else { return };
+    assert!(fields.len() == count && count <= uniroute_proto::head::MAX_HEADERS);
+    to_next_hop(&mut fields);
+    for (name, value) in fields.iter() {
+        assert!(!is_hop_by_hop(name) || name == b"te");
+        assert!(!is_ours(name));
+        assert!(!name.is_empty() && name.iter().all(|b| b.is_ascii_graphic() && *b != b':'));
+        assert!(!value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
     }
+}
+
+// ---------------------------------------------------------------- HTTP/1
+
+/// Any bytes as what a visitor and a local server send: heads and bodies, or refusals. Whole or byte
+/// by byte makes no difference to what they are.
+pub fn http1(data: &[u8]) {
+    let (kind, data) = choose(data);
+    let block = Bytes::copy_from_slice(data);
+    if let Ok(line) = head::request(&block) {
+        assert!(!line.method.is_empty() && !line.target.is_empty());
+        assert!(
+            line.fields
+                .iter()
+                .all(|(_, value)| !value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)))
+        );
+        let _ = request_length(&line.fields, line.minor);
+    }
+    if let Ok(line) = head::answer(&block) {
+        assert!((100..1000).contains(&line.status));
+        let _ = answer_length(line.status, &line.fields, line.minor, false);
+    }
+    let length = match kind % 3 {
+        0 => Length::Chunked,
+        1 => Length::Exact(u64::from(kind)),
+        _ => Length::ToTheEnd,
+    };
+    assert_eq!(body(length, data, data.len().max(1)), body(length, data, 1));
+}
+
+/// All bytes of a body that came in pieces of `step`, and whether its end did; `None`: it is broken.
+fn body(length: Length, data: &[u8], step: usize) -> Option<(Vec<u8>, bool)> {
+    let mut reader = BodyReader::new(length);
+    let (mut input, mut all) = (BytesMut::new(), Vec::new());
+    for bytes in data.chunks(step) {
+        input.extend_from_slice(bytes);
+        while let Some(piece) = reader.decode(&mut input).ok()? {
+            if let Piece::Data(data) = piece {
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    Some((all, reader.is_over()))
 }
 
 // ---------------------------------------------------------------- configuration files

@@ -27,13 +27,13 @@ pub struct HttpOpen<'a> {
     /// The visitor's address, without port.
     pub visitor: &'a str,
     /// W3C trace context, may be empty.
-    pub traceparent: &'a str,
+    pub traceparent: &'a [u8],
     /// The request's method.
-    pub method: &'a str,
+    pub method: &'a [u8],
     /// Path and query as the visitor sent them.
-    pub target: &'a str,
+    pub target: &'a [u8],
     /// What the visitor asked for in `Host`.
-    pub authority: &'a str,
+    pub authority: &'a [u8],
     /// `http` or `https`.
     pub scheme: &'a str,
     /// The version that the visitor speaks.
@@ -53,9 +53,9 @@ impl HttpOpen<'_> {
     {
         // Field numbers of `HttpOpen` and `StreamOpen` in agent.proto.
         let fields: [(u32, &[u8]); 5] = [
-            (1, self.method.as_bytes()),
-            (2, self.target.as_bytes()),
-            (3, self.authority.as_bytes()),
+            (1, self.method),
+            (2, self.target),
+            (3, self.authority),
             (4, self.scheme.as_bytes()),
             (7, self.upgrade),
         ];
@@ -68,7 +68,7 @@ impl HttpOpen<'_> {
             (1, self.tunnel_id),
             (2, self.request_id),
             (3, self.visitor.as_bytes()),
-            (4, self.traceparent.as_bytes()),
+            (4, self.traceparent),
         ];
         let length = outer.iter().map(|(_, v)| bytes_len(v)).sum::<usize>() + nested_len(http_len);
         let mut out = begin(length, end);
@@ -237,8 +237,8 @@ mod tests {
             version in 0_i32..4, route in prop_oneof![0_u32..3, any::<u32>()], status in 100_u16..600, headers in pairs(), end in any::<bool>(),
         ) {
             let open = HttpOpen {
-                tunnel_id: &[1; 16], request_id: &[2; 16], visitor: "203.0.113.9", traceparent: "",
-                method: &method, target: &target, authority: "demo.localhost", scheme: "https",
+                tunnel_id: &[1; 16], request_id: &[2; 16], visitor: "203.0.113.9", traceparent: b"",
+                method: method.as_bytes(), target: target.as_bytes(), authority: b"demo.localhost", scheme: "https",
                 version: v1::HttpVersion::try_from(version).unwrap(), upgrade: &upgrade, route,
             };
             let message = v1::StreamOpen {

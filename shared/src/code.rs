@@ -163,6 +163,12 @@ codes! {
     cause: "The secure connection was made for one host name and the request asks for another."
     fix: "Open a new connection for this host; browsers do so by themselves."
 
+    HTTP_VERSION 1007 "http-version" Visitor Debug status(505) retry()
+    title: "This version of HTTP is not spoken here"
+    cause: "The request's first line names a version of HTTP other than 1.1 and 1.0. Version 2 begins \
+        with a preface of its own."
+    fix: "Use version 1.1 or 2."
+
     NAME_TAKEN 1101 "name-taken" Agent Info status() retry()
     title: "The name is already in use"
     cause: "The tunnel name belongs to someone else, or another agent of yours is serving it."
@@ -386,6 +392,12 @@ codes! {
     title: "Too many agents"
     cause: "The edge has as many agents connected as it may."
     fix: "Try again later, or ask the edge's operator for a higher limit."
+
+    HOLD_LIMIT 5004 "hold-limit" Edge Warn status(503) retry(1)
+    title: "Too many requests wait for their agents"
+    cause: "The tunnel's agent is not connected right now, and as many requests as may already wait \
+        for agents to come back."
+    fix: "Try again in a moment. If it happens often, see in the agent's output why it reconnects."
 
     BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
     title: "The body of the request is too large"

@@ -1,191 +1,298 @@
 //! What both ends of a tunnel let through: hop-by-hop fields, our own fields and what would blur
 //! where a message ends never pass (RFC 9110, section 7.6.1; RFC 9112, section 6).
 
-use http::{
-    HeaderMap, HeaderName,
-    header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    },
+use bytes::Bytes;
+use uniroute_proto::v1::Header;
+
+use crate::{
+    http1::Length,
+    message::{Fields, is},
 };
 
 /// Fields that say where a request came from; whatever a visitor sends in them is dropped, and the
 /// edge writes its own.
-pub const FORWARDED: [&str; 5] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip"];
+pub const FORWARDED: [&str; 6] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-real-ip",
+];
 
-/// The fields of a message that may go on to the next hop.
-#[derive(Clone, Copy, Debug)]
-pub struct EndToEnd<'a> {
-    headers: &'a HeaderMap,
-    /// `Connection` names further fields; rare, so looked at only then.
-    nominates: bool,
-    keep_forwarded: bool,
+/// Takes away what does not go on to the next hop: fields of one connection, those that `Connection`
+/// names, and those that only we write. `TE: trailers` stays, for trailers pass.
+pub fn to_next_hop(fields: &mut Fields) {
+    strip(fields, |_| false);
 }
 
-impl<'a> EndToEnd<'a> {
-    /// Of a visitor's request: what claims to say where it came from does not pass (T03).
-    #[must_use]
-    pub fn of_visitor(headers: &'a HeaderMap) -> Self {
-        Self { keep_forwarded: false, ..Self::of(headers) }
-    }
+/// The same for a visitor's request: what claims to say where it came from does not pass (T03).
+pub fn of_visitor(fields: &mut Fields) {
+    strip(fields, |field| is_forwarded(&field.name));
+}
 
-    /// Of a message inside the tunnel or from the local server.
-    #[must_use]
-    pub fn of(headers: &'a HeaderMap) -> Self {
-        let ordinary = |value: &http::HeaderValue| {
-            let value = value.as_bytes();
-            [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|t| value.eq_ignore_ascii_case(t))
-        };
-        let nominates = headers.get_all(CONNECTION).iter().any(|value| !ordinary(value));
-        Self { headers, nominates, keep_forwarded: true }
-    }
-
-    /// Name and value of each field, in order.
-    pub fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        self.headers
-            .iter()
-            .filter(move |(name, _)| self.passes(name))
-            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
-    }
-
-    fn passes(self, name: &HeaderName) -> bool {
-        if is_hop_by_hop(name) || is_ours(name) {
-            return false;
-        }
-        // The edge itself asks for the body, so nobody further on has to.
-        if !self.keep_forwarded && (is_forwarded(name) || *name == EXPECT) {
-            return false;
-        }
-        !(self.nominates && is_nominated(self.headers, name))
+fn strip(fields: &mut Fields, also: impl Fn(&Header) -> bool) {
+    let nominated = nominated(fields);
+    let trailers = fields.has_token("te", "trailers");
+    fields.0.retain(|field| {
+        !(is_hop_by_hop(&field.name)
+            || is_ours(&field.name)
+            || also(field)
+            || nominated.as_ref().is_some_and(|names| is_nominated(names, &field.name)))
+    });
+    if trailers {
+        fields.push("te", "trailers");
     }
 }
 
 /// Whether the field belongs to one connection only. `Trailer` passes, since trailers do.
 #[must_use]
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TE, &PROXY_AUTHENTICATE, &PROXY_AUTHORIZATION]
-        .contains(&name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
+    let known: &[&[u8]] = match name.len() {
+        2 => &[b"te"],
+        7 => &[b"upgrade"],
+        10 => &[b"connection", b"keep-alive"],
+        14 => &[b"http2-settings"],
+        16 => &[b"proxy-connection"],
+        17 => &[b"transfer-encoding"],
+        18 => &[b"proxy-authenticate"],
+        19 => &[b"proxy-authorization"],
+        _ => return false,
+    };
+    known.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Whether the field is one that only we write.
 #[must_use]
-pub fn is_ours(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.len() > 11 && (name.starts_with("x-uniroute-") || name.starts_with("x_uniroute_"))
+pub fn is_ours(name: &[u8]) -> bool {
+    name.len() > 11 && same_to_a_script(&name[..11], b"x-uniroute-")
 }
 
-/// Whether the field says where a request came from; underscores are read as hyphens, as many
-/// local servers do.
-fn is_forwarded(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    if !matches!(name.as_bytes().first(), Some(b'x' | b'f')) {
-        return false;
-    }
-    FORWARDED.iter().any(|known| {
-        known.len() == name.len()
-            && known.bytes().zip(name.bytes()).all(|(k, n)| k == n || (k == b'-' && n == b'_'))
-    })
+/// Whether the field says where a request came from.
+fn is_forwarded(name: &[u8]) -> bool {
+    matches!(name.first(), Some(b'x' | b'X' | b'f' | b'F'))
+        && FORWARDED.iter().any(|known| same_to_a_script(name, known.as_bytes()))
 }
 
-/// Whether `Connection` names the field. It can't take away what a message needs.
-fn is_nominated(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let needed = [
-        &CONTENT_LENGTH,
-        &TRAILER,
-        &http::header::HOST,
-        &http::header::AUTHORIZATION,
-        &http::header::COOKIE,
-    ];
-    !needed.contains(&name)
-        && crate::carrier::upgrade::has_token(headers, &CONNECTION, name.as_str())
+/// Whether a local server may take the two names for one: many read underscores as hyphens.
+fn same_to_a_script(name: &[u8], known: &[u8]) -> bool {
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.len() == known.len() && name.iter().zip(known).all(|(n, k)| plain(*n) == *k)
+}
+
+/// The values of `Connection`, where they name more than how the connection goes on.
+fn nominated(fields: &Fields) -> Option<Vec<Bytes>> {
+    let ordinary = |value: &Bytes| {
+        [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|t| value.eq_ignore_ascii_case(t))
+    };
+    let unusual = fields.all("connection").any(|value| !ordinary(value));
+    unusual.then(|| fields.all("connection").cloned().collect())
+}
+
+/// Whether one of the values of `Connection` names the field. They can't take away what a message
+/// needs.
+fn is_nominated(values: &[Bytes], name: &[u8]) -> bool {
+    const NEEDED: [&[u8]; 5] =
+        [b"content-length", b"trailer", b"host", b"authorization", b"cookie"];
+    let mut elements =
+        values.iter().flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    elements.any(|element| element.eq_ignore_ascii_case(name))
+        && !NEEDED.iter().any(|needed| name.eq_ignore_ascii_case(needed))
+}
+
+/// Takes away what has no place in a trailer section: what frames or routes a message, and what a
+/// head does not pass on either (RFC 9110, section 6.5.1).
+pub fn of_trailers(fields: &mut Fields) {
+    fields.0.retain(|field| {
+        let head_only = ["content-length", "host", "trailer", "via", "expect"];
+        !(is_hop_by_hop(&field.name)
+            || is_ours(&field.name)
+            || is_forwarded(&field.name)
+            || head_only.iter().any(|name| is(field, name)))
+    });
 }
 
 /// The token of a request that asks for another protocol on this connection, such as `websocket`.
 /// `h2c` is none: it would let a second request hide behind the first one (T01).
 #[must_use]
-pub fn upgrade_token(headers: &HeaderMap) -> Option<&http::HeaderValue> {
-    let mut tokens = headers.get_all(UPGRADE).iter();
+pub fn upgrade_token(fields: &Fields) -> Option<&Bytes> {
+    let mut tokens = fields.all("upgrade");
     let token = tokens.next().filter(|_| tokens.next().is_none())?;
-    let asked = crate::carrier::upgrade::has_token(headers, &CONNECTION, "upgrade");
-    (asked && !token.as_bytes().eq_ignore_ascii_case(b"h2c")).then_some(token)
+    let asked = fields.has_token("connection", "upgrade");
+    (asked && !token.eq_ignore_ascii_case(b"h2c")).then_some(token)
 }
 
-/// The length that a message's header gives its body. `Err`: given twice, or no number.
+/// Where a request's body ends. `minor` is the number behind `HTTP/1.`.
 ///
 /// # Errors
-/// `()` when no one length can be read from it.
-#[expect(clippy::result_unit_err, reason = "there is one way to be wrong, and callers name it")]
-pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
-    let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(());
+/// Why that can't be told for sure, in words.
+pub fn request_length(fields: &Fields, minor: u8) -> Result<Length, &'static str> {
+    let framing = Framing::of(fields)?;
+    if framing.chunked && minor == 0 {
+        return Err("Transfer-Encoding is not known to HTTP/1.0");
     }
-    let text = value.to_str().map_err(|_| ())?;
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(());
+    Ok(match framing.chunked {
+        true => Length::Chunked,
+        false => Length::Exact(framing.length.unwrap_or(0)),
+    })
+}
+
+/// Where the body of an answer ends; `to_head`: it answers a HEAD request.
+///
+/// # Errors
+/// Why that can't be told for sure, in words.
+pub fn answer_length(
+    status: u16,
+    fields: &Fields,
+    minor: u8,
+    to_head: bool,
+) -> Result<Length, &'static str> {
+    let framing = Framing::of(fields)?;
+    if framing.chunked && minor == 0 {
+        return Err("Transfer-Encoding is not known to HTTP/1.0");
     }
-    text.parse().map(Some).map_err(|_| ())
+    Ok(match framing {
+        _ if to_head || matches!(status, 100..=199 | 204 | 304) => Length::Exact(0),
+        Framing { chunked: true, .. } => Length::Chunked,
+        Framing { length: Some(length), .. } => Length::Exact(length),
+        _ => Length::ToTheEnd,
+    })
+}
+
+/// What a head says of the body's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// `Content-Length`.
+    pub length: Option<u64>,
+    /// `Transfer-Encoding: chunked`.
+    pub chunked: bool,
+}
+
+impl Framing {
+    /// Of a head.
+    ///
+    /// # Errors
+    /// What contradicts itself or can't be read, in words (T01).
+    pub fn of(fields: &Fields) -> Result<Self, &'static str> {
+        let mut framing = Self { length: None, chunked: false };
+        for field in &fields.0 {
+            if is(field, "content-length") {
+                let length = number(&field.value).ok_or("Content-Length is no number")?;
+                if framing.length.replace(length).is_some() {
+                    return Err("Content-Length is there twice");
+                }
+            } else if is(field, "transfer-encoding") {
+                let twice = std::mem::replace(&mut framing.chunked, true);
+                if twice || !field.value.eq_ignore_ascii_case(b"chunked") {
+                    return Err("Transfer-Encoding must be chunked, once");
+                }
+            }
+        }
+        match framing {
+            Self { length: Some(_), chunked: true } => {
+                Err("both Transfer-Encoding and Content-Length")
+            }
+            framing => Ok(framing),
+        }
+    }
+}
+
+/// Digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
-        }
-        map
+    fn fields(pairs: &[(&'static str, &'static str)]) -> Fields {
+        let mut fields = Fields::default();
+        pairs.iter().for_each(|(name, value)| fields.push(*name, *value));
+        fields
     }
 
-    fn names(fields: EndToEnd<'_>) -> Vec<String> {
-        fields.iter().map(|(n, _)| String::from_utf8(n.to_vec()).unwrap()).collect()
+    fn names(fields: &Fields) -> Vec<&str> {
+        fields.iter().map(|(name, _)| std::str::from_utf8(name).unwrap()).collect()
     }
 
     /// T03: forged identity.
     #[test]
     fn t03_visitors_can_forge_nothing_and_take_nothing_away() {
-        let headers = map(&[
-            ("host", "a"),
-            ("x-forwarded-for", "6.6.6.6"),
+        let mut all = fields(&[
+            ("Host", "a"),
+            ("X-Forwarded-For", "6.6.6.6"),
             ("x_forwarded_for", "6.6.6.6"),
-            ("forwarded", "for=6.6.6.6"),
+            ("Forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
-            ("x-uniroute-request-id", "1"),
-            ("connection", "close, x-forwarded-for, x-mine, content-length, host"),
-            ("x-mine", "1"),
-            ("content-length", "3"),
-            ("te", "trailers"),
-            ("x-other", "1"),
+            ("X-UniRoute-Request-Id", "1"),
+            ("x_uniroute_request_id", "1"),
+            ("Connection", "close, x-forwarded-for, x-mine, content-length, host"),
+            ("X-Mine", "1"),
+            ("Content-Length", "3"),
+            ("Expect", "100-continue"),
+            ("TE", "gzip"),
+            ("X-Other", "1"),
         ]);
-        assert_eq!(names(EndToEnd::of_visitor(&headers)), ["host", "content-length", "x-other"]);
-        let headers = map(&[("x-forwarded-for", "1.2.3.4"), ("transfer-encoding", "chunked")]);
-        assert_eq!(names(EndToEnd::of(&headers)), ["x-forwarded-for"]);
+        of_visitor(&mut all);
+        assert_eq!(names(&all), ["Host", "Content-Length", "Expect", "X-Other"]);
+        let mut inside = fields(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("Transfer-Encoding", "chunked"),
+            ("Keep-Alive", "timeout=5"),
+            ("TE", "deflate, trailers"),
+        ]);
+        to_next_hop(&mut inside);
+        assert_eq!(names(&inside), ["x-forwarded-for", "te"]);
+    }
+
+    #[test]
+    fn trailers_frame_and_route_nothing() {
+        let mut all = fields(&[("Content-Length", "1"), ("Host", "a"), ("X-A", "1"), ("TE", "x")]);
+        of_trailers(&mut all);
+        assert_eq!(names(&all), ["X-A"]);
     }
 
     #[test]
     fn upgrades_are_asked_for_in_full() {
-        let upgrade = |fields: &[(&str, &str)]| upgrade_token(&map(fields)).is_some();
-        assert!(upgrade(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]));
+        let upgrade =
+            |pairs: &[(&'static str, &'static str)]| upgrade_token(&fields(pairs)).is_some();
+        assert!(upgrade(&[("Connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]));
         assert!(!upgrade(&[("upgrade", "websocket")]));
         assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "h2c")]));
         assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")]));
     }
 
+    /// T01: what could end in two places is refused.
     #[test]
-    fn one_length_or_none() {
-        assert_eq!(content_length(&map(&[])), Ok(None));
-        assert_eq!(content_length(&map(&[("content-length", "12")])), Ok(Some(12)));
+    fn t01_a_body_has_one_end() {
+        let request = |pairs: &[(&'static str, &'static str)]| request_length(&fields(pairs), 1);
+        assert_eq!(request(&[]), Ok(Length::Exact(0)));
+        assert_eq!(request(&[("Content-Length", "12")]), Ok(Length::Exact(12)));
+        assert_eq!(request(&[("Transfer-Encoding", "Chunked")]), Ok(Length::Chunked));
         for bad in [
-            &[("content-length", "1"), ("content-length", "1")][..],
+            &[("content-length", "1"), ("Content-Length", "1")][..],
             &[("content-length", "+1")],
+            &[("content-length", "")],
             &[("content-length", "1, 1")],
+            &[("content-length", "18446744073709551616")],
+            &[("content-length", "1"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "identity")],
+            &[("transfer-encoding", "")],
         ] {
-            assert_eq!(content_length(&map(bad)), Err(()));
+            assert!(request(bad).is_err(), "{bad:?}");
         }
+        let chunked = fields(&[("transfer-encoding", "chunked")]);
+        assert!(
+            request_length(&chunked, 0).is_err() && answer_length(200, &chunked, 0, false).is_err()
+        );
+        let long = fields(&[("content-length", "5")]);
+        assert_eq!(answer_length(200, &long, 1, false), Ok(Length::Exact(5)));
+        assert_eq!(answer_length(200, &long, 1, true), Ok(Length::Exact(0)));
+        assert_eq!(answer_length(304, &long, 1, false), Ok(Length::Exact(0)));
+        assert_eq!(answer_length(200, &Fields::default(), 1, false), Ok(Length::ToTheEnd));
     }
 }

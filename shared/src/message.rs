@@ -1,6 +1,8 @@
 //! The head of an HTTP message, whatever version it came in: fields in their order and, where it
 //! was HTTP/1, in their spelling. It is what the wire between edge and agent carries, so nothing is
-//! translated on the way.
+//! translated on the way. And its body, piece by piece.
+
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -144,6 +146,30 @@ impl Fields {
 #[must_use]
 pub fn is(field: &Header, name: &str) -> bool {
     field.name.eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// A part of a body, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// Some bytes.
+    Data(Bytes),
+    /// Fields behind the last byte; nothing follows.
+    Trailers(Fields),
+}
+
+/// Where a body comes from.
+pub trait Source {
+    /// Why it broke off.
+    type Error: std::fmt::Display;
+
+    /// The next piece; `None` when it is over.
+    ///
+    /// # Errors
+    /// When it broke off; what came is not the whole then.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, Self::Error>>;
+
+    /// Whether the last piece was taken, as far as is known.
+    fn is_over(&self) -> bool;
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ mod budget;
 mod core;
 mod driver;
 pub mod frame;
-mod scratch;
 
 use std::{
     fmt,

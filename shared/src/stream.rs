@@ -1,14 +1,12 @@
 //! What runs on a mux stream: framed messages and bodies (`proto::codec`), as both ends use it.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body, Frame as BodyFrame, SizeHint};
 use tokio::time::Sleep;
 use uniroute_proto::{
     codec::{self, CodecError, Decoder, Frame, Kind, MAX_DATA},
@@ -16,7 +14,8 @@ use uniroute_proto::{
 };
 
 use crate::{
-    headers::{is_hop_by_hop, is_ours},
+    headers,
+    message::{Fields, Piece, Source},
     session::{Receiver, Sender, StreamError},
 };
 
@@ -192,7 +191,6 @@ impl FrameReader {
 #[derive(Debug)]
 pub struct StreamBody {
     reader: Option<FrameReader>,
-    length: Option<u64>,
     since_yield: usize,
     on_drop: OnDrop,
 }
@@ -207,19 +205,19 @@ pub enum OnDrop {
 }
 
 impl StreamBody {
-    /// The body that follows on `reader`. `length` is its length where a header told it.
+    /// The body that follows on `reader`.
     #[must_use]
-    pub const fn new(reader: FrameReader, length: Option<u64>, on_drop: OnDrop) -> Self {
-        Self { reader: Some(reader), length, since_yield: 0, on_drop }
+    pub const fn new(reader: FrameReader, on_drop: OnDrop) -> Self {
+        Self { reader: Some(reader), since_yield: 0, on_drop }
     }
 
     /// No body; the stream is over in this direction.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { reader: None, length: Some(0), since_yield: 0, on_drop: OnDrop::Cancel }
+        Self { reader: None, since_yield: 0, on_drop: OnDrop::Cancel }
     }
 
-    fn take_frame(&mut self, frame: Frame) -> Result<Option<BodyFrame<Bytes>>, ReadError> {
+    fn take_frame(&mut self, frame: Frame) -> Result<Option<Piece>, ReadError> {
         if frame.end {
             self.reader = None;
         }
@@ -227,12 +225,13 @@ impl StreamBody {
             Kind::Data if frame.payload.is_empty() => Ok(None),
             Kind::Data => {
                 self.since_yield += frame.payload.len();
-                Ok(Some(BodyFrame::data(frame.payload)))
+                Ok(Some(Piece::Data(frame.payload)))
             }
             Kind::Trailers => {
                 let trailers: v1::Trailers = codec::parse("Trailers", frame.payload)?;
-                head::header_count("Trailers", &trailers.headers)?;
-                Ok(Some(BodyFrame::trailers(header_map("Trailers", &trailers.headers)?)))
+                let mut fields = checked("Trailers", trailers.headers)?;
+                headers::of_trailers(&mut fields);
+                Ok(Some(Piece::Trailers(fields)))
             }
             Kind::Abort => {
                 let abort: v1::Abort = codec::parse("Abort", frame.payload)?;
@@ -255,21 +254,17 @@ impl Drop for StreamBody {
     }
 }
 
-impl Body for StreamBody {
-    type Data = Bytes;
+impl Source for StreamBody {
     type Error = ReadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<BodyFrame<Bytes>, ReadError>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, ReadError>> {
         if self.since_yield >= YIELD_AFTER {
             self.since_yield = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         loop {
-            let Some(reader) = &mut self.reader else { return Poll::Ready(None) };
+            let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(None)) };
             let result = match reader.poll_frame(cx) {
                 Poll::Pending => {
                     self.since_yield = 0;
@@ -283,58 +278,71 @@ impl Body for StreamBody {
                 Poll::Ready(Err(error)) => Err(error),
             };
             match result {
-                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(Some(piece)) => return Poll::Ready(Ok(Some(piece))),
                 Ok(None) => {}
                 Err(error) => {
                     // Whatever follows is of no use; dropping the reader tells the peer.
                     self.reader = None;
-                    return Poll::Ready(Some(Err(error)));
+                    return Poll::Ready(Err(error));
                 }
             }
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.reader.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.length {
-            Some(length) if self.reader.is_some() => SizeHint::with_exact(length),
-            _ => SizeHint::default(),
-        }
     }
 }
 
-/// Headers as they came over the wire, checked: no CR, LF or NUL passes, names are tokens (T10).
-/// Fields that belong to one connection, or that only we write, are left out.
+/// Fields as they came over the wire, checked: no CR, LF or NUL passes, names are tokens (T10).
 ///
 /// # Errors
 /// [`CodecError::Malformed`], naming the field's name but never its value.
-pub fn header_map(what: &'static str, headers: &[v1::Header]) -> Result<HeaderMap, CodecError> {
+pub fn checked(what: &'static str, headers: Vec<v1::Header>) -> Result<Fields, CodecError> {
     let malformed = |reason: String| CodecError::Malformed { what, reason };
-    head::header_count(what, headers)?;
-    let mut map = HeaderMap::with_capacity(headers.len());
-    for header in headers {
-        let name = field_name(&header.name)
-            .ok_or_else(|| malformed("a header's name is not a token".into()))?;
-        let value = HeaderValue::from_maybe_shared(header.value.clone())
-            .map_err(|_| malformed(format!("the header {name} holds a forbidden byte")))?;
-        if !is_hop_by_hop(&name) && !is_ours(&name) {
-            map.append(name, value);
+    head::header_count(what, &headers)?;
+    for header in &headers {
+        if header.name.is_empty() || !header.name.iter().all(|byte| is_token(*byte)) {
+            return Err(malformed("a header's name is not a token".into()));
+        }
+        if !is_value(&header.value) {
+            let name = String::from_utf8_lossy(&header.name);
+            return Err(malformed(format!("the header {name} holds a forbidden byte")));
         }
     }
-    Ok(map)
+    Ok(Fields(headers))
 }
 
-/// A field's name; those that come with every request cost no allocation.
-fn field_name(name: &[u8]) -> Option<HeaderName> {
-    match name {
-        b"x-forwarded-for" => Some(HeaderName::from_static("x-forwarded-for")),
-        b"x-forwarded-proto" => Some(HeaderName::from_static("x-forwarded-proto")),
-        b"x-forwarded-host" => Some(HeaderName::from_static("x-forwarded-host")),
-        name => HeaderName::from_bytes(name).ok(),
-    }
+/// Whether a byte may be in a method or a field's name (RFC 9110, section 5.6.2).
+#[must_use]
+pub const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// Whether the bytes may be a field's value: no control characters but tabs (RFC 9110, section 5.5).
+/// All are looked at, without a branch for each.
+#[must_use]
+pub fn is_value(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .fold(true, |fits, byte| fits & ((*byte >= b' ' && *byte != 0x7f) | (*byte == b'\t')))
 }
 
 /// Why a body was not sent to its end.
@@ -350,62 +358,62 @@ pub enum SendError<E> {
 
 /// Sends a body as frames, to its end, and watches for the peer's cancel while it waits. The last
 /// frame carries END, and the stream's FIN goes out in the same batch.
-///
-/// # Errors
-/// [`SendError`]. A body that breaks off becomes an ABORT frame: never a short body that looks
-/// whole.
-pub async fn send_body<B>(sender: &mut Sender, body: B) -> Result<(), SendError<B::Error>>
-where
-    B: Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
-{
-    let mut body = pin!(body);
-    let mut sent = body.size_hint().lower();
-    let mut moved = false;
-    loop {
-        if sent >= LONG_BODY && !moved {
-            moved = sender.move_to_lane();
-        }
-        let frame = std::future::poll_fn(|cx| {
-            if let Poll::Ready(Err(error)) = ready_or_reset(sender, cx) {
-                return Poll::Ready(Err(error));
-            }
-            ready!(sender.poll_ready(cx))?;
-            body.as_mut().poll_frame(cx).map(Ok)
-        });
-        match frame.await? {
-            None => {
-                return Ok(sender.send_framed(
-                    codec::header(Kind::Data, true, 0),
-                    Bytes::new(),
-                    true,
-                )?);
-            }
-            Some(Err(error)) => {
-                sender.send(head::abort(&error.to_string()), true)?;
-                return Err(SendError::Body(error));
-            }
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    let last = body.is_end_stream();
-                    sent += data.len() as u64;
-                    send_data(sender, data, last)?;
-                    if last {
-                        return Ok(());
-                    }
-                }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    let pairs = trailers.iter().map(|(n, v)| (n.as_str().as_bytes(), v.as_bytes()));
-                    return Ok(sender.send(head::trailers(pairs), true)?);
-                }
-            },
-        }
-    }
+#[derive(Debug)]
+pub struct BodySender {
+    sent: u64,
+    moved: bool,
 }
 
-fn ready_or_reset(sender: &mut Sender, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-    sender.poll_reset(cx).map(Err)
+impl BodySender {
+    /// For a body of `length` bytes, where that is known.
+    #[must_use]
+    pub fn new(length: Option<u64>) -> Self {
+        Self { sent: length.unwrap_or(0), moved: false }
+    }
+
+    /// Sends what there is. Ready when the body is over, and never asked again then.
+    ///
+    /// # Errors
+    /// [`SendError`]. A body that breaks off becomes an ABORT frame: never a short body that looks
+    /// whole.
+    pub fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        sender: &mut Sender,
+        body: &mut S,
+    ) -> Poll<Result<(), SendError<S::Error>>> {
+        loop {
+            if self.sent >= LONG_BODY && !self.moved {
+                self.moved = sender.move_to_lane();
+            }
+            if let Poll::Ready(error) = sender.poll_reset(cx) {
+                return Poll::Ready(Err(error.into()));
+            }
+            ready!(sender.poll_ready(cx))?;
+            match ready!(body.poll_piece(cx)) {
+                Ok(Some(Piece::Data(data))) => {
+                    let last = body.is_over();
+                    self.sent += data.len() as u64;
+                    send_data(sender, data, last)?;
+                    if last {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Ok(Some(Piece::Trailers(mut trailers))) => {
+                    headers::of_trailers(&mut trailers);
+                    return Poll::Ready(Ok(sender.send(head::trailers(trailers.iter()), true)?));
+                }
+                Ok(None) => {
+                    let last = codec::header(Kind::Data, true, 0);
+                    return Poll::Ready(Ok(sender.send_framed(last, Bytes::new(), true)?));
+                }
+                Err(error) => {
+                    sender.send(head::abort(&error.to_string()), true)?;
+                    return Poll::Ready(Err(SendError::Body(error)));
+                }
+            }
+        }
+    }
 }
 
 fn send_data(sender: &mut Sender, mut data: Bytes, last: bool) -> Result<(), StreamError> {

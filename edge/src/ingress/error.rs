@@ -19,6 +19,11 @@ pub(crate) enum ProxyError {
     BadRequest(&'static str),
     #[error("the request's head is too large")]
     HeadTooLarge,
+    #[error("the version is neither HTTP/1.1 nor HTTP/1.0")]
+    Version,
+    /// The framing of the request's body is broken, or the visitor has left.
+    #[error("the request's body: {0}")]
+    Body(String),
     #[error("the method {0} is not forwarded")]
     Method(String),
     #[error("no tunnel has this name")]
@@ -43,8 +48,8 @@ pub(crate) enum ProxyError {
     Answer(String),
     #[error("no answer began within the tunnel's response timeout")]
     Timeout,
-    #[error("the visitor's request broke off")]
-    VisitorLeft,
+    #[error("as many requests wait for their agents as may")]
+    HoldFull,
     #[error("{}", .0.message)]
     Upstream(UpstreamError),
 }
@@ -60,7 +65,9 @@ impl ProxyError {
     pub(crate) fn code(&self) -> &'static Code {
         match self {
             Self::BadHost => &Code::BAD_HOST,
-            Self::BadRequest(_) | Self::VisitorLeft => &Code::BAD_REQUEST,
+            Self::BadRequest(_) | Self::Body(_) => &Code::BAD_REQUEST,
+            Self::Version => &Code::HTTP_VERSION,
+            Self::HoldFull => &Code::HOLD_LIMIT,
             Self::HeadTooLarge => &Code::HEAD_TOO_LARGE,
             Self::Method(_) => &Code::METHOD_REFUSED,
             Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
@@ -84,7 +91,9 @@ impl ProxyError {
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::Upstream(error) if !error.message.is_empty() => Some(error.message.clone()),
-            Self::BadRequest(_) | Self::BadUpgrade(_) | Self::Answer(_) => Some(self.to_string()),
+            Self::BadRequest(_) | Self::Body(_) | Self::BadUpgrade(_) | Self::Answer(_) => {
+                Some(self.to_string())
+            }
             _ => None,
         }
     }

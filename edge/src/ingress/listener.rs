@@ -6,19 +6,17 @@
 //! That decides where work is done and nothing else: what does not fit is served where it is.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io::{self, Read as _, Write as _},
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     pin::pin,
-    sync::{Arc, atomic::Ordering},
-    task::{Poll, ready},
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt as _, Interest, unix::AsyncFd},
     net::TcpStream,
@@ -29,19 +27,14 @@ use tracing::{debug, warn};
 use uniroute_shared::carrier::upgrade::LANE_HEADER;
 
 use super::{
+    http1, http2,
     router::{self, Route},
-    socket::VisitorSocket,
-    visitor::{Due, Visitor},
+    visitor::Visitor,
 };
 use crate::{Shared, ingress, registry::Lookup};
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
-/// What hyper may buffer of a connection in each direction, in bytes: what one read of a long body
-/// takes at most.
-const MAX_BUFFER: usize = 128 * 1024;
-/// Header fields of a request.
-const MAX_HEADERS: usize = 128;
 /// Wait after the system had no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -195,7 +188,7 @@ impl Door {
         match timeout(FIRST_BYTES, reading).await {
             Ok(Ok((_, early))) if early.is_empty() => {}
             Ok(Ok((socket, early))) if self.home(&early).is_none_or(|home| home == self.worker) => {
-                self.serve_here(VisitorSocket::new(socket, early), peer, place).await;
+                self.serve_here(socket, early, peer, place).await;
             }
             Ok(Ok((socket, early))) => match socket.into_std() {
                 Ok(socket) => self.send_home(Handover { socket, early, peer, place }),
@@ -220,8 +213,8 @@ impl Door {
         match TcpStream::from_std(socket) {
             Ok(socket) => {
                 let door = self.clone();
-                let socket = VisitorSocket::new(socket, early);
-                self.edge.tasks.spawn(async move { door.serve_here(socket, peer, place).await });
+                let serving = async move { door.serve_here(socket, early, peer, place).await };
+                self.edge.tasks.spawn(serving);
             }
             Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
         }
@@ -229,13 +222,17 @@ impl Door {
 
     async fn serve_here(
         &self,
-        socket: VisitorSocket,
+        socket: TcpStream,
+        early: Bytes,
         peer: SocketAddr,
         place: OwnedSemaphorePermit,
     ) {
         let _place = place;
-        if let Err(error) = serve_http(Arc::clone(&self.edge), self.worker, socket, peer).await {
-            debug!(%peer, %error, "a visitor's connection broke off");
+        let visitor = Visitor::new(Arc::clone(&self.edge), self.worker, peer);
+        match http2::begins(&early) {
+            // Large, and alive for as long as the connection: apart from what most connections need.
+            true => Box::pin(http2::serve(visitor, socket, early)).await,
+            false => http1::serve(visitor, socket, early).await,
         }
     }
 
@@ -250,7 +247,7 @@ impl Door {
         match edge.hosts.route(&host) {
             Route::Tunnel(name) => match edge.registry.lookup(name) {
                 Lookup::Live(target) => Some(target.session.worker),
-                Lookup::Offline | Lookup::Unknown => None,
+                Lookup::Offline(..) | Lookup::Unknown => None,
             },
             Route::Edge => edge.registry.worker_of(peeked(head, LANE_HEADER)?),
             Route::Unknown => None,
@@ -275,55 +272,6 @@ fn peeked<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     })?;
     // Only a whole line: the rest of a cut one may still come.
     std::str::from_utf8(value.strip_suffix(b"\r")?).ok().map(str::trim)
-}
-
-async fn serve_http(
-    edge: Arc<Shared>,
-    worker: usize,
-    socket: VisitorSocket,
-    peer: SocketAddr,
-) -> Result<(), hyper::Error> {
-    let visitor = Visitor::new(Arc::clone(&edge), worker, peer);
-    let requests_of = Arc::clone(&visitor);
-    let service = service_fn(move |request| {
-        let visitor = Arc::clone(&requests_of);
-        async move { Ok::<_, std::convert::Infallible>(ingress::handle(visitor, request).await) }
-    });
-    // Without hyper's own timer: it is made and dropped again for every request.
-    let connection = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(socket), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let mut stop = pin!(edge.stop.clone().cancelled_owned());
-    let mut listening = false;
-    let mut stopping = false;
-    // The stop signal is polled once, to be woken by it; after that a flag is enough, since asking
-    // it again on every wake-up costs a lock that all connections share.
-    poll_fn(move |cx| {
-        if !listening {
-            listening = true;
-            stopping = stop.as_mut().poll(cx).is_ready();
-            if stopping {
-                connection.as_mut().graceful_shutdown();
-            }
-        } else if !stopping && edge.stopping.load(Ordering::Relaxed) {
-            stopping = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(result);
-            }
-            match ready!(visitor.poll_timer(cx)) {
-                // Whoever says nothing, or too slowly, is cut without a word.
-                Due::Silent => return Poll::Ready(Ok(())),
-                Due::Request => {}
-            }
-        }
-    })
-    .await
 }
 
 /// Errors of `accept` that say nothing about the listener (see accept(2)).

@@ -32,7 +32,7 @@ pub(crate) fn error_response(
     code: &'static Code,
     request_id: &RequestId,
     detail: Option<&str>,
-    accept: Option<&HeaderValue>,
+    accept: Option<&[u8]>,
 ) -> Response<Bytes> {
     respond(code, request_id, detail, prefers_html(accept), None)
 }
@@ -43,7 +43,7 @@ pub(crate) fn owners_error_response(
     code: &'static Code,
     request_id: &RequestId,
     detail: Option<&str>,
-    accept: Option<&HeaderValue>,
+    accept: Option<&[u8]>,
     policy: &Policy,
 ) -> Response<Bytes> {
     let html = prefers_html(accept);
@@ -126,8 +126,11 @@ fn shortened(text: &str) -> String {
 
 /// Whether a page is wanted more than JSON: by its weight, then by being named more exactly. Who
 /// accepts both alike (`*/*`) is a program.
-fn prefers_html(accept: Option<&HeaderValue>) -> bool {
-    let Some(accept) = accept.and_then(|value| value.to_str().ok()) else { return false };
+fn prefers_html(accept: Option<&[u8]>) -> bool {
+    let accept = accept.filter(|value| value.is_ascii());
+    let Some(accept) = accept.and_then(|value| std::str::from_utf8(value).ok()) else {
+        return false;
+    };
     let html = wish(accept, &["*/*", "text/*", "text/html"]);
     let json = wish(accept, &["*/*", "application/*", "application/json"]);
     let problem = wish(accept, &["*/*", "application/*", "application/problem+json"]);
@@ -318,8 +321,7 @@ mod tests {
     const EVIL: &str = "</p><script>alert(\"1\")</script>&'\r\n\0\\\",\"status\":200";
 
     fn answer(code: &'static Code, detail: Option<&str>, accept: Option<&str>) -> Response<Bytes> {
-        let accept = accept.map(|text| HeaderValue::from_str(text).unwrap());
-        error_response(code, &RequestId::new(), detail, accept.as_ref())
+        error_response(code, &RequestId::new(), detail, accept.map(str::as_bytes))
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -359,8 +361,7 @@ mod tests {
         let policy = Policy::compile(Some(&policy), &std::sync::Arc::default()).unwrap().unwrap();
         let id = RequestId::new();
         let answer = |code, accept: Option<&str>| {
-            let accept = accept.map(|text| HeaderValue::from_str(text).unwrap());
-            owners_error_response(code, &id, None, accept.as_ref(), &policy)
+            owners_error_response(code, &id, None, accept.map(str::as_bytes), &policy)
         };
         let response = answer(&Code::UPSTREAM_REFUSED, Some(BROWSER));
         assert_eq!(text(&response), format!("<p>UR-3001 {id}"));
@@ -454,7 +455,7 @@ mod tests {
 
     #[test]
     fn accept_decides_the_shape() {
-        let html = |accept: &str| prefers_html(Some(&HeaderValue::from_str(accept).unwrap()));
+        let html = |accept: &str| prefers_html(Some(accept.as_bytes()));
         for accept in [
             BROWSER,
             "text/html",
@@ -483,6 +484,6 @@ mod tests {
             assert!(!html(accept), "{accept}");
         }
         assert!(!prefers_html(None));
-        assert!(!prefers_html(Some(&HeaderValue::from_bytes(b"text/html\xff").unwrap())));
+        assert!(!prefers_html(Some(b"text/html\xff")));
     }
 }

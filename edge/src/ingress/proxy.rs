@@ -1,376 +1,516 @@
-//! One request over one stream: head out, body out, head in, body in. No task of its own: the
-//! visitor's connection polls all of it, and dropping it cancels all of it.
+//! One request over one stream: head out, body out, head in, body in. No task of its own: whoever
+//! has the visitor's request polls all of it, and dropping it cancels all of it.
+//!
+//! A request that finds no agent waits for one ([`super::hold`]). One whose stream died before any
+//! answer goes out again where that is safe: its method is idempotent, or the agent says that it
+//! did nothing with it; and what was sent of its body is still here.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, UPGRADE},
-    request::Parts,
-};
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tracing::debug;
-use uniroute_proto::{head, v1};
+use uniroute_proto::{codec, head, v1};
 use uniroute_shared::{
-    copy,
-    headers::{EndToEnd, content_length, upgrade_token},
+    deadline::Deadline,
+    headers::{self, Framing},
     id::RequestId,
-    session::Sender,
-    stream::{FrameReader, OnDrop, ReadError, SendError, StreamBody, header_map, send_body},
+    message::{Fields, Piece, RequestHead, Source},
+    session::{Receiver, Sender},
+    stream::{BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked},
 };
 
-use super::{error::ProxyError, router, socket::VisitorSocket, visitor::Visitor};
-use crate::{
-    Shared,
-    registry::{Target, Tunnel},
-};
+use super::{error::ProxyError, hold, visitor::Visitor};
+use crate::registry::{Target, Tunnel};
 
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
+/// How often a request is sent at most.
+const TRIES: usize = 4;
+/// What is kept of a request's body to send it again, in bytes.
+const KEPT: usize = 64 * 1024;
 
-/// How visitors reach the edge's own listener.
-const SCHEME: &str = "http";
-
-type Upload = Pin<Box<dyn Future<Output = Result<(), SendError<hyper::Error>>> + Send>>;
-
-/// Sends `request` to `target` and returns the answer as soon as its head is there.
-pub(crate) async fn forward(
-    visitor: &Arc<Visitor>,
-    target: Arc<Target>,
-    id: RequestId,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    target.request();
-    let began = Instant::now();
-    let upgrade = upgrade_of(&mut request);
-    let (parts, body) = request.into_parts();
-    let bodyless = body.is_end_stream() && upgrade.is_none();
-    let (mut sender, receiver) = target.session.carried.open()?;
-    sender.send(
-        open_frame(&target, &visitor.address, id, &parts, upgrade.as_ref(), bodyless)?,
-        bodyless,
-    )?;
-
-    let mut exchange = Exchange {
-        reader: FrameReader::new(receiver),
-        upload: None,
-        visitor: Arc::clone(visitor),
-        probed: false,
-        sent_at: began,
-        target,
-    };
-    let mut idle_sender = None;
-    if upgrade.is_some() {
-        idle_sender = Some(sender);
-    } else if !bodyless {
-        let counted = Counted { body, tunnel: Arc::clone(&exchange.target.tunnel) };
-        exchange.upload = Some(Box::pin(async move { send_body(&mut sender, counted).await }));
-    }
-    visitor.look_at(Some(began + PROBE_AFTER));
-    let (head, end) = poll_fn(|cx| exchange.poll_head(cx)).await?;
-    visitor.look_at(None);
-    exchange.target.tunnel.answered(began.elapsed());
-    if head.status == 101 {
-        return switch(&visitor.edge, exchange, idle_sender, upgrade, &head);
-    }
-    if let Some(mut sender) = idle_sender {
-        // The upgrade was declined; the request had no body. An agent that has sent its whole
-        // answer by now has ended the stream, and that is no fault.
-        let last = uniroute_proto::codec::header(uniroute_proto::codec::Kind::Data, true, 0);
-        let _ = sender.send_framed(last, Bytes::new(), true);
-    }
-    answer(exchange, &parts.method, &head, end)
+/// A visitor's request, as far as its head says it.
+pub(crate) struct Asked {
+    pub(crate) id: RequestId,
+    /// Without the fields of the visitor's connection.
+    pub(crate) head: RequestHead,
+    /// The token of a request to switch protocols, empty otherwise.
+    pub(crate) upgrade: Bytes,
+    /// The body's length where the head says it; `Some(0)`: there is none.
+    pub(crate) length: Option<u64>,
 }
 
-fn open_frame(
-    target: &Target,
-    visitor: &str,
-    id: RequestId,
-    parts: &Parts,
-    upgrade: Option<&(HeaderValue, OnUpgrade)>,
-    end: bool,
-) -> Result<Bytes, ProxyError> {
-    // Found before, or the request would not be here.
-    let authority = router::authority(&parts.uri, &parts.headers).unwrap_or_default();
-    let open = head::HttpOpen {
-        tunnel_id: target.tunnel.id.as_bytes(),
-        request_id: id.as_bytes(),
-        visitor,
-        traceparent: parts
-            .headers
-            .get("traceparent")
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default(),
-        method: parts.method.as_str(),
-        target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
-        authority,
-        scheme: SCHEME,
-        version: match parts.version {
-            Version::HTTP_10 => v1::HttpVersion::HttpVersion10,
-            _ => v1::HttpVersion::HttpVersion11,
-        },
-        upgrade: upgrade.map_or(&[], |(token, _)| token.as_bytes()),
-        route: 0,
-    };
-    let added: [(&[u8], &[u8]); 3] = [
-        (b"x-forwarded-for", visitor.as_bytes()),
-        (b"x-forwarded-proto", SCHEME.as_bytes()),
-        (b"x-forwarded-host", authority.as_bytes()),
-    ];
-    if parts.headers.len() + added.len() > head::MAX_HEADERS {
-        return Err(ProxyError::BadRequest("too many header fields"));
+impl Asked {
+    /// The stream's first message. It has the last word on what the request is: an agent sees
+    /// nothing else of it.
+    fn open_frame(
+        &self,
+        visitor: &Visitor,
+        tunnel: &Tunnel,
+        end: bool,
+    ) -> Result<Bytes, ProxyError> {
+        let head = &self.head;
+        if head.fields.len() > head::MAX_HEADERS - ADDED {
+            return Err(ProxyError::HeadTooLarge);
+        }
+        let open = head::HttpOpen {
+            tunnel_id: tunnel.id.as_bytes(),
+            request_id: self.id.as_bytes(),
+            visitor: &visitor.address,
+            traceparent: head.fields.get("traceparent").map_or(&[], |value| value),
+            method: &head.method,
+            target: &head.target,
+            authority: &head.authority,
+            scheme: visitor.scheme,
+            version: head.version,
+            upgrade: &self.upgrade,
+            route: 0,
+        };
+        let via = match head.version {
+            v1::HttpVersion::HttpVersion10 => &b"1.0 uniroute"[..],
+            v1::HttpVersion::HttpVersion2 => b"2 uniroute",
+            _ => b"1.1 uniroute",
+        };
+        let added: [(&[u8], &[u8]); ADDED] = [
+            (b"Via", via),
+            (b"X-Forwarded-For", visitor.address.as_bytes()),
+            (b"X-Forwarded-Proto", visitor.scheme.as_bytes()),
+            (b"X-Forwarded-Host", &head.authority),
+        ];
+        Ok(open.frame(|| head.fields.iter().chain(added), end))
     }
-    let fields = EndToEnd::of_visitor(&parts.headers);
-    Ok(open.frame(|| fields.iter().chain(added), end))
+
+    /// Asking twice is as good as once (RFC 9110, section 9.2.2).
+    fn is_idempotent(&self) -> bool {
+        const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"];
+        METHODS.contains(&&self.head.method[..])
+    }
 }
 
-/// The token of an upgrade request and the connection that will be upgraded.
-fn upgrade_of(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpgrade)> {
-    if request.version() != Version::HTTP_11 || !request.body().is_end_stream() {
-        return None;
-    }
-    let token = upgrade_token(request.headers())?.clone();
-    Some((token, hyper::upgrade::on(request)))
+/// Fields that the edge adds to a request.
+const ADDED: usize = 4;
+
+/// What comes back, in order: any number of informational answers, then a final one.
+pub(crate) enum Reply {
+    Informational(u16, Fields),
+    Final(Answer),
 }
 
-/// A request under way, until its answer's head is there.
-struct Exchange {
-    reader: FrameReader,
-    upload: Option<Upload>,
+/// The head of the final answer; its body follows.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Without the fields of the local server's connection.
+    pub(crate) fields: Fields,
+    /// What the head says; a body may still be over at once.
+    pub(crate) length: Option<u64>,
+    /// There is no body.
+    pub(crate) end: bool,
+}
+
+/// A request under way.
+pub(crate) struct Exchange {
     visitor: Arc<Visitor>,
-    probed: bool,
+    tunnel: Arc<Tunnel>,
+    /// The stream's first message, as long as it may have to be sent again.
+    open: Bytes,
+    kind: Kind,
+    way: Way,
+    upload: Upload,
+    download: StreamBody,
+    /// What was sent of the body; `None`: more than is kept.
+    kept: Option<Kept>,
+    tries: usize,
+    clock: Clock,
+}
+
+/// What the request's head says of how it goes on.
+struct Kind {
+    length: Option<u64>,
+    switches: bool,
+    to_head: bool,
+    idempotent: bool,
+}
+
+impl Kind {
+    /// All of the request is in its head.
+    fn is_bodyless(&self) -> bool {
+        self.length == Some(0) && !self.switches
+    }
+}
+
+/// How a request gets to its agent.
+enum Way {
+    /// There is none now, and it waits for one.
+    Held(Pin<Box<dyn Future<Output = Result<hold::Found, ProxyError>> + Send>>),
+    /// Over a stream of this target.
+    Stream(Arc<Target>, FrameReader),
+    /// The answer's head is here, or there will be none.
+    Over,
+}
+
+enum Upload {
+    /// For the answer to an upgrade.
+    Waiting(Sender),
+    Sending(Sender, BodySender),
+    Over,
+}
+
+struct Clock {
+    began: Instant,
     /// When the request was out whole: its answer is due from then on.
-    sent_at: Instant,
-    target: Arc<Target>,
+    sent: Instant,
+    probed: bool,
+    /// The timer does not know yet.
+    unset: bool,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { began: now, sent: now, probed: false, unset: true }
+    }
 }
 
 impl Exchange {
-    fn poll_head(
+    /// Sends `asked` to the agent that serves `tunnel`: over what was `found`, or as soon as there is
+    /// one.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when that can't be, or too many wait already.
+    pub(crate) fn begin(
+        visitor: &Arc<Visitor>,
+        tunnel: Arc<Tunnel>,
+        found: Option<hold::Found>,
+        asked: &Asked,
+    ) -> Result<Self, ProxyError> {
+        let kind = Kind {
+            length: asked.length,
+            switches: !asked.upgrade.is_empty(),
+            to_head: asked.head.method == "HEAD",
+            idempotent: asked.is_idempotent(),
+        };
+        let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless())?;
+        tunnel.requests.fetch_add(1, Ordering::Relaxed);
+        let mut exchange = Self {
+            visitor: Arc::clone(visitor),
+            tunnel,
+            open,
+            kind,
+            way: Way::Over,
+            upload: Upload::Over,
+            download: StreamBody::empty(),
+            kept: Some(Kept::default()),
+            tries: 0,
+            clock: Clock::start(),
+        };
+        match found {
+            Some(found) => exchange.send(found)?,
+            None => exchange.hold()?,
+        }
+        Ok(exchange)
+    }
+
+    /// Over a stream that was just opened.
+    fn send(&mut self, (target, mut sender, receiver): hold::Found) -> Result<(), ProxyError> {
+        self.tries += 1;
+        self.clock = Clock { began: self.clock.began, ..Clock::start() };
+        let bodyless = self.kind.is_bodyless();
+        sender.send(self.open.clone(), bodyless)?;
+        self.upload = match () {
+            () if bodyless => Upload::Over,
+            () if self.kind.switches => Upload::Waiting(sender),
+            () => Upload::Sending(sender, BodySender::new(self.kind.length)),
+        };
+        if let Some(kept) = &mut self.kept {
+            kept.again = 0;
+        }
+        self.way = Way::Stream(target, FrameReader::new(receiver));
+        Ok(())
+    }
+
+    fn hold(&mut self) -> Result<(), ProxyError> {
+        self.upload = Upload::Over;
+        let edge = Arc::clone(&self.visitor.edge);
+        let place = hold::Place::take(&edge, self.open.len())?;
+        self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.tunnel), place)));
+        Ok(())
+    }
+
+    /// The next reply. `body` is the visitor's; `timer` is set and looked at here until the final
+    /// answer.
+    ///
+    /// # Errors
+    /// [`ProxyError`]; the request is over then.
+    pub(crate) fn poll_reply(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(v1::ResponseHead, bool), ProxyError>> {
-        if let Some(upload) = &mut self.upload
-            && let Poll::Ready(result) = upload.as_mut().poll(cx)
-        {
-            self.upload = None;
-            self.sent_at = Instant::now();
-            if let Err(SendError::Body(_)) = result {
-                return Poll::Ready(Err(ProxyError::VisitorLeft));
-            }
-        }
+        timer: &mut Deadline,
+        body: &mut impl Source,
+    ) -> Poll<Result<Reply, ProxyError>> {
         loop {
-            let reply = match self.reader.poll_message::<v1::StreamReply>("StreamReply", cx) {
-                Poll::Ready(reply) => reply?,
-                Poll::Pending => return self.poll_timer().map(Err),
-            };
-            match reply {
-                (v1::StreamReply { reply: Some(v1::stream_reply::Reply::Head(head)) }, end) => {
-                    return Poll::Ready(Ok((head, end)));
+            if let Way::Held(found) = &mut self.way {
+                let found = ready!(found.as_mut().poll(cx))?;
+                self.send(found)?;
+            }
+            if std::mem::take(&mut self.clock.unset) {
+                timer.set(self.clock.sent + PROBE_AFTER);
+            }
+            match ready!(self.poll_stream(cx, timer, body)) {
+                Err(error) if self.may_repeat(&error) => {
+                    debug!(%error, tries = self.tries, "a request goes out again");
+                    if self.hold().is_err() {
+                        return Poll::Ready(Err(error));
+                    }
                 }
-                (v1::StreamReply { reply: Some(v1::stream_reply::Reply::Error(error)) }, _) => {
-                    return Poll::Ready(Err(ProxyError::Upstream(error)));
+                Ok(reply) => {
+                    if matches!(reply, Reply::Final(_)) {
+                        timer.clear();
+                        self.tunnel.answered(self.clock.began.elapsed());
+                    }
+                    return Poll::Ready(Ok(reply));
                 }
-                // Informational answers are not passed on yet, unknown ones never.
-                (_, false) => {}
-                (_, true) => return Poll::Ready(Err(ReadError::Truncated.into())),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
 
+    fn poll_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Deadline,
+        body: &mut impl Source,
+    ) -> Poll<Result<Reply, ProxyError>> {
+        if let Poll::Ready(Err(SendError::Body(error))) = self.poll_upload(cx, body) {
+            return Poll::Ready(Err(ProxyError::Body(error.to_string())));
+        }
+        loop {
+            let Way::Stream(target, reader) = &mut self.way else {
+                return Poll::Ready(Err(ProxyError::Offline));
+            };
+            let Poll::Ready(reply) = reader.poll_message::<v1::StreamReply>("StreamReply", cx)
+            else {
+                let (target, uploading) = (Arc::clone(target), self.is_uploading());
+                return self.clock.poll(cx, timer, &target, uploading).map(Err);
+            };
+            let (reply, end) = reply?;
+            match reply.reply {
+                Some(v1::stream_reply::Reply::Head(head)) => {
+                    return Poll::Ready(self.answer(head, end).map(Reply::Final));
+                }
+                Some(v1::stream_reply::Reply::Informational(head)) if !end => {
+                    return Poll::Ready(informational(head));
+                }
+                Some(v1::stream_reply::Reply::Error(error)) => {
+                    return Poll::Ready(Err(ProxyError::Upstream(error)));
+                }
+                None if !end => {}
+                _ => return Poll::Ready(Err(ReadError::Truncated.into())),
+            }
+        }
+    }
+
+    /// Nothing came back, and it is certain that nothing is done twice; or it may be.
+    fn may_repeat(&self, error: &ProxyError) -> bool {
+        let whole = self.kept.is_some() && self.tries < TRIES && !self.visitor.edge.is_stopping();
+        whole
+            && match error {
+                ProxyError::Stream(_)
+                | ProxyError::Read(ReadError::Stream(_) | ReadError::Truncated) => {
+                    self.kind.idempotent
+                }
+                ProxyError::Upstream(error) => error.kind() == v1::UpstreamErrorKind::Unavailable,
+                _ => false,
+            }
+    }
+
+    /// Sends what there is of the body. Ready when no more of it is wanted.
+    ///
+    /// # Errors
+    /// When the body broke off; or the stream did, which shows where its answer is read.
+    pub(crate) fn poll_upload<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut S,
+    ) -> Poll<Result<(), SendError<S::Error>>> {
+        let Upload::Sending(sender, sending) = &mut self.upload else { return Poll::Ready(Ok(())) };
+        let tunnel = &self.tunnel;
+        let mut body = Keeping { body, kept: &mut self.kept, tunnel };
+        let result = ready!(sending.poll_send(cx, sender, &mut body));
+        self.upload = Upload::Over;
+        self.clock.sent = Instant::now();
+        Poll::Ready(result)
+    }
+
+    pub(crate) fn is_uploading(&self) -> bool {
+        matches!(self.upload, Upload::Sending(..))
+    }
+
+    /// No more of the visitor's body is sent.
+    pub(crate) fn stop_upload(&mut self) {
+        self.upload = Upload::Over;
+    }
+
+    fn answer(&mut self, head: v1::ResponseHead, end: bool) -> Result<Answer, ProxyError> {
+        let status = u16::try_from(head.status).ok().filter(|status| {
+            (200..1000).contains(status) || (*status == 101 && self.kind.switches)
+        });
+        let status = status.ok_or_else(|| ProxyError::Answer(format!("status {}", head.status)))?;
+        let mut fields = checked("ResponseHead", head.headers)?;
+        headers::to_next_hop(&mut fields);
+        let framing = Framing::of(&fields).map_err(|why| ProxyError::Answer(why.into()))?;
+        let bodyless = self.kind.to_head || matches!(status, 204 | 304);
+        if end && !bodyless && framing.length.is_some_and(|length| length > 0) {
+            return Err(ProxyError::Answer(
+                "its Content-Length promises a body, and there is none".into(),
+            ));
+        }
+        self.open = Bytes::new();
+        self.kept = None;
+        if status == 101 {
+            return Ok(Answer { status, fields, length: None, end: false });
+        }
+        self.decline_switch();
+        if let Way::Stream(_, reader) = std::mem::replace(&mut self.way, Way::Over)
+            && !end
+        {
+            self.download = StreamBody::new(reader, OnDrop::Cancel);
+        }
+        Ok(Answer { status, fields, length: framing.length, end: end || bodyless })
+    }
+
+    /// The upgrade was declined; the request had no body. An agent that has sent its whole answer by
+    /// now has ended the stream, and that is no fault.
+    fn decline_switch(&mut self) {
+        if let Upload::Waiting(sender) = &mut self.upload {
+            let last = codec::header(codec::Kind::Data, true, 0);
+            let _ = sender.send_framed(last, Bytes::new(), true);
+            self.upload = Upload::Over;
+        }
+    }
+
+    /// The next piece of the answer's body; `None` when it is over.
+    ///
+    /// # Errors
+    /// When it broke off.
+    pub(crate) fn poll_download(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Piece>, ReadError>> {
+        let piece = ready!(self.download.poll_piece(cx));
+        if let Ok(Some(Piece::Data(data))) = &piece {
+            self.tunnel.bytes_out.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(piece)
+    }
+
+    /// The stream as raw bytes, after an answer 101.
+    pub(crate) fn into_raw(self) -> Option<(Sender, (Receiver, Bytes))> {
+        match (self.upload, self.way) {
+            (Upload::Waiting(sender), Way::Stream(_, reader)) => Some((sender, reader.into_raw())),
+            _ => None,
+        }
+    }
+}
+
+fn informational(head: v1::ResponseHead) -> Result<Reply, ProxyError> {
+    let status = u16::try_from(head.status).ok();
+    let status = status.filter(|status| matches!(status, 100 | 102..=199));
+    let status = status.ok_or_else(|| ProxyError::Answer(format!("status {}", head.status)))?;
+    let mut fields = checked("ResponseHead", head.headers)?;
+    headers::to_next_hop(&mut fields);
+    Ok(Reply::Informational(status, fields))
+}
+
+impl Clock {
     /// First the agent is probed, then the request is given up.
-    fn poll_timer(&mut self) -> Poll<ProxyError> {
-        if self.visitor.is_due() {
-            if !self.probed {
-                self.probed = true;
-                self.target.session.probe.notify_one();
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Deadline,
+        target: &Target,
+        uploading: bool,
+    ) -> Poll<ProxyError> {
+        while timer.poll(cx).is_ready() {
+            if !std::mem::replace(&mut self.probed, true) {
+                target.session.probe.notify_one();
             }
             let now = Instant::now();
-            let due = match self.target.response_timeout {
-                Some(limit) if self.upload.is_none() && now >= self.sent_at + limit => {
+            match target.response_timeout {
+                Some(limit) if !uploading && now >= self.sent + limit => {
                     return Poll::Ready(ProxyError::Timeout);
                 }
-                Some(limit) if self.upload.is_none() => self.sent_at + limit,
+                Some(limit) if !uploading => timer.set(self.sent + limit),
                 // Looked at again later: an upload that still goes on is no reason to give up.
-                _ => now + PROBE_AFTER,
-            };
-            self.visitor.look_at(Some(due));
+                _ => timer.set(now + PROBE_AFTER),
+            }
         }
         Poll::Pending
     }
 }
 
-fn answer(
-    exchange: Exchange,
-    method: &Method,
-    head: &v1::ResponseHead,
-    end: bool,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    let status = status(head)?;
-    let headers = header_map("ResponseHead", &head.headers)?;
-    let length = content_length(&headers)
-        .map_err(|()| ProxyError::Answer("its Content-Length can't be read".into()))?;
-    let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 304);
-    if end && !bodyless && length.is_some_and(|length| length > 0) {
-        return Err(ProxyError::Answer(
-            "its Content-Length promises a body, and there is none".into(),
-        ));
-    }
-    let body = if end {
-        StreamBody::empty()
-    } else {
-        StreamBody::new(exchange.reader, length, OnDrop::Cancel)
-    };
-    let tunnel = Arc::clone(&exchange.target.tunnel);
-    let mut response =
-        Response::new(ResponseBody::Stream { body, upload: exchange.upload, tunnel });
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Ok(response)
+/// The first bytes of a body, for as long as they may have to be sent again.
+#[derive(Default)]
+struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// Pieces of these that this try has sent.
+    again: usize,
 }
 
-fn status(head: &v1::ResponseHead) -> Result<StatusCode, ProxyError> {
-    let status = u16::try_from(head.status).ok().filter(|status| (200..1000).contains(status));
-    status
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or_else(|| ProxyError::Answer(format!("status {}", head.status)))
+/// A visitor's body, counted, and kept as far as it is short.
+struct Keeping<'a, S> {
+    body: &'a mut S,
+    kept: &'a mut Option<Kept>,
+    tunnel: &'a Tunnel,
 }
 
-/// The local server switched protocols: so does the edge, and from then on it only copies. Not a
-/// byte of the visitor's goes out before (T01).
-fn switch(
-    edge: &Arc<Shared>,
-    exchange: Exchange,
-    sender: Option<Sender>,
-    upgrade: Option<(HeaderValue, OnUpgrade)>,
-    head: &v1::ResponseHead,
-) -> Result<Response<ResponseBody>, ProxyError> {
-    let (Some(sender), Some((token, upgraded))) = (sender, upgrade) else {
-        return Err(ProxyError::Answer("it switches protocols, which nobody asked for".into()));
-    };
-    let mut headers = header_map("ResponseHead", &head.headers)?;
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, token);
-    let from_stream = exchange.reader.into_raw();
-    let stop = edge.stop.clone();
-    edge.tasks.spawn(async move {
-        let upgraded = match upgraded.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => return debug!(%error, "the visitor left before the upgrade"),
-        };
-        let copied = async {
-            match upgraded.downcast::<TokioIo<VisitorSocket>>() {
-                Ok(parts) => {
-                    let io = parts.io.into_inner().into_parts(parts.read_buf);
-                    copy::splice(io, sender, from_stream).await
-                }
-                Err(upgraded) => {
-                    copy::splice((TokioIo::new(upgraded), Bytes::new()), sender, from_stream).await
-                }
-            }
-        };
-        tokio::select! {
-            copied = copied => if let Err(error) = copied {
-                debug!(%error, "an upgraded connection broke off");
-            },
-            () = stop.cancelled() => {}
+impl<S: Source> Source for Keeping<'_, S> {
+    type Error = S::Error;
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, S::Error>> {
+        if let Some(kept) = self.kept
+            && let Some(piece) = kept.pieces.get(kept.again)
+        {
+            kept.again += 1;
+            return Poll::Ready(Ok(Some(Piece::Data(piece.clone()))));
         }
-    });
-    let mut response = Response::new(ResponseBody::Full(Bytes::new()));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = headers;
-    Ok(response)
-}
-
-/// A visitor's request body, counted.
-struct Counted {
-    body: Incoming,
-    tunnel: Arc<Tunnel>,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        count(&frame, &self.tunnel.bytes_in);
-        frame
+        let piece = ready!(self.body.poll_piece(cx));
+        match &piece {
+            Ok(Some(Piece::Data(data))) => {
+                self.tunnel.bytes_in.fetch_add(data.len() as u64, Ordering::Relaxed);
+                self.keep(data);
+            }
+            // Behind trailers a second try would find nothing.
+            Ok(Some(Piece::Trailers(_))) => *self.kept = None,
+            Ok(None) | Err(_) => {}
+        }
+        Poll::Ready(piece)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn is_over(&self) -> bool {
+        let sent = self.kept.as_ref().is_none_or(|kept| kept.again == kept.pieces.len());
+        sent && self.body.is_over()
     }
 }
 
-/// What a visitor gets: a page of ours, or an answer as it comes.
-pub(crate) enum ResponseBody {
-    /// All there is.
-    Full(Bytes),
-    /// From the stream; a request body that is still under way is sent meanwhile.
-    Stream { body: StreamBody, upload: Option<Upload>, tunnel: Arc<Tunnel> },
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = ReadError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReadError>>> {
-        match &mut *self {
-            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Stream { body, upload, tunnel } => {
-                if let Some(sending) = upload
-                    && sending.as_mut().poll(cx).is_ready()
-                {
-                    *upload = None;
-                }
-                let frame = Pin::new(body).poll_frame(cx);
-                count(&frame, &tunnel.bytes_out);
-                frame
+impl<S> Keeping<'_, S> {
+    fn keep(&mut self, data: &Bytes) {
+        if let Some(kept) = self.kept {
+            kept.bytes += data.len();
+            if kept.bytes > KEPT {
+                *self.kept = None;
+            } else {
+                kept.pieces.push(data.clone());
+                kept.again += 1;
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Full(bytes) => bytes.is_empty(),
-            Self::Stream { body, .. } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { body, .. } => body.size_hint(),
-        }
-    }
-}
-
-fn count<E>(frame: &Poll<Option<Result<Frame<Bytes>, E>>>, counter: &std::sync::atomic::AtomicU64) {
-    if let Poll::Ready(Some(Ok(frame))) = frame
-        && let Some(data) = frame.data_ref()
-    {
-        counter.fetch_add(data.len() as u64, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,8 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use http::{HeaderMap, Uri, header::HOST};
+use bytes::Bytes;
+use uniroute_shared::message::Fields;
 
 /// The edge's own names.
 #[derive(Clone, Debug)]
@@ -42,25 +43,23 @@ impl Hosts {
     }
 }
 
-/// The one host that a request names: its authority as it was written, for the `Host` header and
-/// for `Forwarded`.
-pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next().map(|value| value.to_str().ok());
+/// The one host that a request names: its authority as it was written, for the `Host` field and for
+/// `Forwarded`. `target` is the authority of its absolute form, or HTTP/2's `:authority`.
+pub(crate) fn authority(target: Option<&Bytes>, fields: &Fields) -> Option<Bytes> {
+    let mut hosts = fields.all("host");
+    let host = hosts.next();
     if hosts.next().is_some() {
         return None;
     }
-    match (uri.authority(), host) {
+    let authority = match (target, host) {
         // RFC 9112, section 3.2.2 lets the absolute form win; we want both to agree.
-        (Some(target), Some(host)) => {
-            host.filter(|host| host.eq_ignore_ascii_case(target.as_str()))
-        }
-        (Some(target), None) => Some(target.as_str()),
-        (None, host) => host?,
-    }
-    .filter(|authority| {
-        !authority.is_empty() && !authority.contains(['@', '/', '\\', ' ', '#', '?'])
-    })
+        (Some(target), Some(host)) if !host.eq_ignore_ascii_case(target) => return None,
+        (_, Some(host)) => host,
+        (Some(target), None) => target,
+        (None, None) => return None,
+    };
+    let plain = |byte: &u8| byte.is_ascii_graphic() && !b"@/\\#?,".contains(byte);
+    (!authority.is_empty() && authority.iter().all(plain)).then(|| authority.clone())
 }
 
 /// The host of an authority: without port and trailing dot, in lower case.
@@ -98,8 +97,6 @@ fn valid_port(port: &str) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -136,18 +133,22 @@ mod tests {
     /// T02: host confusion.
     #[test]
     fn t02_two_hosts_or_two_opinions_are_no_host() {
-        let origin: Uri = "/path".parse().unwrap();
-        let absolute: Uri = "http://a.example/path".parse().unwrap();
-        let mut headers = HeaderMap::new();
-        assert_eq!(authority(&origin, &headers), None);
-        assert_eq!(authority(&absolute, &headers), Some("a.example"));
-        headers.insert(HOST, HeaderValue::from_static("A.example"));
-        assert_eq!(authority(&absolute, &headers), Some("A.example"));
-        headers.insert(HOST, HeaderValue::from_static("b.example"));
-        assert_eq!(authority(&absolute, &headers), None);
-        headers.append(HOST, HeaderValue::from_static("b.example"));
-        assert_eq!(authority(&origin, &headers), None);
-        headers.insert(HOST, HeaderValue::from_static("user@b.example"));
-        assert_eq!(authority(&origin, &headers), None);
+        let target = Bytes::from_static(b"a.example");
+        let hosts = |hosts: &[&'static str]| {
+            let mut fields = Fields::default();
+            hosts.iter().for_each(|host| fields.push("Host", *host));
+            fields
+        };
+        let named = |target: Option<&Bytes>, fields: &Fields| {
+            authority(target, fields).map(|host| String::from_utf8(host.to_vec()).unwrap())
+        };
+        assert_eq!(named(None, &hosts(&[])), None);
+        assert_eq!(named(Some(&target), &hosts(&[])).as_deref(), Some("a.example"));
+        assert_eq!(named(Some(&target), &hosts(&["A.example"])).as_deref(), Some("A.example"));
+        for bad in [&["b.example"][..], &["a.example", "a.example"], &["user@a.example"], &["a,b"]]
+        {
+            assert_eq!(named(Some(&target), &hosts(bad)), None, "{bad:?}");
+        }
+        assert_eq!(named(None, &hosts(&["user@b.example"])), None);
     }
 }

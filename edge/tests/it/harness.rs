@@ -100,6 +100,7 @@ impl TestEdge {
             public_url: None,
             tokens: TokenSet::parse(TOKEN).unwrap(),
             heartbeat: uniroute_edge::config::HEARTBEAT,
+            hold: Duration::ZERO,
             workers: NonZeroUsize::new(2).unwrap(),
             max_connections: 2_000,
             max_sessions: 500,

@@ -127,7 +127,9 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
 }
 
-fn accept_key(key: &[u8]) -> String {
+/// What a server proves with that it read a handshake with `key` (RFC 6455, section 4.2.2).
+#[must_use]
+pub fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new_with_prefix(key).chain_update(GUID).finalize())
 }
 

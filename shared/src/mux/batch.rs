@@ -4,8 +4,8 @@ use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::scratch::Scratch;
 use crate::carrier::ws::{self, MAX_HEADER_LEN, Side};
+use crate::scratch::Scratch;
 
 /// A batch takes no new frame from here on, in bytes. One frame more may lie on top of it.
 pub(super) const FULL: usize = 256 * 1024;

@@ -17,8 +17,9 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Config, SessionError, Shared, batch::Batch, scratch::Scratch};
+use super::{Config, SessionError, Shared, batch::Batch};
 use crate::carrier::ws::{self, Decoder, Event};
+use crate::scratch::Scratch;
 
 /// Room that a read has at least, in bytes.
 const READ_MIN: usize = 8 * 1024;

@@ -105,13 +105,14 @@ pub fn check_name(name: &[u8]) -> Result<(), String> {
     if parsed == http::header::HOST {
         return Err("Host is changed by `host_header`".to_owned());
     }
-    if is_hop_by_hop(&parsed) || matches!(parsed.as_str(), "content-length" | "trailer" | "expect")
+    if is_hop_by_hop(parsed.as_str().as_bytes())
+        || matches!(parsed.as_str(), "content-length" | "trailer" | "expect")
     {
         return Err(format!(
             "{shown} belongs to one connection or says where a message ends, so the tunnel writes it"
         ));
     }
-    if is_ours(&parsed) {
+    if is_ours(parsed.as_str().as_bytes()) {
         return Err(format!("{shown}: names beginning with x-uniroute- are the tunnel's own"));
     }
     Ok(())

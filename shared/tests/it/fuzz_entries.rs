@@ -72,6 +72,24 @@ fn input(folder: &str) -> impl Strategy<Value = Vec<u8>> + use<> {
     (any::<u8>(), rest).prop_map(|(choice, rest)| [&[choice][..], &rest].concat())
 }
 
+/// Pieces of messages of HTTP/1.1, in any order.
+fn messages() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("GET / HTTP/1.1\r\n"),
+        Just("HTTP/1.1 200 OK\r\n"),
+        Just("Host: a\r\n"),
+        Just("Content-Length: 5\r\n"),
+        Just("Transfer-Encoding: chunked\r\n"),
+        Just("\r\n"),
+        Just("5\r\nhello\r\n"),
+        Just("1;a=b\r\nx\r\n"),
+        Just("0\r\n\r\n"),
+        Just("0\r\nX: y\r\n\r\n"),
+        Just("\n"),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
 fn settings() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         Just("version = 1"),
@@ -129,6 +147,11 @@ proptest! {
     }
 
     #[test]
+    fn http1(text in messages(), changes in changes()) {
+        entries::http1(&change(text.into_bytes(), changes));
+    }
+
+    #[test]
     fn config_file(text in settings(), changes in changes()) {
         entries::config_file(&change(text.into_bytes(), changes));
     }
@@ -138,7 +161,7 @@ proptest! {
 #[test]
 fn t10_header_injection_is_refused() {
     use uniroute_proto::v1::Header;
-    use uniroute_shared::stream::header_map;
+    use uniroute_shared::stream::checked;
     let refused = [
         ("x", "a\r\nb: c"),
         ("x", "a\nb"),
@@ -153,6 +176,6 @@ fn t10_header_injection_is_refused() {
     ];
     for (name, value) in refused {
         let header = Header { name: name.into(), value: value.into() };
-        assert!(header_map("head", &[header]).is_err(), "{name:?}: {value:?}");
+        assert!(checked("head", vec![header]).is_err(), "{name:?}: {value:?}");
     }
 }

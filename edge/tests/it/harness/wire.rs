@@ -333,7 +333,7 @@ impl Body<'_> {
         Ok(Some(piece))
     }
 
-    async fn collect(mut self, head: Head) -> Answer {
+    pub(crate) async fn collect(mut self, head: Head) -> Answer {
         let mut body = Vec::new();
         let whole = loop {
             match self.read().await {

@@ -15,7 +15,7 @@ thread_local! {
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Scratch {
+pub(crate) enum Scratch {
     /// Where reads go.
     Read,
     /// Where short pieces of a batch are gathered.
@@ -24,7 +24,7 @@ pub(super) enum Scratch {
 
 impl Scratch {
     /// The buffer, empty, with room for `room` bytes.
-    pub(super) fn take(self, room: usize) -> BytesMut {
+    pub(crate) fn take(self, room: usize) -> BytesMut {
         let mut buffer = self.with(Cell::take);
         if buffer.capacity() < room {
             buffer.reserve(room.max(SIZE));
@@ -33,7 +33,7 @@ impl Scratch {
     }
 
     /// For the next one to use. What is in it is thrown away.
-    pub(super) fn give_back(self, mut buffer: BytesMut) {
+    pub(crate) fn give_back(self, mut buffer: BytesMut) {
         buffer.clear();
         self.with(|cell| cell.set(buffer));
     }

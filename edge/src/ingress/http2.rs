@@ -1,0 +1,525 @@
+//! A visitor's connection with HTTP/2 (RFC 9113) on it: the `h2` crate speaks it, each request is a
+//! task, and what goes to the agent is the same as with HTTP/1.1. What a flood could make grow has a
+//! bound here (T04).
+
+use std::{
+    future::poll_fn,
+    io::Cursor,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream, SendStream,
+    ext::Protocol,
+    server::{Connection, SendResponse},
+};
+use http::{Method, Request, Response, StatusCode, request::Parts};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tracing::debug;
+use uniroute_proto::v1::HttpVersion;
+use uniroute_shared::{
+    carrier::upgrade::accept_key,
+    copy,
+    deadline::Deadline,
+    headers::{self, Framing},
+    http1::head::MAX_FIELDS,
+    id::RequestId,
+    message::{Fields, Piece, RequestHead, Source},
+};
+
+use self::raw::RawStream;
+use super::{
+    error::ProxyError,
+    proxy::{Answer, Asked, Exchange, Reply},
+    router,
+    visitor::Visitor,
+};
+use crate::ingress::{self, Place};
+
+mod raw;
+
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The preface and the first settings have to be there after this long.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without a request is closed after this long, as with HTTP/1.1.
+const IDLE: Duration = Duration::from_secs(75);
+/// Requests of one connection at a time.
+const MAX_STREAMS: u32 = 128;
+/// Bytes that a visitor may send on a stream, and on all of a connection, before they are read.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes of a request's fields, names and all.
+const MAX_HEADERS: u32 = 64 * 1024;
+/// Bytes of an answer that wait in a stream for the visitor's window.
+const SEND_BUFFER: usize = 128 * 1024;
+/// Streams that were reset and are remembered for frames that are still on their way.
+const REMEMBERED: usize = 64;
+/// Requests that a visitor may take back before he looks like a flood: this many, and one more for
+/// each that he lets be answered (CVE-2023-44487).
+const MAX_TAKEN_BACK: usize = 100;
+
+/// Whether a connection that begins with `first` speaks HTTP/2; the preface may still be cut.
+pub(crate) fn begins(first: &[u8]) -> bool {
+    first.len() >= 3 && first.iter().zip(PREFACE).all(|(byte, expected)| byte == expected)
+}
+
+/// Serves `socket`, of which `early` was read already, to its end.
+pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes) {
+    let (read, write) = socket.into_split();
+    let io = tokio::io::join(Cursor::new(early).chain(read), write);
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(REMEMBERED)
+        .enable_connect_protocol()
+        .handshake(io);
+    let peer = visitor.peer;
+    match timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(connection)) => {
+            if let Err(error) = run(visitor, connection).await {
+                debug!(%peer, %error, "a connection broke off");
+            }
+        }
+        Ok(Err(error)) => debug!(%peer, %error, "no HTTP/2 came about"),
+        Err(_) => debug!(%peer, "a connection said nothing"),
+    }
+}
+
+/// What the requests of a connection have become.
+#[derive(Default)]
+struct Counts {
+    under_way: AtomicUsize,
+    answered: AtomicUsize,
+    taken_back: AtomicUsize,
+}
+
+impl Counts {
+    fn is_flood(&self) -> bool {
+        let answered = self.answered.load(Ordering::Relaxed);
+        self.taken_back.load(Ordering::Relaxed) > MAX_TAKEN_BACK + answered
+    }
+}
+
+/// A request under way, in the counts.
+struct Counted(Arc<Counts>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn run<Io>(
+    visitor: Arc<Visitor>,
+    mut connection: Connection<Io, Bytes>,
+) -> Result<(), h2::Error>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let counts = Arc::new(Counts::default());
+    let mut idle = Deadline::at(Instant::now() + IDLE);
+    let mut stop = pin!(visitor.edge.stop.cancelled());
+    let mut stopping = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if !stopping && stop.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                connection.graceful_shutdown();
+            }
+            if counts.is_flood() {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+            while idle.poll(cx).is_ready() {
+                if counts.under_way.load(Ordering::Relaxed) == 0 {
+                    connection.graceful_shutdown();
+                }
+                idle.set(Instant::now() + IDLE);
+            }
+            connection.poll_accept(cx)
+        });
+        let Some(accepted) = accepted.await else { return Ok(()) };
+        let (request, respond) = accepted?;
+        idle.set(Instant::now() + IDLE);
+        counts.under_way.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&counts));
+        let stream = Stream { visitor: Arc::clone(&visitor), respond, timer: None };
+        visitor.edge.metrics.requests.inc();
+        visitor.edge.tasks.spawn(async move { Box::pin(stream.serve(request, &counted.0)).await });
+    }
+}
+
+/// One request and its answer.
+struct Stream {
+    visitor: Arc<Visitor>,
+    respond: SendResponse<Bytes>,
+    timer: Option<Deadline>,
+}
+
+/// Why a request has no whole answer.
+enum Failed {
+    /// Nothing of an answer went out: there is a page to say it.
+    Before(ProxyError),
+    /// The answer broke off, or the visitor's stream did.
+    Broken,
+    /// The visitor took the request back.
+    TakenBack,
+}
+
+impl From<ProxyError> for Failed {
+    fn from(error: ProxyError) -> Self {
+        Self::Before(error)
+    }
+}
+
+impl From<h2::Error> for Failed {
+    fn from(_: h2::Error) -> Self {
+        Self::Broken
+    }
+}
+
+impl Stream {
+    async fn serve(mut self, request: Request<RecvStream>, counts: &Counts) {
+        let id = RequestId::new();
+        let (parts, body) = request.into_parts();
+        let fields = Fields::from_map(&parts.headers);
+        let mut body = Body { stream: body, trailers: false, over: false };
+        match self.answer(id, parts, &mut body).await {
+            Ok(()) => _ = counts.answered.fetch_add(1, Ordering::Relaxed),
+            Err(Failed::TakenBack) => _ = counts.taken_back.fetch_add(1, Ordering::Relaxed),
+            Err(Failed::Broken) => self.respond.send_reset(Reason::INTERNAL_ERROR),
+            Err(Failed::Before(error)) => {
+                counts.answered.fetch_add(1, Ordering::Relaxed);
+                let page = ingress::refusal(&self.visitor, &error, &id, &fields);
+                if let Err(error) = self.send_page(page).await {
+                    debug!(%error, "nobody reads the page");
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, id: RequestId, parts: Parts, body: &mut Body) -> Result<(), Failed> {
+        let (asked, key) = asked(id, parts, body)?;
+        let visitor = Arc::clone(&self.visitor);
+        let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
+            Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
+            // Agents connect with HTTP/1.1.
+            Place::Edge => return Err(ProxyError::NotFound.into()),
+        };
+        let answer = loop {
+            match poll_fn(|cx| self.poll_reply(cx, &mut exchange, body)).await? {
+                Reply::Final(answer) => break answer,
+                Reply::Informational(status, fields) => {
+                    self.respond.send_informational(head(status, &fields)?)?;
+                }
+            }
+        };
+        if answer.status == 101 {
+            return self.switch(exchange, answer, key.as_deref(), body).await;
+        }
+        let mut head = head(answer.status, &answer.fields)?;
+        via(&mut head);
+        let stream = self.respond.send_response(head, answer.end)?;
+        let left = answer.length.filter(|_| !answer.end);
+        let mut pump =
+            Pump { stream, body, exchange, pending: Bytes::new(), left, over: answer.end };
+        poll_fn(|cx| pump.poll(cx)).await
+    }
+
+    fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: &mut Exchange,
+        body: &mut Body,
+    ) -> Poll<Result<Reply, Failed>> {
+        if self.respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Failed::TakenBack));
+        }
+        let timer = self.timer.get_or_insert_with(|| Deadline::at(Instant::now() + IDLE));
+        exchange.poll_reply(cx, timer, body).map_err(|error| match error {
+            ProxyError::Body(_) => Failed::TakenBack,
+            error => Failed::Before(error),
+        })
+    }
+
+    async fn send_page(&mut self, page: Response<Bytes>) -> Result<(), h2::Error> {
+        let (mut parts, body) = page.into_parts();
+        for name in ["connection", "upgrade"] {
+            parts.headers.remove(name);
+        }
+        let mut stream = self.respond.send_response(Response::from_parts(parts, ()), false)?;
+        // Pages are shorter than any window that a sane visitor gives.
+        stream.send_data(body, true)
+    }
+
+    /// RFC 8441: the stream carries the protocol's bytes from here on.
+    async fn switch(
+        &mut self,
+        exchange: Exchange,
+        answer: Answer,
+        key: Option<&str>,
+        body: &mut Body,
+    ) -> Result<(), Failed> {
+        let mut fields = answer.fields;
+        let accept = fields.get("sec-websocket-accept").cloned();
+        let proven = key.is_none_or(|key| {
+            accept.is_some_and(|accept| accept == accept_key(key.as_bytes()).as_bytes())
+        });
+        let raw = exchange.into_raw().filter(|_| proven);
+        let (sender, from_stream) =
+            raw.ok_or_else(|| ProxyError::Answer("it switches protocols without a proof".into()))?;
+        for name in ["sec-websocket-accept", "content-length"] {
+            fields.remove(name);
+        }
+        let mut head = head(200, &fields)?;
+        via(&mut head);
+        let stream = self.respond.send_response(head, false)?;
+        let io = RawStream::new(stream, body);
+        let stop = self.visitor.edge.stop.clone();
+        tokio::select! {
+            copied = copy::splice((io, Bytes::new()), sender, from_stream) => {
+                copied.map_err(|_| Failed::Broken)
+            }
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+}
+
+/// A request's head as one of HTTP/1.1 would be; and the key of a WebSocket handshake, which HTTP/2
+/// has none of and the local server wants.
+fn asked(id: RequestId, parts: Parts, body: &Body) -> Result<(Asked, Option<String>), ProxyError> {
+    if parts.headers.len() > MAX_FIELDS {
+        return Err(ProxyError::HeadTooLarge);
+    }
+    let mut fields = Fields::from_map(&parts.headers);
+    let protocol = parts.extensions.get::<Protocol>().filter(|_| parts.method == Method::CONNECT);
+    let mut method = Bytes::copy_from_slice(parts.method.as_str().as_bytes());
+    if protocol.is_none() {
+        ingress::check_method(&method)?;
+    }
+    let named = parts.uri.authority().map(|host| Bytes::copy_from_slice(host.as_str().as_bytes()));
+    let authority = router::authority(named.as_ref(), &fields).ok_or(ProxyError::BadHost)?;
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = Bytes::copy_from_slice(target.as_bytes());
+    let length = Framing::of(&fields).map_err(ProxyError::BadRequest)?.length;
+    join_cookies(&mut fields);
+    headers::of_visitor(&mut fields);
+    fields.remove("host");
+    fields.0.insert(
+        0,
+        uniroute_proto::v1::Header { name: Bytes::from_static(b"Host"), value: authority.clone() },
+    );
+    let mut upgrade = Bytes::new();
+    let mut key = None;
+    if let Some(protocol) = protocol {
+        upgrade = Bytes::copy_from_slice(protocol.as_str().as_bytes());
+        method = Bytes::from_static(b"GET");
+        if upgrade.eq_ignore_ascii_case(b"websocket") {
+            let fresh = new_key();
+            fields.set("Sec-WebSocket-Key", fresh.clone());
+            key = Some(fresh);
+        }
+    }
+    let length = if body.is_over() { Some(0) } else { length };
+    let version = HttpVersion::HttpVersion2;
+    let head = RequestHead { method, target, authority, version, fields };
+    Ok((Asked { id, head, upgrade, length }, key))
+}
+
+fn new_key() -> String {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).expect("the system has a random source");
+    STANDARD.encode(nonce)
+}
+
+/// HTTP/2 may split a cookie; a server of HTTP/1.1 expects one field (RFC 9113, section 8.2.3).
+fn join_cookies(fields: &mut Fields) {
+    let crumbs: Vec<&[u8]> = fields.all("cookie").map(|value| &value[..]).collect();
+    if crumbs.len() > 1 {
+        let whole = crumbs.join(&b"; "[..]);
+        fields.set("cookie", whole);
+    }
+}
+
+fn head(status: u16, fields: &Fields) -> Result<Response<()>, ProxyError> {
+    let status = StatusCode::from_u16(status);
+    let status = status.map_err(|_| ProxyError::Answer("its status is none".into()))?;
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    *head.headers_mut() = fields.to_map();
+    head.headers_mut().remove(http::header::TE);
+    Ok(head)
+}
+
+fn via(head: &mut Response<()>) {
+    let via = http::HeaderValue::from_static("1.1 uniroute");
+    head.headers_mut().append(http::header::VIA, via);
+}
+
+/// A request's body.
+struct Body {
+    stream: RecvStream,
+    /// Data is over, trailers may follow.
+    trailers: bool,
+    over: bool,
+}
+
+impl Source for Body {
+    type Error = h2::Error;
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, h2::Error>> {
+        loop {
+            if self.over {
+                return Poll::Ready(Ok(None));
+            }
+            if self.trailers {
+                let trailers = ready!(self.stream.poll_trailers(cx))?;
+                self.over = true;
+                let piece = trailers.map(|map| Piece::Trailers(Fields::from_map(&map)));
+                return Poll::Ready(Ok(piece));
+            }
+            match ready!(self.stream.poll_data(cx)) {
+                Some(data) => {
+                    let data = data?;
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    if !data.is_empty() {
+                        return Poll::Ready(Ok(Some(Piece::Data(data))));
+                    }
+                }
+                None => self.trailers = true,
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over || self.stream.is_end_stream()
+    }
+}
+
+/// An answer's body on its way to the visitor, and the rest of his own on its way out.
+struct Pump<'a> {
+    stream: SendStream<Bytes>,
+    body: &'a mut Body,
+    exchange: Exchange,
+    /// Waits for the visitor's window.
+    pending: Bytes,
+    /// Bytes that the head promises.
+    left: Option<u64>,
+    over: bool,
+}
+
+impl Pump<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        if self.exchange.poll_upload(cx, self.body).is_ready() {
+            self.exchange.stop_upload();
+        }
+        while !self.over {
+            if self.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Failed::TakenBack));
+            }
+            if !self.pending.is_empty() {
+                ready!(self.poll_send(cx))?;
+                continue;
+            }
+            match ready!(self.exchange.poll_download(cx)) {
+                Ok(Some(Piece::Data(data))) => self.take(data)?,
+                Ok(Some(Piece::Trailers(fields))) => {
+                    self.check_end()?;
+                    self.stream.send_trailers(fields.to_map())?;
+                    self.over = true;
+                }
+                Ok(None) => {
+                    self.check_end()?;
+                    self.stream.send_data(Bytes::new(), true)?;
+                    self.over = true;
+                }
+                Err(error) => {
+                    debug!(%error, "an answer broke off");
+                    return Poll::Ready(Err(Failed::Broken));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, data: Bytes) -> Result<(), Failed> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(data.len() as u64).ok_or(Failed::Broken)?;
+        }
+        self.pending = data;
+        Ok(())
+    }
+
+    fn check_end(&self) -> Result<(), Failed> {
+        if self.left.is_some_and(|left| left > 0) { Err(Failed::Broken) } else { Ok(()) }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let capacity = ready!(poll_capacity(cx, &mut self.stream, self.pending.len()))?;
+        let data = self.pending.split_to(capacity.min(self.pending.len()));
+        Poll::Ready(Ok(self.stream.send_data(data, false)?))
+    }
+}
+
+/// How many bytes may be sent now; at least one.
+fn poll_capacity(
+    cx: &mut Context<'_>,
+    stream: &mut SendStream<Bytes>,
+    wanted: usize,
+) -> Poll<Result<usize, h2::Error>> {
+    stream.reserve_capacity(wanted);
+    loop {
+        if stream.capacity() > 0 {
+            return Poll::Ready(Ok(stream.capacity()));
+        }
+        match ready!(stream.poll_capacity(cx)) {
+            Some(granted) => _ = granted?,
+            None => return Poll::Ready(Err(Reason::CANCEL.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preface_is_told_from_requests() {
+        assert!(
+            begins(PREFACE)
+                && begins(&PREFACE[..3])
+                && begins(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0")
+        );
+        for other in
+            [&b""[..], b"PR", b"GET / HTTP/1.1", b"PRI / HTTP/2.0", b"PRI * HTTP/2.0\r\nHost"]
+        {
+            assert!(!begins(other));
+        }
+    }
+
+    #[test]
+    fn crumbs_are_one_cookie() {
+        let mut fields = Fields::default();
+        for (name, value) in [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")] {
+            fields.push(name, value);
+        }
+        join_cookies(&mut fields);
+        let fields: Vec<_> = fields.iter().collect();
+        assert_eq!(fields, [(&b"cookie"[..], &b"a=1; b=2"[..]), (b"x", b"y")]);
+    }
+}
