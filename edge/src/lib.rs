@@ -9,7 +9,6 @@ pub mod config;
 mod ingress;
 mod metrics;
 mod names;
-#[allow(dead_code, reason = "the proxy calls it all once it works on heads")]
 mod policy;
 mod registry;
 mod session;
@@ -93,6 +92,13 @@ impl Shared {
     pub(crate) fn public_url(&self, name: &str) -> String {
         let PublicUrl { scheme, domain, port } = &self.public;
         format!("{scheme}://{name}.{domain}{port}")
+    }
+
+    /// The port that visitors reach https on.
+    pub(crate) fn https_port(&self) -> u16 {
+        let PublicUrl { scheme, port, .. } = &self.public;
+        let port = port.strip_prefix(':').filter(|_| scheme == "https");
+        port.and_then(|port| port.parse().ok()).unwrap_or(443)
     }
 
     /// Where an agent that has come over `carrier` could go instead.

@@ -3,19 +3,7 @@
 //! owner's error page). One is made for each tunnel that wants something, and none for the everyday
 //! tunnel.
 //!
-//! How a request uses it:
-//!
-//! ```text
-//! let Some(policy) = &target.policy else { as ever };
-//! policy.rules().admit(&head, seen)            Redirect, Refuse, or Pass:
-//!   pass.credentials -> policy.check_password().await
-//!   pass.whole_body  -> read it, policy.rules().check_webhook()
-//! let wish = Wish::of(&head);                  before the head is rewritten
-//! policy.rules().rewrite_request(&mut head, pass.route, &public), HttpOpen.route = pass.route.number
-//! policy.clock(now)                            moved with every byte; event streams are spared
-//! policy.rules().rewrite_response(&mut fields, pass.route, &public)
-//! policy.compressor(wish, status, &mut fields) push for each piece of the body, then finish
-//! ```
+//! `ingress/guard.rs` takes a request through it.
 
 pub(crate) mod compress;
 pub(crate) mod error_page;
@@ -24,6 +12,7 @@ pub(crate) mod timeouts;
 
 use std::{net::IpAddr, sync::Arc};
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -34,6 +23,8 @@ use uniroute_shared::{
     message::Fields,
     policy::{Policy as Rules, PolicyError, basic::Credentials},
 };
+
+use crate::ingress::error::ProxyError;
 
 use self::{
     compress::{Compressor, MAX_COMPRESSORS, Wish},
@@ -46,6 +37,9 @@ use self::{
 /// error page up to 256 KiB, the longest control frame.
 const MAX_SIZE: usize = 256 * 1024;
 
+/// What all bodies together may take that are held whole to be checked, in KiB.
+const MAX_BODIES: usize = 256 * 1024;
+
 /// What the policies of one edge share: room for what costs much.
 #[derive(Debug)]
 pub(crate) struct Common {
@@ -53,6 +47,8 @@ pub(crate) struct Common {
     compressors: Arc<Semaphore>,
     /// KiB.
     room: Arc<Semaphore>,
+    /// KiB.
+    bodies: Arc<Semaphore>,
 }
 
 impl Default for Common {
@@ -61,6 +57,7 @@ impl Default for Common {
             checks: Checks::default(),
             compressors: Arc::new(Semaphore::new(MAX_COMPRESSORS)),
             room: Arc::new(Semaphore::new(MAX_SIZE)),
+            bodies: Arc::new(Semaphore::new(MAX_BODIES)),
         }
     }
 }
@@ -74,6 +71,8 @@ pub(crate) struct Policy {
     compression: bool,
     error_page: Option<ErrorPage>,
     common: Arc<Common>,
+    /// Of everything in it.
+    digest: Digest,
     _room: OwnedSemaphorePermit,
 }
 
@@ -109,8 +108,24 @@ impl Policy {
             compression: policy.compression,
             error_page: ErrorPage::new(&policy.error_page),
             common: Arc::clone(common),
+            digest: digest(&SHA256, &policy.encode_to_vec()),
             _room: room.map_err(|_| PolicyRefused::NoRoom)?,
         })))
+    }
+
+    /// Whether both say the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.digest.as_ref() == other.digest.as_ref()
+    }
+
+    /// Room for a body that is held whole.
+    ///
+    /// # Errors
+    /// [`Code::BODIES_BUSY`].
+    pub(crate) fn room_for_body(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ProxyError> {
+        let size = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.common.bodies).try_acquire_many_owned(size);
+        room.map_err(|_| ProxyError::Access(&Code::BODIES_BUSY))
     }
 
     /// The pure decisions.

@@ -59,6 +59,8 @@ pub(crate) struct Tunnel {
     pub(crate) arrived: Notify,
     latencies: Mutex<Latencies>,
     local_url: Mutex<String>,
+    /// Of the session that serves it, or served it last: also for requests that wait for one.
+    policy: Mutex<Option<Arc<Policy>>>,
     /// Why the local server does not answer, as its agent last said.
     unhealthy: Mutex<Option<String>>,
 }
@@ -70,7 +72,7 @@ struct Latencies {
 }
 
 impl Tunnel {
-    fn new(name: Subdomain, local_url: String) -> Self {
+    fn new(name: Subdomain, local_url: String, policy: Option<Arc<Policy>>) -> Self {
         Self {
             id: TunnelId::new(),
             name,
@@ -81,6 +83,7 @@ impl Tunnel {
             arrived: Notify::new(),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
+            policy: Mutex::new(policy),
             unhealthy: Mutex::new(None),
         }
     }
@@ -100,6 +103,10 @@ impl Tunnel {
         let seen = &mut recent[..latencies.count.min(LATENCIES)];
         seen.sort_unstable();
         seen.get(seen.len() / 2).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.lock().clone()
     }
 
     pub(crate) fn local_url(&self) -> String {
@@ -160,7 +167,6 @@ pub(crate) struct Target {
     /// The request is given up when no answer has begun after this long.
     pub(crate) response_timeout: Option<Duration>,
     /// What the owner wants done with requests; the everyday tunnel has none.
-    #[allow(dead_code, reason = "the proxy looks at it once it works on heads")]
     pub(crate) policy: Option<Arc<Policy>>,
 }
 
@@ -285,6 +291,7 @@ impl Registry {
                 continue;
             }
             entry.offline_since = None;
+            claim.tunnel.policy.lock().clone_from(&claim.policy);
             let old = entry.target.replace(Arc::new(Target {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
@@ -425,7 +432,7 @@ impl Table {
         let epoch = self.epoch;
         let entry = self.names.entry(name.clone()).or_insert_with(|| Entry {
             identity: identity.clone(),
-            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned())),
+            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned(), wish.policy.clone())),
             epoch,
             claimant: session,
             target: None,

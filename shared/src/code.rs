@@ -423,6 +423,12 @@ codes! {
         owner of the tunnel allows."
     fix: "Try again. If the tunnel is yours, see its setting `idle_timeout`."
 
+    BODIES_BUSY 5024 "bodies-busy" Edge Warn status(503) retry(1)
+    title: "Too many bodies to check"
+    cause: "The signatures of webhooks are checked with the whole body at hand, and the edge holds as \
+        much as it may."
+    fix: "Try again in a moment; senders of webhooks do so by themselves."
+
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"
     cause: "The edge failed in a way that it should not. Neither the request nor the tunnel is to \

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    LOCATION, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
@@ -25,7 +25,8 @@ const MAX_DETAIL: usize = 500;
 /// Where the codes are explained.
 const DOCS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/errors.md");
 
-/// The answer to a request that failed with `code`; `detail` says what is special about this case.
+/// The answer to a request that failed with `code`; `detail` says what is special about this case,
+/// `policy` is the tunnel's, whose owner may have a page of his own.
 ///
 /// It is HTML where `accept` prefers that, and JSON in every other case.
 pub(crate) fn error_response(
@@ -33,31 +34,11 @@ pub(crate) fn error_response(
     request_id: &RequestId,
     detail: Option<&str>,
     accept: Option<&[u8]>,
-) -> Response<Bytes> {
-    respond(code, request_id, detail, prefers_html(accept), None)
-}
-
-/// The same where the owner of the tunnel has a page of his own for it.
-#[allow(dead_code, reason = "called where the target of a request is known")]
-pub(crate) fn owners_error_response(
-    code: &'static Code,
-    request_id: &RequestId,
-    detail: Option<&str>,
-    accept: Option<&[u8]>,
-    policy: &Policy,
+    policy: Option<&Policy>,
 ) -> Response<Bytes> {
     let html = prefers_html(accept);
-    let own = policy.error_page(code).filter(|_| html).map(|page| page.render(code, request_id));
-    respond(code, request_id, detail, html, own)
-}
-
-fn respond(
-    code: &'static Code,
-    request_id: &RequestId,
-    detail: Option<&str>,
-    html: bool,
-    own: Option<Bytes>,
-) -> Response<Bytes> {
+    let own = policy.filter(|_| html).and_then(|policy| policy.error_page(code));
+    let own = own.map(|page| page.render(code, request_id));
     let status = code
         .status
         .and_then(|status| StatusCode::from_u16(status).ok())
@@ -80,6 +61,20 @@ fn respond(
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     add_type(headers, html, confined);
     add_required(headers, code, status);
+    response
+}
+
+/// The answer to a request for what is at `location`.
+pub(crate) fn moved(location: &Bytes) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_maybe_shared(location.clone()) {
+        headers.insert(LOCATION, location);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    // Browsers keep a 308 for ever otherwise, and the owner may change his mind.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -361,7 +356,7 @@ mod tests {
         let policy = Policy::compile(Some(&policy), &std::sync::Arc::default()).unwrap().unwrap();
         let id = RequestId::new();
         let answer = |code, accept: Option<&str>| {
-            owners_error_response(code, &id, None, accept.map(str::as_bytes), &policy)
+            error_response(code, &id, None, accept.map(str::as_bytes), Some(&policy))
         };
         let response = answer(&Code::UPSTREAM_REFUSED, Some(BROWSER));
         assert_eq!(text(&response), format!("<p>UR-3001 {id}"));
