@@ -25,6 +25,8 @@ use uniroute_shared::{
     },
 };
 
+mod http2;
+
 use crate::{
     Event, Tunnels,
     tunnel::Tunnel,
@@ -125,25 +127,19 @@ impl StreamRequest {
         let Self { http, end, tunnel } = self;
         let upstream = tunnel.upstream();
         let request = Request::new(http, end)?;
+        if request.upgrade.is_empty() {
+            let http2 = cancellable(sender, upstream.http2(request.is_grpc())).await?;
+            if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
+                let told = |status| request.tell(tunnels, &tunnel, status, began);
+                let exchange = http2::Exchange { request: &request, upstream: &upstream, requests };
+                let done = exchange.run(sender, reader, tunnel.response_timeout, told).await;
+                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+            }
+        }
         let exchanged = request.exchange(&tunnel, &upstream, sender, reader).await;
         let (mut connection, upload, line) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
-        tunnel.report(None);
-        debug!(
-            tunnel = tunnel.key,
-            method = text(&request.method),
-            target = text(&request.target),
-            status = line.status,
-            duration_ms = began.elapsed().as_secs_f64() * 1e3,
-            "request"
-        );
-        tunnels.request_event(|| Event::Request {
-            tunnel: tunnel.key.clone(),
-            method: text(&request.method).to_owned(),
-            path: text(&request.target).to_owned(),
-            status: line.status,
-            duration: began.elapsed(),
-        });
+        request.tell(tunnels, &tunnel, line.status, began);
         let (status, minor, mut fields) = (line.status, line.minor, line.fields);
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
@@ -238,6 +234,32 @@ impl Request {
             upgrade,
             body: (!bodyless).then_some(framing.length),
         })
+    }
+
+    /// The local server has answered.
+    fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
+        tunnel.report(None);
+        debug!(
+            tunnel = tunnel.key,
+            method = text(&self.method),
+            target = text(&self.target),
+            status,
+            duration_ms = began.elapsed().as_secs_f64() * 1e3,
+            "request"
+        );
+        tunnels.request_event(|| Event::Request {
+            tunnel: tunnel.key.clone(),
+            method: text(&self.method).to_owned(),
+            path: text(&self.target).to_owned(),
+            status,
+            duration: began.elapsed(),
+        });
+    }
+
+    /// gRPC needs HTTP/2 (its calls go both ways at once, and end with trailers).
+    fn is_grpc(&self) -> bool {
+        let kind = self.fields.get("content-type");
+        kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) && self.fields.contains("te")
     }
 
     fn head(&self) -> Head<'_> {

@@ -61,7 +61,7 @@ use self::{
     session::{Session, SessionEnd, View, lane::Dialler},
     transport::{Chooser, QuicDoor},
     tunnel::Tunnel,
-    upstream::{Target, TargetError, Trust, Upstream},
+    upstream::{Protocol, Target, TargetError, Trust, Upstream},
 };
 
 /// First wait is at most this long.
@@ -144,6 +144,8 @@ pub struct TunnelSettings {
     pub target: Target,
     /// Whose word its certificate is taken on.
     pub trust: Trust,
+    /// Which HTTP it is spoken to in.
+    pub protocol: Protocol,
     /// How long a connection to it may take.
     pub connect_timeout: Duration,
     /// How long it may take to begin an answer; `None`: for ever.
@@ -159,13 +161,14 @@ impl TunnelSettings {
             name: None,
             target,
             trust: Trust::System,
+            protocol: Protocol::Auto,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: Some(RESPONSE_TIMEOUT),
         }
     }
 
     fn upstream(&self) -> Result<Upstream, TargetError> {
-        Upstream::new(self.target.clone(), &self.trust, self.connect_timeout)
+        Upstream::new(self.target.clone(), &self.trust, self.connect_timeout, self.protocol)
     }
 }
 
