@@ -286,7 +286,7 @@ fn shared(
         tokens: settings.tokens,
         heartbeat: settings.heartbeat,
         registry: Registry::new(settings.hold),
-        hold: Hold::new(settings.hold),
+        hold: Hold::new(settings.hold, settings.max_held),
         metrics: Metrics::new(),
         seats: Seats::new(workers.len()),
         windows: Budget::new(PROCESS_WINDOW),

@@ -6,6 +6,7 @@ mod cli;
 mod errors;
 mod framing;
 mod harness;
+mod hold;
 mod lanes;
 mod link;
 mod origins;
