@@ -8,9 +8,13 @@
 mod answers;
 mod case;
 mod fields;
+mod frames;
 mod framing;
+mod h2;
+mod h2_limits;
 mod hops;
 mod hosts;
+mod hpack;
 mod interim;
 mod lives;
 mod message;
@@ -59,6 +63,8 @@ groups! {
     interim: interim_through_the_tunnel, interim_through_nginx;
     answers: answers_through_the_tunnel, answers_through_nginx;
     upgrades: upgrades_through_the_tunnel, upgrades_through_nginx;
+    h2: h2_through_the_tunnel, h2_through_nginx;
+    h2_limits: h2_limits_through_the_tunnel, h2_limits_through_nginx;
     lives: lives_through_the_tunnel, lives_through_nginx;
 }
 

@@ -1,6 +1,9 @@
 //! A case: what the visitor does, what the local server says, and what either must and must not see.
 
-use super::message::{self, Field, Message, find};
+use super::{
+    frames::{Stream, View},
+    message::{self, Field, Message, find},
+};
 
 /// The host of every case's tunnel.
 pub(crate) const HOST: &str = "demo.tunnels.test";
@@ -21,6 +24,17 @@ pub(crate) struct Case {
     pub(crate) fenced: bool,
     /// The local server refuses connections.
     pub(crate) dark: bool,
+    /// What the visitor speaks.
+    pub(crate) speaks: Speaks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    /// HTTP/2, with the usual opening before the case's own steps.
+    Http2,
+    /// HTTP/2, and the case opens the connection itself.
+    Http2ByHand,
 }
 
 /// What the reference does with the case. There is no way to leave it out.
@@ -47,6 +61,10 @@ pub(crate) enum Step {
     Lacks(Vec<u8>),
     /// Waits until the local server has seen the end of a connection on which these bytes came.
     OriginLoses(Vec<u8>),
+    /// Waits until a stream is over, or the connection.
+    StreamEnds(u32),
+    /// Waits until a server of HTTP/2 has said something.
+    Said(&'static str, fn(&View) -> bool),
     /// A request on another connection, and its answer: what was on its way has arrived.
     FenceElsewhere,
     /// Lets the local server go on from its gate.
@@ -68,6 +86,8 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug)]
 pub(crate) enum Say {
     Bytes(Vec<u8>),
+    /// Bytes in which `{ACCEPT}` stands for what the request's key of a WebSocket has to be answered.
+    Accepting(&'static str),
     /// Waits until these bytes have come since the request began.
     Until(Vec<u8>),
     /// Waits for the visitor's [`Step::OpenGate`].
@@ -100,6 +120,10 @@ pub(crate) fn at_head() -> Reply {
 impl Reply {
     pub(crate) fn say(self, bytes: impl AsRef<[u8]>) -> Self {
         self.then(Say::Bytes(bytes.as_ref().to_vec()))
+    }
+
+    pub(crate) fn say_accepting(self, text: &'static str) -> Self {
+        self.then(Say::Accepting(text))
     }
 
     pub(crate) fn until(self, bytes: impl AsRef<[u8]>) -> Self {
@@ -144,6 +168,8 @@ pub(crate) struct Seen {
     /// All that the local server got, connection by connection.
     pub(crate) origin: Vec<Vec<u8>>,
     pub(crate) requests: Vec<Message>,
+    /// What a server of HTTP/2 said.
+    pub(crate) view: View,
     /// What was wrong in itself, whatever the case is about.
     pub(crate) faults: Vec<String>,
 }
@@ -546,12 +572,165 @@ expectations! {
         })
     }
 
+    /// The stream was answered with this status and ended in order.
+    fn stream(self, id: u32, status: u16) {
+        self.check(format!("stream {id} is answered {status}"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            stream.is_some_and(|s| s.status() == status && s.ended && no_error(s))
+        })
+    }
+
+    fn stream_body(self, id: u32, body: impl AsRef<[u8]>) {
+        let body = body.as_ref().to_vec();
+        self.check(format!("stream {id} has the body \"{}\"", body.escape_ascii()), move |seen| {
+            seen.view.streams.get(&id).is_some_and(|stream| stream.data == body)
+        })
+    }
+
+    /// Values of a field of the stream's answer, in order.
+    fn stream_field(self, id: u32, name: &'static str, values: &'static [&'static str]) {
+        self.check(format!("stream {id} has {name}: {values:?}"), move |seen| {
+            let answer = seen.view.streams.get(&id).and_then(Stream::answer);
+            answer.is_some_and(|fields| same(&message::all(fields, name), values))
+        })
+    }
+
+    fn stream_trailer(self, id: u32, name: &'static str, values: &'static [&'static str]) {
+        self.check(format!("stream {id} has trailers {name}: {values:?}"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            stream.is_some_and(|stream| same(&message::all(stream.trailers(), name), values))
+        })
+    }
+
+    /// Answers 1xx before the final one.
+    fn stream_interim(self, id: u32, statuses: &'static [u16]) {
+        self.check(format!("stream {id} has {statuses:?} first"), move |seen| {
+            seen.view.streams.get(&id).is_some_and(|stream| stream.interim() == statuses)
+        })
+    }
+
+    /// The stream was reset with one of these codes.
+    fn stream_reset(self, id: u32, codes: &'static [u32]) {
+        self.check(format!("stream {id} is reset with one of {codes:?}"), move |seen| {
+            let reset = seen.view.streams.get(&id).and_then(|stream| stream.reset);
+            reset.is_some_and(|code| codes.contains(&code))
+        })
+    }
+
+    /// A malformed request: reset, answered 4xx, or the connection ends over it; and the local
+    /// server hears nothing (RFC 9113, section 8.1.1).
+    fn stream_refused(self, id: u32) {
+        self.check(format!("stream {id} is refused"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            let reset = stream.and_then(|stream| stream.reset).is_some_and(|code| code != 0);
+            let answered = stream.is_some_and(|s| (400..500).contains(&s.status()) && s.ended);
+            reset || answered || seen.view.goaway.is_some_and(|code| code != 0)
+        })
+        .origin_untouched()
+    }
+
+    /// A request that is malformed as a whole: reset, answered 4xx, or the connection ends over it.
+    fn reset_or_refused(self, id: u32) {
+        self.breaks = true;
+        self.check(format!("stream {id} is refused"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            let reset = stream.and_then(|stream| stream.reset).is_some_and(|code| code != 0);
+            let answered = stream.is_some_and(|s| (400..500).contains(&s.status()) && s.ended);
+            reset || answered || seen.view.goaway.is_some_and(|code| code != 0)
+        })
+    }
+
+    /// Answered 4xx, reset or the connection ended, with whatever code.
+    fn stream_refused_or_goaway(self, id: u32) {
+        self.breaks = true;
+        self.check(format!("stream {id} is refused, or the connection ends"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            let answered = stream.is_some_and(|s| (400..500).contains(&s.status()));
+            answered || stream.is_some_and(|stream| stream.reset.is_some()) || seen.closed
+        })
+    }
+
+    /// The connection ends, however it is said.
+    fn ended(self) {
+        self.ends = true;
+        self.check("the connection is closed", |seen| seen.closed)
+    }
+
+    /// Of streams 1 and 3, one is answered and the other is a 502.
+    fn one_of_two_is_502(self) {
+        self.check("one of two streams is 200, the other 502", |seen| {
+            let mut all: Vec<u16> = seen.view.streams.values().map(Stream::status).collect();
+            all.sort_unstable();
+            all == [200, 502]
+        })
+    }
+
+    fn origin_has_field(self, name: &'static str) {
+        self.check(format!("the request has one {name}"), move |seen| {
+            seen.request().all(name).len() == 1
+        })
+    }
+
+    /// The stream never looks complete.
+    fn stream_broken(self, id: u32) {
+        self.breaks = true;
+        self.check(format!("stream {id} is not complete"), move |seen| {
+            let stream = seen.view.streams.get(&id);
+            stream.is_none_or(|s| !s.ended || !no_error(s) || s.status() == 502)
+        })
+    }
+
+    /// The connection ends, with one of these codes where one is said.
+    fn goaway(self, codes: &'static [u32]) {
+        self.ends = true;
+        self.breaks = true;
+        self.check(format!("the connection ends with one of {codes:?}"), move |seen| {
+            let code = seen.view.goaway;
+            seen.closed && !seen.reused && code.is_none_or(|code| codes.contains(&code))
+        })
+    }
+
+    /// An error of one stream, or of the connection, with one of these codes.
+    fn reset_or_goaway(self, id: u32, codes: &'static [u32]) {
+        self.breaks = true;
+        self.check(format!("stream {id} or the connection ends with one of {codes:?}"), move |seen| {
+            let reset = seen.view.streams.get(&id).and_then(|stream| stream.reset);
+            reset.or(seen.view.goaway).is_some_and(|code| codes.contains(&code))
+        })
+    }
+
+    /// The connection ends, or serves further requests: it is not stuck.
+    fn alive_or_goaway(self, codes: &'static [u32]) {
+        self.breaks = true;
+        self.check(format!("it goes on, or ends with one of {codes:?}"), move |seen| {
+            let code = seen.view.goaway;
+            seen.reused || seen.closed && code.is_none_or(|code| codes.contains(&code))
+        })
+    }
+
+    fn said(self, what: &'static str, holds: fn(&View) -> bool) {
+        self.check(what, move |seen| holds(&seen.view))
+    }
+
+    /// No more requests than this reach the local server.
+    fn origin_sees_at_most(self, count: usize) {
+        self.breaks = true;
+        self.check(format!("no more than {count} requests get through"), move |seen| {
+            seen.requests.len() <= count
+        })
+    }
+
     /// How many connections the local server got requests on.
     fn origin_connections(self, count: usize) {
         self.check(format!("the local server is asked on {count} connections"), move |seen| {
             seen.origin.iter().filter(|bytes| !bytes.is_empty()).count() == count
         })
     }
+}
+
+/// A server may reset a stream that it has answered, to say that it wants no more of the request.
+fn no_error(stream: &Stream) -> bool {
+    stream.reset.is_none_or(|code| code == 0)
 }
 
 fn same(there: &[&[u8]], values: &[&str]) -> bool {
@@ -581,7 +760,13 @@ pub(crate) fn case(name: &'static str, rule: &'static str) -> Case {
         methods: Vec::new(),
         fenced: true,
         dark: false,
+        speaks: Speaks::Http1,
     }
+}
+
+/// The same for a visitor that speaks HTTP/2.
+pub(crate) fn h2_case(name: &'static str, rule: &'static str) -> Case {
+    Case { speaks: Speaks::Http2, ..case(name, rule) }
 }
 
 impl Case {
@@ -609,6 +794,20 @@ impl Case {
 
     pub(crate) fn origin_loses(self, bytes: impl AsRef<[u8]>) -> Self {
         self.step(Step::OriginLoses(bytes.as_ref().to_vec()))
+    }
+
+    pub(crate) fn ends(self, stream: u32) -> Self {
+        self.step(Step::StreamEnds(stream))
+    }
+
+    pub(crate) fn until_said(self, what: &'static str, holds: fn(&View) -> bool) -> Self {
+        self.step(Step::Said(what, holds))
+    }
+
+    /// The case opens its connection itself.
+    pub(crate) fn by_hand(mut self) -> Self {
+        self.speaks = Speaks::Http2ByHand;
+        self
     }
 
     pub(crate) fn fence_elsewhere(self) -> Self {

@@ -319,6 +319,11 @@ async fn perform(
     at: usize,
 ) -> bool {
     match say {
+        Say::Accepting(text) => {
+            let accept = accept_key(&log.now().bytes[at..]);
+            let bytes = Say::Bytes(text.replace("{ACCEPT}", &accept).into_bytes());
+            Box::pin(perform(&bytes, log, writer, state, connection, at)).await
+        }
         Say::Bytes(bytes) => {
             if bytes.starts_with(b"HTTP/1.1 101") {
                 let taken = log.now().bytes;
@@ -351,6 +356,13 @@ async fn perform(
             false
         }
     }
+}
+
+/// RFC 6455, section 4.2.2.
+fn accept_key(bytes: &[u8]) -> String {
+    let request = message::read(bytes, 0, false, Kind::Request).ok().flatten().unwrap_or_default();
+    let key = request.all("sec-websocket-key").first().copied().unwrap_or_default().to_vec();
+    tokio_tungstenite::tungstenite::handshake::derive_accept_key(&key)
 }
 
 /// A port where nothing listens, for as long as the socket is there.

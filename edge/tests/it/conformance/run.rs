@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    case::{Case, Expect, HOST, Nginx, Seen, Step},
+    case::{Case, Expect, HOST, Nginx, Seen, Speaks, Step},
+    frames::{self, FENCE_STREAM, View},
     message::{self, Kind, find},
     peers::{Client, FENCE, Origin, PATIENCE},
     subject::{NginxServer, Subject, Way},
@@ -36,7 +37,7 @@ pub(crate) async fn run(cases: Vec<Case>, subject: Subject) {
         let nginx = nginx.as_ref();
         async move {
             let way = match nginx {
-                Some(nginx) => Way::nginx(origin, nginx, number, false),
+                Some(nginx) => Way::nginx(origin, nginx, number),
                 None => Way::tunnel(origin).await,
             };
             judge(case, &way, subject).await
@@ -88,6 +89,9 @@ fn report(case: &Case, seen: &Seen, violations: &[String]) -> String {
         }
     }
     writeln!(text, "    client got:  {} (closed: {})", shown(&seen.client), seen.closed).unwrap();
+    if case.speaks != Speaks::Http1 {
+        writeln!(text, "    that is:     {}", seen.view).unwrap();
+    }
     for bytes in &seen.origin {
         writeln!(text, "    origin got:  {}", shown(bytes)).unwrap();
     }
@@ -104,32 +108,79 @@ fn shown(bytes: &[u8]) -> String {
 /// Plays the case to its end; what was seen, and what was waited for in vain.
 async fn play(case: &Case, expect: &Expect, way: &Way) -> (Seen, Vec<String>) {
     let mut missed = Vec::new();
-    let mut client = way.connect().await;
+    let mut client = match case.speaks {
+        Speaks::Http1 => way.connect().await,
+        Speaks::Http2 | Speaks::Http2ByHand => way.connect2().await,
+    };
+    if case.speaks == Speaks::Http2 {
+        client.send(&frames::opening()).await;
+        if !client.log.until(|bytes, over| over || View::read(bytes).opened).await {
+            missed.push("the server sends its settings".to_owned());
+        }
+        client.send(&frames::frame(frames::SETTINGS, frames::ACK, 0, &[])).await;
+    }
     for step in &case.steps {
         if let Err(what) = perform(step, &mut client, way).await {
             missed.push(what);
             break;
         }
     }
-    let answers = expect.answers;
-    let enough = |bytes: &[u8], over: bool| {
-        let read = read_answers(bytes, over, &case.methods);
-        over || read.fault.is_some() || read.switched || read.whole() >= answers
-    };
-    if !client.has_left() && !client.log.until(enough).await {
-        missed.push(format!("{answers} final answers or the connection's end, in time"));
-    }
-    if case.fenced && !client.has_left() {
-        fence_behind(case, &mut client, &mut missed).await;
-    } else if !case.fenced && !client.has_left() && expect.ends {
-        client.log.until(|_, over| over).await;
+    match case.speaks {
+        _ if client.has_left() => {}
+        Speaks::Http1 => finish(case, expect, &mut client, &mut missed).await,
+        Speaks::Http2 | Speaks::Http2ByHand => {
+            finish2(case, expect, &mut client, &mut missed).await
+        }
     }
     if !case.dark
         && let Err(what) = fence_elsewhere(way).await
     {
         missed.push(what);
     }
-    (gather(case, expect, &client, &way.origin), missed)
+    let mut seen = Seen { closed: client.log.now().over, ..Seen::default() };
+    match case.speaks {
+        Speaks::Http1 => gather(case, expect, &client, &mut seen),
+        Speaks::Http2 | Speaks::Http2ByHand => gather2(&client, &mut seen),
+    }
+    gather_origin(expect, &way.origin, &mut seen);
+    (seen, missed)
+}
+
+/// Waits for the answers, and sees what the connection is good for behind them.
+async fn finish(case: &Case, expect: &Expect, client: &mut Client, missed: &mut Vec<String>) {
+    let answers = expect.answers;
+    let enough = |bytes: &[u8], over: bool| {
+        let read = read_answers(bytes, over, &case.methods);
+        over || read.fault.is_some() || read.switched || read.whole() >= answers
+    };
+    if !client.log.until(enough).await {
+        missed.push(format!("{answers} final answers or the connection's end, in time"));
+    }
+    if case.fenced {
+        fence_behind(case, client, missed).await;
+    } else if expect.ends {
+        client.log.until(|_, over| over).await;
+    }
+}
+
+/// The same over HTTP/2, where steps have waited for the streams.
+async fn finish2(case: &Case, expect: &Expect, client: &mut Client, missed: &mut Vec<String>) {
+    if case.fenced {
+        client.send(&frames::get(FENCE_STREAM, FENCE, &[])).await;
+    }
+    // A connection that is given up has to end as well.
+    let passed = |bytes: &[u8], over: bool| {
+        let view = View::read(bytes);
+        let fence = view.streams.get(&FENCE_STREAM);
+        over || view.fault.is_some()
+            || view.goaway.is_none() && fence.is_some_and(frames::Stream::is_over)
+    };
+    if case.fenced && !client.log.until(passed).await {
+        missed.push("a further request is answered, or the connection ends".to_owned());
+    }
+    if !case.fenced && expect.ends {
+        client.log.until(|_, over| over).await;
+    }
 }
 
 /// One more request on the same connection: answered, or cut off by the connection's end.
@@ -197,6 +248,20 @@ async fn perform(step: &Step, client: &mut Client, way: &Way) -> Result<(), Stri
         Step::OriginLoses(bytes) => {
             if !way.origin.until(|taken, over| over && find(taken, bytes).is_some()).await {
                 return Err(in_vain("the local server sees the end of what began with", bytes));
+            }
+        }
+        Step::StreamEnds(id) => {
+            let is_over = |bytes: &[u8], over: bool| {
+                let view = View::read(bytes);
+                over || view.streams.get(id).is_some_and(frames::Stream::is_over)
+            };
+            if !client.log.until(is_over).await {
+                return Err(format!("stream {id} or the connection ends within {PATIENCE:?}"));
+            }
+        }
+        Step::Said(what, holds) => {
+            if !client.log.until(|bytes, over| over || holds(&View::read(bytes))).await {
+                return Err(format!("{what}, within {PATIENCE:?}"));
             }
         }
         Step::FenceElsewhere => fence_elsewhere(way).await?,
@@ -273,23 +338,32 @@ fn read_answers(bytes: &[u8], over: bool, methods: &[&str]) -> Answers {
     }
 }
 
-fn gather(case: &Case, expect: &Expect, client: &Client, origin: &Origin) -> Seen {
+fn gather(case: &Case, expect: &Expect, client: &Client, seen: &mut Seen) {
     let taken = client.log.now();
     let read = read_answers(&taken.bytes, taken.over, &case.methods);
-    let mut seen = Seen {
-        closed: taken.over,
-        reused: read.fences > 0,
-        client: read.raw,
-        interim: read.interim,
-        answers: read.finals,
-        ..Seen::default()
-    };
+    seen.reused = read.fences > 0;
+    seen.client = read.raw;
+    seen.interim = read.interim;
+    seen.answers = read.finals;
     if let Some(fault) = read.fault.filter(|_| !client.has_left()) {
         seen.faults.push(format!("what the client got: {fault}"));
     }
     if !expect.breaks && !client.has_left() && seen.answers.iter().any(|answer| !answer.whole) {
         seen.faults.push("what the client got: an answer that breaks off".to_owned());
     }
+}
+
+fn gather2(client: &Client, seen: &mut Seen) {
+    seen.client = client.log.now().bytes;
+    seen.view = View::read(&seen.client);
+    let fence = seen.view.streams.remove(&FENCE_STREAM);
+    seen.reused = fence.is_some_and(|fence| fence.status() == 200 && fence.ended);
+    if let Some(fault) = &seen.view.fault {
+        seen.faults.push(format!("what the client got: {fault}"));
+    }
+}
+
+fn gather_origin(expect: &Expect, origin: &Origin, seen: &mut Seen) {
     for connection in origin.connections() {
         let (requests, raw, result) = connection.read();
         if !expect.breaks && requests.iter().any(|request| !request.whole) {
@@ -301,5 +375,4 @@ fn gather(case: &Case, expect: &Expect, client: &Client, origin: &Origin) -> See
         seen.requests.extend(requests);
         seen.origin.push(raw);
     }
-    seen
 }

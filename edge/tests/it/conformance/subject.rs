@@ -30,6 +30,7 @@ pub(crate) enum Subject {
 pub(crate) struct Way {
     pub(crate) origin: Origin,
     door: Door,
+    door2: Door,
     _tunnel: Option<(TestEdge, TestAgent)>,
 }
 
@@ -43,23 +44,36 @@ impl Way {
     pub(crate) async fn tunnel(origin: Origin) -> Self {
         let edge = TestEdge::start();
         let agent = TestAgent::start(&edge, "demo", &format!("http://{}", origin.address)).await;
-        Self { origin, door: Door::Tcp(edge.http()), _tunnel: Some((edge, agent)) }
+        let door = || Door::Tcp(edge.http());
+        Self { origin, door: door(), door2: door(), _tunnel: Some((edge, agent)) }
     }
 
-    /// Through the reference's door for the case with this number.
-    pub(crate) fn nginx(origin: Origin, nginx: &NginxServer, number: usize, http2: bool) -> Self {
-        let door = Door::Unix(nginx.door(number, http2));
-        Self { origin, door, _tunnel: None }
+    /// Through the reference's doors for the case with this number.
+    pub(crate) fn nginx(origin: Origin, nginx: &NginxServer, number: usize) -> Self {
+        let door = |http2| Door::Unix(nginx.door(number, http2));
+        Self { origin, door: door(false), door2: door(true), _tunnel: None }
     }
 
+    /// A connection for a visitor of HTTP/1.
     pub(crate) async fn connect(&self) -> Client {
-        match &self.door {
-            Door::Tcp(address) => {
+        self.door.connect().await
+    }
+
+    /// A connection for a visitor of HTTP/2: the same door at the edge, another at nginx.
+    pub(crate) async fn connect2(&self) -> Client {
+        self.door2.connect().await
+    }
+}
+
+impl Door {
+    async fn connect(&self) -> Client {
+        match self {
+            Self::Tcp(address) => {
                 let socket = within("a connection", TcpStream::connect(address)).await.unwrap();
                 socket.set_nodelay(true).unwrap();
                 Client::new(Box::new(socket))
             }
-            Door::Unix(path) => {
+            Self::Unix(path) => {
                 let socket = within("a connection", UnixStream::connect(path)).await.unwrap();
                 Client::new(Box::new(socket))
             }
