@@ -69,6 +69,8 @@ pub(crate) enum Step {
     FenceElsewhere,
     /// Lets the local server go on from its gate.
     OpenGate,
+    /// Waits until the local server has said all that it says to so many requests.
+    OriginDone(usize),
     /// Ends its own direction.
     Shut,
     /// Closes.
@@ -609,14 +611,6 @@ expectations! {
         })
     }
 
-    /// The stream was reset with one of these codes.
-    fn stream_reset(self, id: u32, codes: &'static [u32]) {
-        self.check(format!("stream {id} is reset with one of {codes:?}"), move |seen| {
-            let reset = seen.view.streams.get(&id).and_then(|stream| stream.reset);
-            reset.is_some_and(|code| codes.contains(&code))
-        })
-    }
-
     /// A malformed request: reset, answered 4xx, or the connection ends over it; and the local
     /// server hears nothing (RFC 9113, section 8.1.1).
     fn stream_refused(self, id: u32) {
@@ -646,7 +640,8 @@ expectations! {
         self.check(format!("stream {id} is refused, or the connection ends"), move |seen| {
             let stream = seen.view.streams.get(&id);
             let answered = stream.is_some_and(|s| (400..500).contains(&s.status()));
-            answered || stream.is_some_and(|stream| stream.reset.is_some()) || seen.closed
+            let reset = stream.is_some_and(|stream| stream.reset.is_some());
+            seen.view.opened && (answered || reset || seen.closed)
         })
     }
 
@@ -686,7 +681,8 @@ expectations! {
         self.breaks = true;
         self.check(format!("the connection ends with one of {codes:?}"), move |seen| {
             let code = seen.view.goaway;
-            seen.closed && !seen.reused && code.is_none_or(|code| codes.contains(&code))
+            let is_ours = code.is_none_or(|code| codes.contains(&code));
+            seen.view.opened && seen.closed && !seen.reused && is_ours
         })
     }
 
@@ -704,7 +700,8 @@ expectations! {
         self.breaks = true;
         self.check(format!("it goes on, or ends with one of {codes:?}"), move |seen| {
             let code = seen.view.goaway;
-            seen.reused || seen.closed && code.is_none_or(|code| codes.contains(&code))
+            let ended = seen.closed && code.is_none_or(|code| codes.contains(&code));
+            seen.reused || seen.view.opened && ended
         })
     }
 
@@ -816,6 +813,10 @@ impl Case {
 
     pub(crate) fn open_gate(self) -> Self {
         self.step(Step::OpenGate)
+    }
+
+    pub(crate) fn origin_done(self, replies: usize) -> Self {
+        self.step(Step::OriginDone(replies))
     }
 
     pub(crate) fn shut(self) -> Self {

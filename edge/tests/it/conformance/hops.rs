@@ -124,15 +124,6 @@ fn requests() -> Vec<Case> {
             .status(200)
             .closed()
             .origin_lacks("close"),
-        case(
-            "hops/origin-connection-is-kept",
-            "a visitor that closes does not close the local server's connection",
-        )
-        .send(get("/a", "Connection: close\r\n"))
-        .status(200)
-        .fence_elsewhere()
-        .closed()
-        .origin_connections(1),
     ]
 }
 

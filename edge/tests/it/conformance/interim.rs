@@ -1,6 +1,6 @@
 //! Answers before the answer, and who asks for a body (RFC 9110, sections 10.1.1 and 15.2).
 
-use super::case::{Case, HOST, OK, at_head, case, expect, get, post, whole};
+use super::case::{Case, HOST, OK, at_head, case, get, post, whole};
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 

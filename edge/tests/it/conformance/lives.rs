@@ -1,7 +1,7 @@
 //! The life of connections: pipelining, keep-alive, and what becomes of both sides behind an error
 //! (RFC 9112, section 9).
 
-use super::case::{Case, HOST, OK, at_head, case, expect, get, post, whole};
+use super::case::{Case, HOST, OK, at_head, case, get, post, whole};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut all = pipelines();
@@ -38,7 +38,9 @@ fn pipelines() -> Vec<Case> {
             .origin_body("body")
             .open(),
         case("lives/behind-an-error", "RFC 9112, 9.3.2: an error whose end is clear ends nothing")
-            .send(format!("GET /1 HTTP/1.1\r\nHost: nobody.tunnels.test\r\n\r\n") + &get("/2", ""))
+            .send(
+                "GET /1 HTTP/1.1\r\nHost: nobody.tunnels.test\r\n\r\n".to_owned() + &get("/2", ""),
+            )
             .statuses(&[404, 200])
             .origin_targets(&["/2"])
             .open(),

@@ -114,7 +114,8 @@ async fn play(case: &Case, expect: &Expect, way: &Way) -> (Seen, Vec<String>) {
     };
     if case.speaks == Speaks::Http2 {
         client.send(&frames::opening()).await;
-        if !client.log.until(|bytes, over| over || View::read(bytes).opened).await {
+        client.log.until(|bytes, over| over || View::read(bytes).opened).await;
+        if !View::read(&client.log.now().bytes).opened {
             missed.push("the server sends its settings".to_owned());
         }
         client.send(&frames::frame(frames::SETTINGS, frames::ACK, 0, &[])).await;
@@ -129,7 +130,7 @@ async fn play(case: &Case, expect: &Expect, way: &Way) -> (Seen, Vec<String>) {
         _ if client.has_left() => {}
         Speaks::Http1 => finish(case, expect, &mut client, &mut missed).await,
         Speaks::Http2 | Speaks::Http2ByHand => {
-            finish2(case, expect, &mut client, &mut missed).await
+            finish2(case, expect, &mut client, &mut missed).await;
         }
     }
     if !case.dark
@@ -266,6 +267,11 @@ async fn perform(step: &Step, client: &mut Client, way: &Way) -> Result<(), Stri
         }
         Step::FenceElsewhere => fence_elsewhere(way).await?,
         Step::OpenGate => way.origin.open_gate(),
+        Step::OriginDone(replies) => {
+            if !way.origin.done(*replies).await {
+                return Err(format!("the local server is done with {replies} requests"));
+            }
+        }
         Step::Shut => client.shut().await,
         Step::Leave => client.leave().await,
     }
@@ -308,11 +314,8 @@ fn read_answers(bytes: &[u8], over: bool, methods: &[&str]) -> Answers {
                 at = answer.range.end;
                 answers.raw.extend_from_slice(&bytes[answer.range.clone()]);
                 let (status, whole) = (answer.status(), answer.whole);
-                if status < 200 {
-                    answers.interim.push(answer)
-                } else {
-                    answers.finals.push(answer)
-                }
+                let list = if status < 200 { &mut answers.interim } else { &mut answers.finals };
+                list.push(answer);
                 if status == 101 {
                     answers.switched = true;
                     answers.raw.extend_from_slice(&bytes[at..]);
