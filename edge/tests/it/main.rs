@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
 mod cli;
+mod conformance;
 mod errors;
 mod framing;
 mod harness;
