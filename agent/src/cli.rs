@@ -102,6 +102,11 @@ pub(crate) struct Http {
     /// Take any certificate of the local server.
     #[arg(long)]
     insecure_upstream: bool,
+    /// The HTTP that the local server is spoken to in: http1, h2 (without TLS on prior knowledge), or
+    /// auto: http1, but h2 for gRPC where the local server speaks it. Config key
+    /// `upstream_protocol`.
+    #[arg(long, env = "UNIROUTE_UPSTREAM_PROTOCOL", value_name = "auto|http1|h2")]
+    upstream_protocol: Option<String>,
     /// Seconds for a connection to the local server.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     connect_timeout: f64,
@@ -172,6 +177,7 @@ impl Http {
             name: self.name,
             upstream_ca: self.upstream_ca,
             insecure_upstream: self.insecure_upstream,
+            upstream_protocol: self.upstream_protocol,
             connect_timeout: Some(self.connect_timeout),
             response_timeout: Some(self.response_timeout),
             ..self.policy.tunnel()

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use uniroute_agent::{
     Congestion, FileSettings, Transport, TransportError, TunnelError, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
-    upstream::{TargetError, Trust},
+    upstream::{ProtocolError, TargetError, Trust},
 };
 use uniroute_shared::{
     config_file::{self, ConfigError},
@@ -66,6 +66,8 @@ pub(crate) struct FileTunnel {
     /// Takes any certificate of an https upstream.
     #[serde(default)]
     pub(crate) insecure_upstream: bool,
+    /// `auto`, `http1` or `h2`.
+    pub(crate) upstream_protocol: Option<String>,
     /// Seconds for a connection to the local server.
     pub(crate) connect_timeout: Option<f64>,
     /// Seconds for its answer to begin; 0: for ever.
@@ -149,6 +151,8 @@ pub(crate) enum SettingsError {
     Users(String, String),
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    #[error("tunnel {0:?}: upstream_protocol is {1:?}: {2}")]
+    Protocol(String, String, ProtocolError),
     #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
     Trust(String),
     #[error("cannot read the token file {0}: {1}")]
@@ -266,6 +270,11 @@ impl FileTunnel {
             (None, true) => Trust::Insecure,
             (None, false) => Trust::System,
         };
+        if let Some(text) = &self.upstream_protocol {
+            settings.protocol = text
+                .parse()
+                .map_err(|error| SettingsError::Protocol(key.to_owned(), text.clone(), error))?;
+        }
         if let Some(limit) = self.connect_timeout {
             settings.connect_timeout = seconds(key, "connect_timeout", limit)?;
         }

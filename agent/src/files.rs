@@ -11,12 +11,15 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
     time::SystemTime,
 };
 
 use bytes::Bytes;
+use tokio::task::{JoinHandle, spawn_blocking};
 use uniroute_proto::v1::UpstreamErrorKind;
-use uniroute_shared::message::Fields;
+use uniroute_shared::message::{Fields, Piece, Source};
 
 use self::{path::Wanted, range::Range};
 use crate::upstream::UpstreamError;
@@ -55,41 +58,62 @@ pub(crate) struct FileAnswer {
     pub(crate) body: FileBody,
 }
 
-/// What is left of an answer's body.
+/// What is left of an answer's body. A file that is cut meanwhile breaks it off, so that a short body
+/// never looks complete.
 #[derive(Debug, Default)]
 pub(crate) struct FileBody {
     first: Bytes,
-    rest: Option<(File, u64)>,
+    rest: Rest,
+}
+
+/// What is not read yet.
+#[derive(Debug, Default)]
+enum Rest {
+    #[default]
+    Nothing,
+    Here(File, u64),
+    Reading(JoinHandle<io::Result<(Bytes, File)>>, u64),
+}
+
+impl Rest {
+    fn new(file: File, left: u64) -> Self {
+        if left > 0 { Self::Here(file, left) } else { Self::Nothing }
+    }
 }
 
 impl FileBody {
     /// Whether nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.rest.is_none()
-    }
-
-    /// The next piece; `None` at the end. A file that was cut meanwhile is an error, so that a short
-    /// body never looks complete. Whoever drops it in between ends the body.
-    ///
-    /// # Errors
-    /// When the file can't be read any more.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        if !self.first.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.first)));
-        }
-        let Some((mut file, left)) = self.rest.take() else { return Ok(None) };
-        let (piece, file) = blocking(move || Ok((read_piece(&mut file, left)?, file))).await?;
-        let left = left - piece.len() as u64;
-        self.rest = (left > 0).then_some((file, left));
-        Ok(Some(piece))
+        self.first.is_empty() && matches!(self.rest, Rest::Nothing)
     }
 }
 
-/// Runs what may wait for a disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+impl Source for FileBody {
+    type Error = io::Error;
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Piece>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Ok(Some(Piece::Data(std::mem::take(&mut self.first)))));
+        }
+        let (mut reading, left) = match std::mem::take(&mut self.rest) {
+            Rest::Nothing => return Poll::Ready(Ok(None)),
+            Rest::Here(mut file, left) => {
+                (spawn_blocking(move || Ok((read_piece(&mut file, left)?, file))), left)
+            }
+            Rest::Reading(reading, left) => (reading, left),
+        };
+        let Poll::Ready(read) = Pin::new(&mut reading).poll(cx) else {
+            self.rest = Rest::Reading(reading, left);
+            return Poll::Pending;
+        };
+        let (piece, file) = read.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        self.rest = Rest::new(file, left - piece.len() as u64);
+        Poll::Ready(Ok(Some(Piece::Data(piece))))
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_empty()
+    }
 }
 
 fn read_piece(file: &mut File, left: u64) -> io::Result<Bytes> {
@@ -163,7 +187,7 @@ impl Files {
         }
         let asked = Asked::new(method, fields);
         let (files, target) = (self.clone(), target.to_vec());
-        let answering = tokio::task::spawn_blocking(move || files.find(&target, &asked));
+        let answering = spawn_blocking(move || files.find(&target, &asked));
         answering.await.unwrap_or_else(|error| Err(self.failed(&error)))
     }
 
@@ -235,7 +259,7 @@ fn text(status: u16, text: &'static str, head: bool) -> FileAnswer {
     }
     fields.push("content-length", text.len().to_string());
     let first = if head { Bytes::new() } else { Bytes::from_static(text.as_bytes()) };
-    FileAnswer { status, fields, body: FileBody { first, rest: None } }
+    FileAnswer { status, fields, body: FileBody { first, rest: Rest::Nothing } }
 }
 
 /// The file at `path`; `None` when it is none or can't be read.
@@ -286,8 +310,7 @@ fn show(path: &Path, asked: &Asked, status: u16) -> Option<FileAnswer> {
         file.seek(SeekFrom::Start(range.start)).ok()?;
     }
     let first = read_piece(&mut file, left).ok()?;
-    let left = left - first.len() as u64;
-    let rest = (left > 0).then_some((file, left));
+    let rest = Rest::new(file, left - first.len() as u64);
     Some(FileAnswer { status, fields, body: FileBody { first, rest } })
 }
 

@@ -25,9 +25,12 @@ use uniroute_shared::{
     },
 };
 
+mod http2;
+
 use crate::{
     Event, Tunnels,
-    tunnel::Tunnel,
+    files::{FileAnswer, Files},
+    tunnel::{Service, Tunnel},
     upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
 };
 
@@ -123,27 +126,32 @@ impl StreamRequest {
     ) -> Result<Option<Switched>, ForwardError> {
         let began = Instant::now();
         let Self { http, end, tunnel } = self;
-        let upstream = tunnel.upstream();
+        // A number of this agent's own, never a target (T23).
+        let service = tunnel.service(http.route).ok_or_else(|| {
+            refusal(UpstreamErrorKind::BadRequest, "this tunnel has no such route")
+        })?;
         let request = Request::new(http, end)?;
+        let upstream = match service {
+            Service::Server(upstream) => upstream,
+            Service::Files(files) => {
+                let told = |status| request.tell(tunnels, &tunnel, status, began);
+                let done = request.show(&files, sender, told).await;
+                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+            }
+        };
+        if request.upgrade.is_empty() {
+            let http2 = cancellable(sender, upstream.http2(request.is_grpc())).await?;
+            if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
+                let told = |status| request.tell(tunnels, &tunnel, status, began);
+                let exchange = http2::Exchange { request: &request, upstream: &upstream, requests };
+                let done = exchange.run(sender, reader, tunnel.response_timeout, told).await;
+                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+            }
+        }
         let exchanged = request.exchange(&tunnel, &upstream, sender, reader).await;
         let (mut connection, upload, line) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
-        tunnel.report(None);
-        debug!(
-            tunnel = tunnel.key,
-            method = text(&request.method),
-            target = text(&request.target),
-            status = line.status,
-            duration_ms = began.elapsed().as_secs_f64() * 1e3,
-            "request"
-        );
-        tunnels.request_event(|| Event::Request {
-            tunnel: tunnel.key.clone(),
-            method: text(&request.method).to_owned(),
-            path: text(&request.target).to_owned(),
-            status: line.status,
-            duration: began.elapsed(),
-        });
+        request.tell(tunnels, &tunnel, line.status, began);
         let (status, minor, mut fields) = (line.status, line.minor, line.fields);
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
@@ -240,6 +248,57 @@ impl Request {
         })
     }
 
+    /// The local server has answered.
+    fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
+        tunnel.report(None);
+        debug!(
+            tunnel = tunnel.key,
+            method = text(&self.method),
+            target = text(&self.target),
+            status,
+            duration_ms = began.elapsed().as_secs_f64() * 1e3,
+            "request"
+        );
+        tunnels.request_event(|| Event::Request {
+            tunnel: tunnel.key.clone(),
+            method: text(&self.method).to_owned(),
+            path: text(&self.target).to_owned(),
+            status,
+            duration: began.elapsed(),
+        });
+    }
+
+    /// Answered from a folder. What a visitor sends as a body is not wanted.
+    async fn show(
+        &self,
+        files: &Files,
+        sender: &mut Sender,
+        told: impl FnOnce(u16),
+    ) -> Result<(), ForwardError> {
+        let answering = files.answer(&self.method, &self.target, &self.fields);
+        let FileAnswer { status, fields, mut body } = cancellable(sender, answering).await??;
+        told(status);
+        let end = body.is_empty();
+        sender.send(head::response(status, || fields.iter(), end), end)?;
+        let length = fields.get("content-length").and_then(|text| text_number(text));
+        let mut sending = BodySender::new(length.filter(|_| !end));
+        if !end {
+            std::future::poll_fn(|cx| sending.poll_send(cx, sender, &mut body)).await.map_err(
+                |error| match error {
+                    SendError::Stream(error) => error.into(),
+                    SendError::Body(error) => ForwardError::Broken(error.to_string()),
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// gRPC needs HTTP/2 (its calls go both ways at once, and end with trailers).
+    fn is_grpc(&self) -> bool {
+        let kind = self.fields.get("content-type");
+        kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) && self.fields.contains("te")
+    }
+
     fn head(&self) -> Head<'_> {
         Head {
             method: &self.method,
@@ -332,6 +391,10 @@ impl Request {
         }
         Err(upstream.bad_answer("too many informational answers").into())
     }
+}
+
+fn text_number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Of a field that [`Request::new`] has found to be text.

@@ -21,7 +21,6 @@
 //! ```
 
 pub mod connect;
-#[allow(dead_code, reason = "called by the forwarder once it works on heads")]
 mod files;
 mod forward;
 mod probe;
@@ -67,7 +66,7 @@ use self::{
     session::{Session, SessionEnd, View, lane::Dialler},
     transport::{Chooser, QuicDoor},
     tunnel::{Service, Tunnel},
-    upstream::{Place, Target, TargetError, Trust, Upstream},
+    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 pub use self::{
     files::FileSettings,
@@ -156,6 +155,8 @@ pub struct TunnelSettings {
     pub target: Target,
     /// Whose word its certificate is taken on.
     pub trust: Trust,
+    /// Which HTTP it is spoken to in.
+    pub protocol: Protocol,
     /// How long a connection to it may take.
     pub connect_timeout: Duration,
     /// How long it may take to begin an answer; `None`: for ever.
@@ -199,6 +200,7 @@ impl TunnelSettings {
             name: None,
             target,
             trust: Trust::System,
+            protocol: Protocol::Auto,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: Some(RESPONSE_TIMEOUT),
             policy: v1::HttpPolicy::default(),
@@ -234,10 +236,7 @@ impl TunnelSettings {
             Place::Files(root) => {
                 Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
             }
-            _ => {
-                let upstream = Upstream::new(target.clone(), &self.trust, self.connect_timeout);
-                Service::Server(Arc::new(upstream?))
-            }
+            _ => Service::Server(Arc::new(self.upstream(target)?)),
         })
     }
 
@@ -251,11 +250,13 @@ impl TunnelSettings {
         let service = self.service(&self.target)?;
         let upstream = match &service {
             Service::Server(upstream) => Arc::clone(upstream),
-            Service::Files(_) => {
-                Arc::new(Upstream::new(self.target.clone(), &self.trust, self.connect_timeout)?)
-            }
+            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
         };
         Ok((upstream, service))
+    }
+
+    fn upstream(&self, target: &Target) -> Result<Upstream, TargetError> {
+        Upstream::new(target.clone(), &self.trust, self.connect_timeout, self.protocol)
     }
 }
 

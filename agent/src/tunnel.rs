@@ -17,10 +17,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
     /// A local server.
-    #[allow(dead_code, reason = "the forwarder takes it once it works on heads")]
     Server(Arc<Upstream>),
     /// A folder.
-    #[allow(dead_code, reason = "the forwarder takes it once it works on heads")]
     Files(Arc<Files>),
 }
 
@@ -75,7 +73,6 @@ impl Tunnel {
 
     /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
     /// a number and never a target (T23), and one that there is not leads nowhere.
-    #[allow(dead_code, reason = "the forwarder calls it once it works on heads")]
     pub(crate) fn service(&self, route: u32) -> Option<Service> {
         match usize::try_from(route).ok()? {
             0 => Some(self.default.read().1.clone()),

@@ -4,6 +4,7 @@
 //! a request, and an idle connection costs nothing but its socket.
 
 mod connector;
+mod http2;
 mod target;
 
 use std::{
@@ -23,7 +24,10 @@ use uniroute_shared::{
 };
 
 pub(crate) use self::connector::UpstreamIo;
-pub use self::target::{Place, Target, TargetError, Trust};
+pub use self::{
+    http2::{Protocol, ProtocolError},
+    target::{Place, Target, TargetError, Trust},
+};
 
 /// Idle connections that are kept for one local server.
 const MAX_IDLE: usize = 128;
@@ -32,6 +36,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one may have idled for a request that can't be sent twice: local servers close theirs
 /// after 5 seconds and more, and what is sent as they do so is lost.
 const FRESH: Duration = Duration::from_secs(2);
+/// A local server that speaks no HTTP/2 is asked again after this long.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why the local server gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +61,10 @@ pub struct Upstream {
     target: Target,
     connector: connector::Connector,
     connect_timeout: Duration,
+    protocol: Protocol,
+    http2: http2::Http2,
+    /// When a gRPC request found that it speaks no HTTP/2.
+    refused_http2: Mutex<Option<Instant>>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -73,9 +83,54 @@ impl Upstream {
         target: Target,
         trust: &Trust,
         connect_timeout: Duration,
+        protocol: Protocol,
     ) -> Result<Self, TargetError> {
         let connector = connector::Connector::new(&target, trust)?;
-        Ok(Self { target, connector, connect_timeout, idle: Mutex::default() })
+        Ok(Self {
+            target,
+            connector,
+            connect_timeout,
+            protocol,
+            http2: http2::Http2::default(),
+            refused_http2: Mutex::default(),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// A place for a request on the connection with HTTP/2; `None`: it goes out with HTTP/1.1. `grpc`:
+    /// it would rather not.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when there can be no connection.
+    pub(crate) async fn http2(
+        &self,
+        grpc: bool,
+    ) -> Result<Option<h2::client::SendRequest<Bytes>>, UpstreamError> {
+        match self.protocol {
+            Protocol::Http2 => {}
+            Protocol::Auto if grpc => {
+                if self.refused_http2.lock().is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+                    return Ok(None);
+                }
+            }
+            Protocol::Auto | Protocol::Http1 => return Ok(None),
+        }
+        let connect = self.within_timeout(self.connector.connect_http2());
+        match self.http2.request(&self.target, self.connect_timeout, connect).await {
+            Ok(requests) => Ok(Some(requests)),
+            Err(error)
+                if self.protocol == Protocol::Auto
+                    && matches!(
+                        error.kind,
+                        UpstreamErrorKind::BadResponse | UpstreamErrorKind::Tls
+                    ) =>
+            {
+                tracing::debug!(%error, "a gRPC request goes out with HTTP/1.1");
+                *self.refused_http2.lock() = Some(Instant::now());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Where it is.
@@ -111,13 +166,19 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
     pub(crate) async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
-        let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
-        let socket = connecting.await.unwrap_or_else(|_| {
-            let timeout = self.connect_timeout;
+        let socket = self.within_timeout(self.connector.connect()).await?;
+        Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
+    }
+
+    async fn within_timeout(
+        &self,
+        connecting: impl Future<Output = Result<UpstreamIo, UpstreamError>>,
+    ) -> Result<UpstreamIo, UpstreamError> {
+        let timeout = self.connect_timeout;
+        tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
             let message = format!("no connection to {} within {timeout:?}", self.target);
             Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
-        })?;
-        Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
+        })
     }
 
     fn take_idle(&self) -> Option<Idle> {
@@ -156,6 +217,17 @@ impl Upstream {
             ),
         };
         UpstreamError::new(kind, format!("{target} {what} ({fault})"))
+    }
+
+    /// What a failed exchange over HTTP/2 means.
+    pub(crate) fn failed_http2(&self, error: &h2::Error) -> UpstreamError {
+        let kind = match error.reason() {
+            Some(h2::Reason::PROTOCOL_ERROR | h2::Reason::HTTP_1_1_REQUIRED) => {
+                UpstreamErrorKind::BadResponse
+            }
+            _ => UpstreamErrorKind::ConnectionReset,
+        };
+        UpstreamError::new(kind, format!("{} gave no answer over HTTP/2 ({error})", self.target))
     }
 
     /// The answer is no answer to what was asked.

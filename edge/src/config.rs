@@ -26,6 +26,8 @@ pub const MAX_SESSIONS: usize = 15_000;
 /// How long requests wait for an agent that has gone: longer than a restart takes, shorter than
 /// most visitors' patience.
 pub const HOLD: Duration = Duration::from_secs(10);
+/// Requests that wait so at a time.
+pub const MAX_HELD: usize = 10_000;
 
 /// Checked settings of one edge.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// How long a request waits for a tunnel whose agent has gone; zero: not at all.
     pub hold: Duration,
+    /// Requests that wait so at a time, in all tunnels together.
+    pub max_held: usize,
     /// Threads, each with its own runtime.
     pub workers: NonZeroUsize,
     /// Connections at a time; the next one is answered 503 and closed.
@@ -122,6 +126,8 @@ pub struct Limits {
     pub sessions: Option<usize>,
     /// See [`Settings::hold`]; 0 to 300.
     pub hold_seconds: Option<f64>,
+    /// See [`Settings::max_held`].
+    pub held_requests: Option<usize>,
 }
 
 /// The file that `config init` writes: every key with its default.
@@ -195,6 +201,7 @@ impl File {
             any_host_is_own: false,
             heartbeat: HEARTBEAT,
             hold: hold(self.limits.hold_seconds)?,
+            max_held: self.limits.held_requests.unwrap_or(MAX_HELD),
             workers: self.workers.unwrap_or_else(cores),
             max_connections: self.limits.connections.unwrap_or(MAX_CONNECTIONS),
             max_sessions: self.limits.sessions.unwrap_or(MAX_SESSIONS),

@@ -296,7 +296,7 @@ fn shared(
         tokens: settings.tokens,
         heartbeat: settings.heartbeat,
         registry: Registry::new(settings.hold),
-        hold: Hold::new(settings.hold),
+        hold: Hold::new(settings.hold, settings.max_held),
         metrics: Metrics::new(),
         policies: Arc::default(),
         seats: Seats::new(workers.len()),

@@ -11,12 +11,13 @@ use crate::{
 
 /// Fields that say where a request came from; whatever a visitor sends in them is dropped, and the
 /// edge writes its own.
-pub const FORWARDED: [&str; 6] = [
+pub const FORWARDED: [&str; 7] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
     "x-real-ip",
 ];
 
@@ -74,8 +75,10 @@ fn is_forwarded(name: &[u8]) -> bool {
         && FORWARDED.iter().any(|known| same_to_a_script(name, known.as_bytes()))
 }
 
-/// Whether a local server may take the two names for one: many read underscores as hyphens.
-fn same_to_a_script(name: &[u8], known: &[u8]) -> bool {
+/// Whether a local server may take the two names for one: many read underscores as hyphens. `known`
+/// is in lower case and has hyphens.
+#[must_use]
+pub fn same_to_a_script(name: &[u8], known: &[u8]) -> bool {
     let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
     name.len() == known.len() && name.iter().zip(known).all(|(n, k)| plain(*n) == *k)
 }

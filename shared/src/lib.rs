@@ -10,6 +10,7 @@ pub mod copy;
 pub mod deadline;
 pub mod headers;
 pub mod http1;
+pub mod http2;
 pub mod id;
 pub mod lanes;
 pub mod message;

@@ -28,9 +28,16 @@ use crate::tls;
 /// Makes connections to one place.
 pub(super) struct Connector {
     target: Target,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Tls>,
     /// Where `localhost` was found last.
     winner: AtomicU8,
+}
+
+struct Tls {
+    config: Arc<ClientConfig>,
+    /// The same, for HTTP/2 and nothing else.
+    http2: Arc<ClientConfig>,
+    name: ServerName<'static>,
 }
 
 impl std::fmt::Debug for Connector {
@@ -48,7 +55,10 @@ impl Connector {
                         text: target.to_string(),
                         why: "the host can't be in a certificate",
                     })?;
-                Some((tls::config(trust)?, name))
+                let config = tls::config(trust)?;
+                let mut http2 = ClientConfig::clone(&config);
+                http2.alpn_protocols = vec![b"h2".to_vec()];
+                Some(Tls { config, http2: Arc::new(http2), name })
             }
             _ => None,
         };
@@ -56,6 +66,26 @@ impl Connector {
     }
 
     pub(super) async fn connect(&self) -> Result<UpstreamIo, UpstreamError> {
+        let config = self.tls.as_ref().map(|tls| &tls.config);
+        self.connect_with(config).await
+    }
+
+    /// For HTTP/2, which TLS agrees on.
+    pub(super) async fn connect_http2(&self) -> Result<UpstreamIo, UpstreamError> {
+        let io = self.connect_with(self.tls.as_ref().map(|tls| &tls.http2)).await?;
+        if let UpstreamIo::Tls(stream) = &io
+            && stream.get_ref().1.alpn_protocol() != Some(b"h2")
+        {
+            let message = format!("{} does not speak HTTP/2 over TLS", self.target);
+            return Err(UpstreamError::new(UpstreamErrorKind::BadResponse, message));
+        }
+        Ok(io)
+    }
+
+    async fn connect_with(
+        &self,
+        config: Option<&Arc<ClientConfig>>,
+    ) -> Result<UpstreamIo, UpstreamError> {
         let socket = match &self.target.place {
             #[cfg(unix)]
             Place::Unix(path) => {
@@ -77,8 +107,10 @@ impl Connector {
             Place::Tcp(host, port) => self.connect_host(host, *port).await?,
         };
         socket.set_nodelay(true).map_err(|error| self.no_connection(&error))?;
-        let Some((config, name)) = &self.tls else { return Ok(UpstreamIo::Tcp(socket)) };
-        let connecting = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
+        let (Some(config), Some(tls)) = (config, &self.tls) else {
+            return Ok(UpstreamIo::Tcp(socket));
+        };
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(tls.name.clone(), socket);
         let stream = connecting.await.map_err(|error| {
             let message = format!("the TLS handshake with {} failed: {error}", self.target);
             UpstreamError::new(UpstreamErrorKind::Tls, message)

@@ -88,7 +88,7 @@ impl Guard {
                 compressor: None,
                 last: None,
                 policy,
-                _room: None,
+                room: None,
             }),
         })
     }
@@ -116,7 +116,7 @@ impl Guarded {
     ) -> Result<(), ProxyError> {
         let Some(limit) = self.whole_body else { return Ok(()) };
         let policy = Arc::clone(&self.in_force.policy);
-        self.in_force._room = Some(policy.room_for_body(asked.length.unwrap_or(limit))?);
+        self.in_force.room = Some(policy.room_for_body(asked.length.unwrap_or(limit))?);
         let reading = timeout(WHOLE_BODY, read_whole(body, limit));
         let whole = reading.await.map_err(|_| ProxyError::Body("it takes too long".into()))??;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -169,7 +169,7 @@ pub(crate) struct InForce {
     /// Comes after the end of what was compressed.
     last: Option<Fields>,
     /// For the body that is held whole.
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 struct Limits {
@@ -191,6 +191,10 @@ impl InForce {
 
     /// The head for the local server; the edge's own fields are in it already.
     pub(crate) fn rewrite(&self, head: &mut RequestHead) {
+        if self.room.is_some() {
+            // Its body is here already.
+            head.fields.remove("expect");
+        }
         self.policy.rules().rewrite_request(head, self.route, &self.public);
     }
 

@@ -18,8 +18,6 @@ use crate::{
     registry::{Lookup, Target, Tunnel},
 };
 
-/// Requests that wait at a time, in all tunnels together.
-const MAX_HELD: usize = 10_000;
 /// Bytes of heads that wait at a time.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -30,6 +28,7 @@ pub(crate) type Found = (Arc<Target>, Sender, Receiver);
 #[derive(Debug)]
 pub(crate) struct Hold {
     time: Duration,
+    most: usize,
     held: AtomicUsize,
     bytes: AtomicUsize,
 }
@@ -42,9 +41,9 @@ pub(crate) struct Place {
 }
 
 impl Hold {
-    /// Requests wait for `time` at most; zero: not at all.
-    pub(crate) fn new(time: Duration) -> Self {
-        Self { time, held: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    /// Requests wait for `time` at most; zero: not at all. There are `most` of them at a time.
+    pub(crate) fn new(time: Duration, most: usize) -> Self {
+        Self { time, most, held: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
     /// For how long a request waits at most.
@@ -71,7 +70,7 @@ impl Place {
         let held = hold.held.fetch_add(1, Ordering::Relaxed);
         let total = hold.bytes.fetch_add(bytes, Ordering::Relaxed);
         let place = Self { edge: Arc::clone(edge), bytes };
-        match held < MAX_HELD && total < MAX_BYTES {
+        match held < hold.most && total < MAX_BYTES {
             true => Ok(place),
             false => Err(ProxyError::HoldFull),
         }

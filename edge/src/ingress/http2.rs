@@ -17,7 +17,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use h2::{
-    Reason, RecvStream, SendStream,
+    Reason, RecvStream,
     ext::Protocol,
     server::{Connection, SendResponse},
 };
@@ -35,6 +35,7 @@ use uniroute_shared::{
     deadline::Deadline,
     headers::{self, Framing},
     http1::head::MAX_FIELDS,
+    http2::{Incoming, Outgoing},
     id::RequestId,
     message::{Fields, Piece, RequestHead, Source},
 };
@@ -202,7 +203,8 @@ impl Stream {
             // As the log and the page of a failure know it.
             fields.set("host", Bytes::copy_from_slice(authority.as_str().as_bytes()));
         }
-        let mut body = Body { stream: body, trailers: false, over: false };
+        let to_head = parts.method == Method::HEAD;
+        let mut body = Incoming::new(body);
         match self.answer(id, parts, &mut body).await {
             Ok(()) => _ = counts.answered.fetch_add(1, Ordering::Relaxed),
             Err(Failed::TakenBack) => _ = counts.taken_back.fetch_add(1, Ordering::Relaxed),
@@ -210,15 +212,20 @@ impl Stream {
             Err(Failed::Before(error)) => {
                 counts.answered.fetch_add(1, Ordering::Relaxed);
                 let page = ingress::refusal(&self.visitor, &error, &id, &fields);
-                if let Err(error) = self.send_page(page).await {
+                if let Err(error) = self.send_page(page, to_head) {
                     debug!(%error, "nobody reads the page");
                 }
             }
         }
     }
 
-    async fn answer(&mut self, id: RequestId, parts: Parts, body: &mut Body) -> Result<(), Failed> {
-        let (asked, key) = asked(id, parts, body)?;
+    async fn answer(
+        &mut self,
+        id: RequestId,
+        parts: Parts,
+        body: &mut Incoming,
+    ) -> Result<(), Failed> {
+        let (asked, key) = asked(id, &parts, body)?;
         let visitor = Arc::clone(&self.visitor);
         let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
@@ -245,8 +252,8 @@ impl Stream {
         via(&mut head);
         let stream = self.respond.send_response(head, answer.end)?;
         let left = answer.length.filter(|_| !answer.end);
-        let mut pump =
-            Pump { stream, body, exchange, pending: Bytes::new(), left, over: answer.end };
+        let out = Outgoing::new(stream, answer.end);
+        let mut pump = Pump { out, body, exchange, left };
         poll_fn(|cx| pump.poll(cx)).await
     }
 
@@ -254,7 +261,7 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        body: &mut Body,
+        body: &mut Incoming,
     ) -> Poll<Result<Reply, Failed>> {
         if self.respond.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Failed::TakenBack));
@@ -266,14 +273,14 @@ impl Stream {
         })
     }
 
-    async fn send_page(&mut self, page: Response<Bytes>) -> Result<(), h2::Error> {
+    fn send_page(&mut self, page: Response<Bytes>, to_head: bool) -> Result<(), h2::Error> {
         let (mut parts, body) = page.into_parts();
         for name in ["connection", "upgrade"] {
             parts.headers.remove(name);
         }
-        let mut stream = self.respond.send_response(Response::from_parts(parts, ()), false)?;
+        let mut stream = self.respond.send_response(Response::from_parts(parts, ()), to_head)?;
         // Pages are shorter than any window that a sane visitor gives.
-        stream.send_data(body, true)
+        if to_head { Ok(()) } else { stream.send_data(body, true) }
     }
 
     /// RFC 8441: the stream carries the protocol's bytes from here on.
@@ -282,7 +289,7 @@ impl Stream {
         exchange: Exchange,
         answer: Answer,
         key: Option<&str>,
-        body: &mut Body,
+        body: &mut Incoming,
     ) -> Result<(), Failed> {
         let mut fields = answer.fields;
         let accept = fields.get("sec-websocket-accept").cloned();
@@ -311,7 +318,11 @@ impl Stream {
 
 /// A request's head as one of HTTP/1.1 would be; and the key of a WebSocket handshake, which HTTP/2
 /// has none of and the local server wants.
-fn asked(id: RequestId, parts: Parts, body: &Body) -> Result<(Asked, Option<String>), ProxyError> {
+fn asked(
+    id: RequestId,
+    parts: &Parts,
+    body: &Incoming,
+) -> Result<(Asked, Option<String>), ProxyError> {
     if parts.headers.len() > MAX_FIELDS {
         return Err(ProxyError::HeadTooLarge);
     }
@@ -380,85 +391,32 @@ fn via(head: &mut Response<()>) {
     head.headers_mut().append(http::header::VIA, via);
 }
 
-/// A request's body.
-struct Body {
-    stream: RecvStream,
-    /// Data is over, trailers may follow.
-    trailers: bool,
-    over: bool,
-}
-
-impl Source for Body {
-    type Error = h2::Error;
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, h2::Error>> {
-        loop {
-            if self.over {
-                return Poll::Ready(Ok(None));
-            }
-            if self.trailers {
-                let trailers = ready!(self.stream.poll_trailers(cx))?;
-                self.over = true;
-                let piece = trailers.map(|map| Piece::Trailers(Fields::from_map(&map)));
-                return Poll::Ready(Ok(piece));
-            }
-            match ready!(self.stream.poll_data(cx)) {
-                Some(data) => {
-                    let data = data?;
-                    self.stream.flow_control().release_capacity(data.len())?;
-                    if !data.is_empty() {
-                        return Poll::Ready(Ok(Some(Piece::Data(data))));
-                    }
-                }
-                None => self.trailers = true,
-            }
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.over || self.stream.is_end_stream()
-    }
-}
-
 /// An answer's body on its way to the visitor, and the rest of his own on its way out.
 struct Pump<'a> {
-    stream: SendStream<Bytes>,
-    body: &'a mut Body,
+    out: Outgoing,
+    body: &'a mut Incoming,
     exchange: Exchange,
-    /// Waits for the visitor's window.
-    pending: Bytes,
     /// Bytes that the head promises.
     left: Option<u64>,
-    over: bool,
 }
 
 impl Pump<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        if !self.over && self.exchange.poll_over(cx).is_ready() {
+        if !self.out.is_over() && self.exchange.poll_over(cx).is_ready() {
             return Poll::Ready(Err(Failed::Broken));
         }
         if self.exchange.poll_upload(cx, self.body).is_ready() {
             self.exchange.stop_upload();
         }
-        while !self.over {
-            if self.stream.poll_reset(cx).is_ready() {
+        while !self.out.is_over() {
+            if self.out.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Failed::TakenBack));
             }
-            if !self.pending.is_empty() {
-                ready!(self.poll_send(cx))?;
-                continue;
-            }
+            ready!(self.out.poll_room(cx))?;
             match ready!(self.exchange.poll_download(cx)) {
-                Ok(Some(Piece::Data(data))) => self.take(data)?,
-                Ok(Some(Piece::Trailers(fields))) => {
-                    self.check_end()?;
-                    self.stream.send_trailers(fields.to_map())?;
-                    self.over = true;
-                }
-                Ok(None) => {
-                    self.check_end()?;
-                    self.stream.send_data(Bytes::new(), true)?;
-                    self.over = true;
+                Ok(piece) => {
+                    self.measure(&piece)?;
+                    self.out.send(piece)?;
                 }
                 Err(error) => {
                     debug!(%error, "an answer broke off");
@@ -469,39 +427,16 @@ impl Pump<'_> {
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, data: Bytes) -> Result<(), Failed> {
-        if let Some(left) = &mut self.left {
-            *left = left.checked_sub(data.len() as u64).ok_or(Failed::Broken)?;
-        }
-        self.pending = data;
-        Ok(())
-    }
-
-    fn check_end(&self) -> Result<(), Failed> {
-        if self.left.is_some_and(|left| left > 0) { Err(Failed::Broken) } else { Ok(()) }
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let capacity = ready!(poll_capacity(cx, &mut self.stream, self.pending.len()))?;
-        let data = self.pending.split_to(capacity.min(self.pending.len()));
-        Poll::Ready(Ok(self.stream.send_data(data, false)?))
-    }
-}
-
-/// How many bytes may be sent now; at least one.
-fn poll_capacity(
-    cx: &mut Context<'_>,
-    stream: &mut SendStream<Bytes>,
-    wanted: usize,
-) -> Poll<Result<usize, h2::Error>> {
-    stream.reserve_capacity(wanted);
-    loop {
-        if stream.capacity() > 0 {
-            return Poll::Ready(Ok(stream.capacity()));
-        }
-        match ready!(stream.poll_capacity(cx)) {
-            Some(granted) => _ = granted?,
-            None => return Poll::Ready(Err(Reason::CANCEL.into())),
+    /// What is longer or shorter than it says is broken.
+    fn measure(&mut self, piece: &Option<Piece>) -> Result<(), Failed> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        match piece {
+            Some(Piece::Data(data)) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Failed::Broken)?;
+                Ok(())
+            }
+            _ if *left > 0 => Err(Failed::Broken),
+            _ => Ok(()),
         }
     }
 }

@@ -316,7 +316,7 @@ mod tests {
     const EVIL: &str = "</p><script>alert(\"1\")</script>&'\r\n\0\\\",\"status\":200";
 
     fn answer(code: &'static Code, detail: Option<&str>, accept: Option<&str>) -> Response<Bytes> {
-        error_response(code, &RequestId::new(), detail, accept.map(str::as_bytes))
+        error_response(code, &RequestId::new(), detail, accept.map(str::as_bytes), None)
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_program_gets_a_problem() {
         let id = RequestId::new();
-        let response = error_response(&Code::NO_AGENT, &id, None, None);
+        let response = error_response(&Code::NO_AGENT, &id, None, None, None);
         assert_eq!(response.status(), 503);
         let headers = response.headers();
         assert_eq!(headers["x-uniroute-error"], "UR-2001");

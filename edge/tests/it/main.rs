@@ -3,12 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
 mod cli;
+mod conformance;
 mod errors;
 mod framing;
 mod harness;
+mod hold;
 mod lanes;
 mod link;
 mod origins;
+mod policy;
 mod quic;
 mod routing;
 mod sessions;

@@ -5,7 +5,7 @@ use uniroute_proto::v1::{Header, HeaderChanges};
 
 use super::PolicyError;
 use crate::{
-    headers::{is_hop_by_hop, is_ours},
+    headers::{is_hop_by_hop, is_ours, same_to_a_script},
     message::{self, Fields},
 };
 
@@ -37,6 +37,8 @@ impl Direction {
 /// Changes that were checked.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
+    /// Of requests: what a local server may take for the name goes with it.
+    to_scripts: bool,
     remove: Vec<String>,
     set: Vec<Header>,
     add: Vec<Header>,
@@ -63,6 +65,7 @@ impl Changes {
             }
         }
         Ok(Self {
+            to_scripts: direction == Direction::Request,
             remove: changes.remove.clone(),
             set: changes.set.clone(),
             add: changes.add.clone(),
@@ -71,12 +74,27 @@ impl Changes {
 
     pub(super) fn apply(&self, fields: &mut Fields) {
         for name in &self.remove {
+            self.remove_twins(fields, name.as_bytes());
             fields.remove(name);
         }
         for header in &self.set {
+            self.remove_twins(fields, &header.name);
             set(fields, header);
         }
         fields.0.extend(self.add.iter().cloned());
+    }
+}
+
+impl Changes {
+    /// Or a visitor could send `X_Role` in place of the `X-Role` that the owner sets (T03).
+    fn remove_twins(&self, fields: &mut Fields, name: &[u8]) {
+        if self.to_scripts {
+            let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+            let known: Vec<u8> = name.iter().map(plain).collect();
+            fields.0.retain(|field| {
+                field.name.eq_ignore_ascii_case(name) || !same_to_a_script(&field.name, &known)
+            });
+        }
     }
 }
 
@@ -158,6 +176,26 @@ mod tests {
         let expected: [(&[u8], &[u8]); 4] =
             [(b"X-C", b"only"), (b"X-B", b"new"), (b"X-D", b"1"), (b"X-D", b"2")];
         assert_eq!(got, expected);
+    }
+
+    /// T03: forged identity.
+    #[test]
+    fn t03_names_that_scripts_read_alike_go_too() {
+        let changes = HeaderChanges {
+            remove: vec!["X-Debug".into()],
+            set: vec![header("X-Role", "guest")],
+            ..Default::default()
+        };
+        let mut fields = Fields::default();
+        for name in ["x_role", "X-Role", "x_debug", "X_Other"] {
+            fields.push(name, "admin");
+        }
+        let mut answer = fields.clone();
+        Changes::compile(Direction::Request, &changes).unwrap().apply(&mut fields);
+        let got: Vec<_> = fields.iter().collect();
+        assert_eq!(got, [(&b"X-Role"[..], &b"guest"[..]), (b"X_Other", b"admin")]);
+        Changes::compile(Direction::Response, &changes).unwrap().apply(&mut answer);
+        assert_eq!(answer.len(), 4, "visitors run no scripts");
     }
 
     #[test]

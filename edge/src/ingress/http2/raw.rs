@@ -10,20 +10,22 @@ use bytes::{Buf as _, Bytes};
 use h2::SendStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Body, poll_capacity};
-use uniroute_shared::message::{Piece, Source as _};
+use uniroute_shared::{
+    http2::{Incoming, poll_capacity},
+    message::{Piece, Source as _},
+};
 
 /// Both directions; each ends as the stream's does.
 pub(super) struct RawStream<'a> {
     send: SendStream<Bytes>,
-    body: &'a mut Body,
+    body: &'a mut Incoming,
     /// Came in and was not read.
     rest: Bytes,
     ended: bool,
 }
 
 impl<'a> RawStream<'a> {
-    pub(super) fn new(send: SendStream<Bytes>, body: &'a mut Body) -> Self {
+    pub(super) fn new(send: SendStream<Bytes>, body: &'a mut Incoming) -> Self {
         Self { send, body, rest: Bytes::new(), ended: false }
     }
 }
