@@ -140,7 +140,7 @@ impl StreamRequest {
         let (mut connection, upload, line) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
         request.tell(tunnels, &tunnel, line.status, began);
-        let (status, minor, mut fields) = (line.status, line.minor, line.fields);
+        let StatusLine { status, minor, reason, mut fields } = line;
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
             _ => fields.has_token("connection", "close"),
@@ -153,7 +153,7 @@ impl StreamRequest {
             let reader = reader.ok_or_else(|| {
                 upstream.bad_answer("it switches protocols, which nobody asked for")
             })?;
-            sender.send(head::response(101, || fields.iter(), false), false)?;
+            sender.send(head::response(101, &reason, || fields.iter(), false), false)?;
             return Ok(Some(Switched { io: connection.into_raw(), rest: reader.into_raw() }));
         }
         // An upgrade that was declined: an answer like any other.
@@ -161,7 +161,7 @@ impl StreamRequest {
             reader.stop();
         }
         let end = length == Length::Exact(0);
-        sender.send(head::response(status, || fields.iter(), end), end)?;
+        sender.send(head::response(status, &reason, || fields.iter(), end), end)?;
         let mut download = Download::new(&mut connection, upload, length);
         if !end {
             std::future::poll_fn(|cx| download.poll(cx, sender)).await?;
@@ -210,7 +210,7 @@ impl Request {
         if !visible || !(http.target.starts_with(b"/") || http.target == "*") {
             return Err(wrong("the target is no path"));
         }
-        if !http.upgrade.iter().all(|byte| byte.is_ascii_graphic()) {
+        if !http.upgrade.is_empty() && !headers::is_protocol(&http.upgrade) {
             return Err(wrong("the upgrade is no token"));
         }
         if http.authority.is_empty() || !http.authority.iter().all(u8::is_ascii_graphic) {
@@ -350,7 +350,8 @@ impl Request {
             let mut fields = line.fields;
             headers::to_next_hop(&mut fields);
             room(sender).await?;
-            sender.send(head::response(line.status, || fields.iter(), false), false)?;
+            let frame = head::response(line.status, &line.reason, || fields.iter(), false);
+            sender.send(frame, false)?;
         }
         Err(upstream.bad_answer("too many informational answers").into())
     }

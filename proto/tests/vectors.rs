@@ -287,7 +287,11 @@ fn reply(reply: v1::stream_reply::Reply) -> Holds {
 
 fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
     use v1::stream_reply::Reply;
-    let head = |status, pairs: &[_]| v1::ResponseHead { status, headers: headers(pairs) };
+    let head = |status, pairs: &[_]| v1::ResponseHead {
+        status,
+        headers: headers(pairs),
+        ..Default::default()
+    };
     let open = v1::StreamOpen {
         tunnel_id: TUNNEL.into(),
         request_id: REQUEST.into(),

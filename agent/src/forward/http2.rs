@@ -76,7 +76,7 @@ impl Exchange<'_> {
                     headers::to_next_hop(&mut fields);
                     room(sender).await?;
                     sender.send(
-                        head::response(head.status().as_u16(), || fields.iter(), false),
+                        head::response(head.status().as_u16(), b"", || fields.iter(), false),
                         false,
                     )?;
                 }
@@ -89,7 +89,7 @@ impl Exchange<'_> {
         let framing = Framing::of(&fields).map_err(|why| self.upstream.bad_answer(why))?;
         let mut body = Incoming::new(body);
         let end = body.is_over();
-        sender.send(head::response(parts.status.as_u16(), || fields.iter(), end), end)?;
+        sender.send(head::response(parts.status.as_u16(), b"", || fields.iter(), end), end)?;
         if end {
             return Ok(());
         }

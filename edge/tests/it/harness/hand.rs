@@ -151,7 +151,11 @@ pub(crate) fn reply(status: u32, fields: &[(&[u8], &[u8])], end: bool) -> Bytes 
         name: Bytes::copy_from_slice(name),
         value: Bytes::copy_from_slice(value),
     };
-    let head = v1::ResponseHead { status, headers: fields.iter().map(header).collect() };
+    let head = v1::ResponseHead {
+        status,
+        headers: fields.iter().map(header).collect(),
+        ..Default::default()
+    };
     codec::message(&v1::StreamReply { reply: Some(Reply::Head(head)) }, end)
 }
 
