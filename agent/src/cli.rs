@@ -1,5 +1,8 @@
 //! The command line of `uniroute`.
 
+mod policy;
+pub(crate) mod routes;
+
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -9,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use uniroute_agent::{Settings, Transport, TunnelSettings};
 use uniroute_shared::{id::AgentId, telemetry::LogFormat};
 
+use self::{policy::PolicyFlags, routes::RoutesCommand};
 use crate::config::{self, File, FileTunnel, SAMPLE, SettingsError};
 
 /// Where an edge is looked for when nothing says otherwise.
@@ -25,12 +29,15 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// One tunnel to a local HTTP server, now.
-    Http(Http),
+    Http(Box<Http>),
     /// Tunnels of the config file.
     Start(Start),
     /// The config file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What the tunnels of the config file do with a request.
+    #[command(subcommand)]
+    Routes(RoutesCommand),
     /// Prints the version.
     Version,
 }
@@ -83,7 +90,8 @@ pub(crate) struct Common {
 
 #[derive(Debug, Args)]
 pub(crate) struct Http {
-    /// The local server: PORT, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.
+    /// The local server: PORT, HOST:PORT, http://HOST:PORT, https://HOST:PORT, unix:PATH, or
+    /// file:FOLDER for the files in a folder.
     upstream: String,
     /// The public name wanted; the edge chooses one otherwise.
     #[arg(long, env = "UNIROUTE_NAME", value_name = "NAME")]
@@ -107,6 +115,9 @@ pub(crate) struct Http {
     response_timeout: f64,
     #[command(flatten)]
     common: Common,
+    // Last: its heading would be that of what follows.
+    #[command(flatten)]
+    policy: PolicyFlags,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +180,7 @@ impl Http {
             upstream_protocol: self.upstream_protocol,
             connect_timeout: Some(self.connect_timeout),
             response_timeout: Some(self.response_timeout),
+            ..self.policy.tunnel()
         };
         self.common.plan(&file, vec![tunnel.settings("http")?])
     }

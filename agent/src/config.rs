@@ -1,5 +1,7 @@
 //! What people write (flags, environment, file) and what the agent uses, apart from each other.
 
+pub(crate) mod policy;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -10,7 +12,7 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_agent::{
-    Congestion, Transport, TransportError, TunnelSettings,
+    Congestion, FileSettings, Transport, TransportError, TunnelError, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
     upstream::{ProtocolError, TargetError, Trust},
 };
@@ -18,7 +20,11 @@ use uniroute_shared::{
     config_file::{self, ConfigError},
     id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
     lanes::MAX_LANES,
+    network::Network,
+    policy::password,
 };
+
+use self::policy::{FileHeaders, FileRoute, FileWebhook, HostHeader, User};
 
 /// The file that `config init` writes.
 pub(crate) const SAMPLE: &str = include_str!("uniroute.sample.toml");
@@ -48,7 +54,7 @@ pub(crate) struct File {
 }
 
 /// The section `[tunnels.NAME]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileTunnel {
     /// The local server.
@@ -66,6 +72,56 @@ pub(crate) struct FileTunnel {
     pub(crate) connect_timeout: Option<f64>,
     /// Seconds for its answer to begin; 0: for ever.
     pub(crate) response_timeout: Option<f64>,
+    /// Of folders: the file for pages that are not there.
+    pub(crate) file_fallback: Option<String>,
+    /// Of folders: show what begins with a dot.
+    #[serde(default)]
+    pub(crate) file_dotfiles: bool,
+
+    // The policy. One by one, since serde can't refuse unknown keys in what is flattened.
+    /// `preserve`, `rewrite` or a host.
+    pub(crate) host_header: Option<HostHeader>,
+    /// Of what the local server gets.
+    #[serde(default)]
+    pub(crate) request_headers: FileHeaders,
+    /// Of what the visitor gets.
+    #[serde(default)]
+    pub(crate) response_headers: FileHeaders,
+    /// Paths that go to other local servers.
+    #[serde(default)]
+    pub(crate) routes: Vec<FileRoute>,
+    /// http is sent to https.
+    #[serde(default)]
+    pub(crate) redirect_https: bool,
+    /// Who may come in, each as USER:PASSWORD or USER:HASH.
+    #[serde(default)]
+    pub(crate) basic_auth: Vec<User>,
+    /// The same, one a line.
+    pub(crate) basic_auth_file: Option<PathBuf>,
+    /// A variable with the same.
+    pub(crate) basic_auth_env: Option<String>,
+    /// The local server gets the password too.
+    #[serde(default)]
+    pub(crate) basic_auth_forward: bool,
+    /// Networks that visitors may come from.
+    #[serde(default)]
+    pub(crate) allow: Vec<Network>,
+    /// Networks that they may not come from.
+    #[serde(default)]
+    pub(crate) deny: Vec<Network>,
+    /// Whose signatures are checked.
+    pub(crate) webhook: Option<FileWebhook>,
+    /// Longest body of a request in bytes; 0: any.
+    pub(crate) max_body: Option<u64>,
+    /// Seconds without a byte while a body is under way; 0: for ever.
+    pub(crate) idle_timeout: Option<f64>,
+    /// Seconds for a request and its answer in all; 0: for ever.
+    pub(crate) total_timeout: Option<f64>,
+    /// Answers are compressed.
+    #[serde(default)]
+    pub(crate) compression: bool,
+    /// HTML for failures.
+    pub(crate) error_page: Option<PathBuf>,
 }
 
 /// Why the settings can't be used.
@@ -87,6 +143,16 @@ pub(crate) enum SettingsError {
     Seconds(String, &'static str, f64),
     #[error("tunnel {0:?}: upstream_protocol is {1:?}: {2}")]
     Protocol(String, String, ProtocolError),
+    #[error("tunnel {key:?}: {what}: cannot read {}: {error}", path.display())]
+    PolicyFile { key: String, what: &'static str, path: PathBuf, error: io::Error },
+    #[error("tunnel {0:?}: {1}: the environment variable {2} is not set")]
+    NoVariable(String, &'static str, String),
+    #[error("tunnel {0:?}: {1}: its secrets come from one file or one environment variable")]
+    WhichSecret(String, &'static str),
+    #[error("tunnel {0:?}: basic_auth: {1}")]
+    Users(String, String),
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
     Trust(String),
     #[error("cannot read the token file {0}: {1}")]
@@ -169,13 +235,28 @@ impl File {
         }
         self.transport()?;
         self.lanes()?;
-        self.tunnels.iter().try_for_each(|(key, tunnel)| tunnel.settings(key).map(|_| ()))
+        self.tunnels
+            .iter()
+            .try_for_each(|(key, tunnel)| tunnel.settings_with(key, policy::no_hash).map(|_| ()))
     }
 }
 
 impl FileTunnel {
-    /// Checked settings.
+    /// Checked settings. Passwords are hashed, which takes a moment for each.
     pub(crate) fn settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
+        self.settings_with(key, password::hash)
+    }
+
+    /// The same where nobody will be let in by them.
+    pub(crate) fn quick_settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
+        self.settings_with(key, policy::no_hash)
+    }
+
+    fn settings_with(
+        &self,
+        key: &str,
+        hash: policy::Hasher,
+    ) -> Result<TunnelSettings, SettingsError> {
         let target = self.upstream.parse().map_err(|e| SettingsError::Target(key.to_owned(), e))?;
         if let Some(name) = &self.name {
             Subdomain::parse(name)
@@ -201,6 +282,10 @@ impl FileTunnel {
             let limit = seconds(key, "response_timeout", limit)?;
             settings.response_timeout = (!limit.is_zero()).then_some(limit);
         }
+        settings.files =
+            FileSettings { fallback: self.file_fallback.clone(), dotfiles: self.file_dotfiles };
+        (settings.policy, settings.routes) = self.policy(key, hash)?;
+        settings.policy()?;
         Ok(settings)
     }
 }
@@ -284,7 +369,7 @@ mod tests {
     fn the_sample_is_valid() {
         let file: File = config_file::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 2);
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 3);
     }
 
     #[test]

@@ -21,6 +21,8 @@
 //! ```
 
 pub mod connect;
+#[allow(dead_code, reason = "called by the forwarder once it works on heads")]
+mod files;
 mod forward;
 mod probe;
 mod session;
@@ -42,26 +44,34 @@ use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uniroute_proto::{FEATURE_LANES, handshake::HandshakeError, v1};
+use uniroute_proto::{
+    FEATURE_HTTP_POLICY, FEATURE_LANES, Message as _, codec::MAX_CONTROL,
+    handshake::HandshakeError, v1,
+};
 use uniroute_shared::{
     backoff::Backoff,
     carrier::quic::endpoint as quic,
     code::Code,
     id::{AgentId, Token},
     lanes::DEFAULT_LANES,
+    policy::PolicyError,
     session::Carrier,
 };
 
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
-pub use self::transport::{Policy, Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
     connect::{ConnectError, ServerUrl},
+    files::Files,
     session::{Session, SessionEnd, View, lane::Dialler},
     transport::{Chooser, QuicDoor},
-    tunnel::Tunnel,
-    upstream::{Protocol, Target, TargetError, Trust, Upstream},
+    tunnel::{Service, Tunnel},
+    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
+};
+pub use self::{
+    files::FileSettings,
+    transport::{Policy, Transport, TransportError},
 };
 
 /// First wait is at most this long.
@@ -77,6 +87,8 @@ const STABLE: Duration = Duration::from_secs(10);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a local server may take to begin its answer by default.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest settings of all tunnels in bytes: they travel in one control frame, with some more.
+const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
 /// Events that wait for a slow listener; later ones are dropped.
 const EVENTS: usize = 256;
 /// How often idle connections to local servers are looked at.
@@ -150,6 +162,34 @@ pub struct TunnelSettings {
     pub connect_timeout: Duration,
     /// How long it may take to begin an answer; `None`: for ever.
     pub response_timeout: Option<Duration>,
+    /// What the edge does with requests and answers. Local servers are not named in it: that is
+    /// filled in.
+    pub policy: v1::HttpPolicy,
+    /// The local server of each of the policy's routes, in their order.
+    pub routes: Vec<Target>,
+    /// How files are shown, where one of the local servers is a folder.
+    pub files: FileSettings,
+}
+
+/// Why a tunnel can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// A local server can't be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The policy can't be followed.
+    #[error("tunnel {key:?}: {error}")]
+    Policy {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// Which key of it is wrong.
+        error: PolicyError,
+    },
+    /// What the edge has to be told at once does not fit into one message.
+    #[error(
+        "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"
+    )]
+    TooLong,
 }
 
 impl TunnelSettings {
@@ -164,11 +204,63 @@ impl TunnelSettings {
             protocol: Protocol::Auto,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: Some(RESPONSE_TIMEOUT),
+            policy: v1::HttpPolicy::default(),
+            routes: Vec::new(),
+            files: FileSettings::default(),
         }
     }
 
-    fn upstream(&self) -> Result<Upstream, TargetError> {
-        Upstream::new(self.target.clone(), &self.trust, self.connect_timeout, self.protocol)
+    /// The policy as the edge gets it, checked as the edge will check it; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`TunnelError::Policy`]
+    pub fn policy(&self) -> Result<Option<v1::HttpPolicy>, TunnelError> {
+        if self.policy == v1::HttpPolicy::default() {
+            return Ok(None);
+        }
+        let mut policy = self.policy.clone();
+        let wrong = |error| TunnelError::Policy { key: self.key.clone(), error };
+        if policy.routes.len() != self.routes.len() {
+            let what = "each route needs an upstream".to_owned();
+            return Err(wrong(PolicyError { key: "routes".to_owned(), what }));
+        }
+        policy.local_origin = self.target.origin();
+        for (route, target) in policy.routes.iter_mut().zip(&self.routes) {
+            route.local_origin = target.origin();
+        }
+        uniroute_shared::policy::Policy::compile(&policy).map_err(wrong)?;
+        Ok(Some(policy))
+    }
+
+    fn upstream(&self, target: &Target) -> Result<Upstream, TargetError> {
+        Upstream::new(target.clone(), &self.trust, self.connect_timeout, self.protocol)
+    }
+
+    fn service(&self, target: &Target) -> Result<Service, TargetError> {
+        Ok(match &target.place {
+            Place::Files(root) => {
+                Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
+            }
+            _ => {
+                let upstream = self.upstream(target);
+                Service::Server(Arc::new(upstream?))
+            }
+        })
+    }
+
+    fn tunnel(&self) -> Result<Tunnel, TunnelError> {
+        let routes = self.routes.iter().map(|target| self.service(target));
+        let routes = routes.collect::<Result<_, _>>()?;
+        Ok(Tunnel::new(self, self.policy()?, self.default_service()?, routes))
+    }
+
+    fn default_service(&self) -> Result<(Arc<Upstream>, Service), TargetError> {
+        let service = self.service(&self.target)?;
+        let upstream = match &service {
+            Service::Server(upstream) => Arc::clone(upstream),
+            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
+        };
+        Ok((upstream, service))
     }
 }
 
@@ -298,7 +390,7 @@ impl Handle {
     /// # Errors
     /// [`TargetError`] when the CA file can't be used.
     pub fn retarget(&self, settings: &TunnelSettings) -> Result<bool, TargetError> {
-        Ok(self.tunnels.retarget(&settings.key, settings.upstream()?))
+        Ok(self.tunnels.retarget(&settings.key, settings.default_service()?))
     }
 }
 
@@ -331,18 +423,19 @@ impl Agent {
     /// An agent, and what will happen to it. Nothing is connected yet.
     ///
     /// # Errors
-    /// [`TargetError`] when a CA file can't be used.
-    pub fn new(settings: Settings) -> Result<(Self, mpsc::Receiver<Event>), TargetError> {
+    /// [`TunnelError`] when a CA file or a policy can't be used.
+    pub fn new(settings: Settings) -> Result<(Self, mpsc::Receiver<Event>), TunnelError> {
         let (events, listener) = mpsc::channel(EVENTS);
-        let tunnels = settings.tunnels.iter().map(|tunnel| {
-            let (key, name) = (tunnel.key.clone(), tunnel.name.clone());
-            Ok(Tunnel::new(key, name, tunnel.response_timeout, tunnel.upstream()?))
-        });
+        let tunnels = settings.tunnels.iter().map(TunnelSettings::tunnel);
         let tunnels = Arc::new(Tunnels::new(
             tunnels.collect::<Result<_, _>>()?,
             events,
             settings.request_events,
         ));
+        let specs = tunnels.all().iter().map(|tunnel| tunnel.spec().encoded_len());
+        if specs.sum::<usize>() > MAX_INIT {
+            return Err(TunnelError::TooLong);
+        }
         let tls = tls::config(&settings.trust)?;
         let agent = Self {
             chooser: Mutex::new(Chooser::new(settings.policy)),
@@ -487,7 +580,7 @@ impl Agent {
             token: self.settings.token.expose().to_owned(),
             agent_id: self.settings.agent_id.to_string(),
             tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
-            features: vec![FEATURE_LANES.to_owned()],
+            features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
             metadata: Some(v1::AgentMetadata {
                 name: self.settings.agent_name.clone(),
                 region: String::new(),
@@ -711,7 +804,12 @@ impl Agent {
 /// # Errors
 /// [`upstream::UpstreamError`], in words for its owner.
 pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
-    settings.upstream()?.connect().await?;
+    for target in std::iter::once(&settings.target).chain(&settings.routes) {
+        match settings.service(target)? {
+            Service::Server(upstream) => drop(upstream.connect().await?),
+            Service::Files(files) => files.check()?,
+        }
+    }
     Ok(())
 }
 

@@ -47,6 +47,8 @@ impl Failure {
                 SettingsError::Server("--server", _)
                 | SettingsError::Target(..)
                 | SettingsError::Seconds(..)
+                | SettingsError::Tunnel(_)
+                | SettingsError::Users(..)
                 | SettingsError::NoToken,
             ) => 2,
             Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
+        Command::Routes(command) => command.run().map_err(Failure::from),
         Command::Version => {
             let version = concat!("uniroute ", env!("CARGO_PKG_VERSION"));
             writeln!(io::stdout(), "{version}").map_err(|error| Failure::Other(error.into()))

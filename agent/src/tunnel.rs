@@ -8,9 +8,21 @@ use tokio::sync::{Notify, mpsc};
 use uniroute_proto::v1;
 
 use crate::{
-    Event,
+    Event, TunnelSettings,
+    files::Files,
     upstream::{Target, Upstream, UpstreamError},
 };
+
+/// What answers requests.
+#[derive(Clone, Debug)]
+pub(crate) enum Service {
+    /// A local server.
+    #[allow(dead_code, reason = "the forwarder takes it once it works on heads")]
+    Server(Arc<Upstream>),
+    /// A folder.
+    #[allow(dead_code, reason = "the forwarder takes it once it works on heads")]
+    Files(Arc<Files>),
+}
 
 /// A tunnel that this agent serves.
 #[derive(Debug)]
@@ -20,7 +32,11 @@ pub(crate) struct Tunnel {
     /// The name that was asked for, if any.
     wanted: Option<String>,
     pub(crate) response_timeout: Option<Duration>,
-    upstream: RwLock<Arc<Upstream>>,
+    /// Where it is, and what answers there.
+    default: RwLock<(Arc<Upstream>, Service)>,
+    /// Of the policy's routes, in their order.
+    routes: Vec<Service>,
+    policy: Option<v1::HttpPolicy>,
     live: Mutex<Live>,
 }
 
@@ -37,21 +53,43 @@ struct Live {
 
 impl Tunnel {
     pub(crate) fn new(
-        key: String,
-        wanted: Option<String>,
-        response_timeout: Option<Duration>,
-        upstream: Upstream,
+        settings: &TunnelSettings,
+        policy: Option<v1::HttpPolicy>,
+        default: (Arc<Upstream>, Service),
+        routes: Vec<Service>,
     ) -> Self {
-        let upstream = RwLock::new(Arc::new(upstream));
-        Self { key, wanted, response_timeout, upstream, live: Mutex::default() }
+        Self {
+            key: settings.key.clone(),
+            wanted: settings.name.clone(),
+            response_timeout: settings.response_timeout,
+            default: RwLock::new(default),
+            routes,
+            policy,
+            live: Mutex::default(),
+        }
     }
 
     pub(crate) fn upstream(&self) -> Arc<Upstream> {
-        Arc::clone(&self.upstream.read())
+        Arc::clone(&self.default.read().0)
     }
 
-    pub(crate) fn set_upstream(&self, upstream: Upstream) {
-        *self.upstream.write() = Arc::new(upstream);
+    /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
+    /// a number and never a target (T23), and one that there is not leads nowhere.
+    #[allow(dead_code, reason = "the forwarder calls it once it works on heads")]
+    pub(crate) fn service(&self, route: u32) -> Option<Service> {
+        match usize::try_from(route).ok()? {
+            0 => Some(self.default.read().1.clone()),
+            number => self.routes.get(number - 1).cloned(),
+        }
+    }
+
+    fn sweep(&self) {
+        self.upstream().sweep();
+        for service in &self.routes {
+            if let Service::Server(upstream) = service {
+                upstream.sweep();
+            }
+        }
     }
 
     /// What to ask the edge for: the name that was chosen before, where none was wished for.
@@ -65,6 +103,7 @@ impl Tunnel {
             name: self.wanted.clone().or(earlier).unwrap_or_default(),
             local_url: self.upstream().target().to_string(),
             response_timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            http: self.policy.clone(),
         }
     }
 
@@ -138,9 +177,9 @@ impl Tunnels {
     }
 
     /// Changes a tunnel's local server; requests from now on go to the new one.
-    pub(crate) fn retarget(&self, key: &str, upstream: Upstream) -> bool {
+    pub(crate) fn retarget(&self, key: &str, default: (Arc<Upstream>, Service)) -> bool {
         let Some(tunnel) = self.by_key(key) else { return false };
-        tunnel.set_upstream(upstream);
+        *tunnel.default.write() = default;
         self.changed.notify_one();
         true
     }
@@ -166,7 +205,7 @@ impl Tunnels {
     }
 
     pub(crate) fn sweep(&self) {
-        self.all.iter().for_each(|tunnel| tunnel.upstream().sweep());
+        self.all.iter().for_each(|tunnel| tunnel.sweep());
     }
 
     /// Tells whoever listens of a request.
@@ -182,5 +221,51 @@ impl Tunnels {
         if let Ok(place) = self.events.try_reserve() {
             place.send(event());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> TunnelSettings {
+        let mut settings = TunnelSettings::http("web", "3000".parse().unwrap());
+        let route = |path: &str| v1::HttpRoute { path: path.into(), ..Default::default() };
+        settings.policy.routes = vec![route("/api"), route("/docs")];
+        settings.routes = vec!["4000".parse().unwrap(), "file:dist".parse().unwrap()];
+        settings
+    }
+
+    /// T23: an edge names a number, and each number has one target of this agent's own.
+    #[test]
+    fn t23_routes_lead_to_the_agents_own_targets() {
+        let tunnel = settings().tunnel().unwrap();
+        let server = |route| match tunnel.service(route) {
+            Some(Service::Server(upstream)) => upstream.target().to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(server(0), "http://localhost:3000");
+        assert_eq!(server(1), "http://localhost:4000");
+        assert!(matches!(tunnel.service(2), Some(Service::Files(_))));
+        assert!(tunnel.service(3).is_none() && tunnel.service(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn the_edge_is_told_how_local_servers_call_themselves() {
+        let spec = settings().tunnel().unwrap().spec();
+        let policy = spec.http.unwrap();
+        assert_eq!(policy.local_origin, "http://localhost:3000");
+        let routes: Vec<_> = policy.routes.iter().map(|route| &route.local_origin[..]).collect();
+        assert_eq!(routes, ["http://localhost:4000", "http://localhost"]);
+        let plain = TunnelSettings::http("web", "3000".parse().unwrap());
+        assert_eq!(plain.tunnel().unwrap().spec().http, None);
+    }
+
+    #[test]
+    fn a_route_without_a_local_server_is_refused() {
+        let mut settings = settings();
+        settings.routes.pop();
+        let error = settings.tunnel().unwrap_err().to_string();
+        assert!(error.contains("\"web\": routes: each route needs an upstream"), "{error}");
     }
 }

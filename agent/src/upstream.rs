@@ -26,7 +26,7 @@ use uniroute_shared::{
 pub(crate) use self::connector::UpstreamIo;
 pub use self::{
     http2::{Protocol, ProtocolError},
-    target::{Target, TargetError, Trust},
+    target::{Place, Target, TargetError, Trust},
 };
 
 /// Idle connections that are kept for one local server.
@@ -50,7 +50,7 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
-    fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 }

@@ -34,6 +34,7 @@ fn request_head() -> Bytes {
         scheme: "https",
         version: v1::HttpVersion::HttpVersion11,
         upgrade: b"",
+        route: 0,
     };
     let headers = || HEADERS.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     open.frame(headers, true)

@@ -1,6 +1,7 @@
 //! The public door: from an accepted connection to an answer.
 
 pub(crate) mod error;
+pub(crate) mod guard;
 pub(crate) mod hold;
 mod http1;
 mod http2;
@@ -25,9 +26,10 @@ use uniroute_shared::{
     message::{Fields, RequestHead},
 };
 
-use self::{error::ProxyError, hold::Found, router::Route, visitor::Visitor};
+use self::{error::ProxyError, guard::Guard, hold::Found, router::Route, visitor::Visitor};
 use crate::{
     Shared,
+    policy::Policy,
     registry::{Lookup, Tunnel},
 };
 
@@ -37,6 +39,8 @@ pub(crate) enum Place {
     Edge,
     /// The local server of a tunnel; over this stream, or as soon as there is one.
     Tunnel(Arc<Tunnel>, Option<Found>),
+    /// The same, if the tunnel's policy lets it in.
+    Guarded(Guard),
 }
 
 /// Who answers the request, by the one host that it names.
@@ -51,13 +55,19 @@ pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, Pro
     match edge.registry.lookup(name) {
         Lookup::Live(target) => {
             let tunnel = Arc::clone(&target.tunnel);
+            if let Some(policy) = target.policy.clone() {
+                return Ok(Place::Guarded(Guard { tunnel, policy, target: Some(target) }));
+            }
             Ok(Place::Tunnel(tunnel, hold::open(target)?))
         }
         // Only for a while: a tunnel whose agent is off all day is not worth any wait.
         Lookup::Offline(_, Some(since)) if since.elapsed() >= edge.hold.time() => {
             Err(ProxyError::Offline)
         }
-        Lookup::Offline(tunnel, _) => Ok(Place::Tunnel(tunnel, None)),
+        Lookup::Offline(tunnel, _) => Ok(match tunnel.policy() {
+            Some(policy) => Place::Guarded(Guard { tunnel, policy, target: None }),
+            None => Place::Tunnel(tunnel, None),
+        }),
         Lookup::Unknown => Err(ProxyError::UnknownTunnel),
     }
 }
@@ -96,10 +106,26 @@ pub(crate) fn refusal(
     id: &RequestId,
     fields: &Fields,
 ) -> Response<Bytes> {
+    if let ProxyError::Moved(location) = error {
+        return page::moved(location);
+    }
     visitor.edge.metrics.failed(error.code());
     log(error, id, visitor.peer, fields.get("host"));
     let accept = fields.get("accept").map(|accept| &accept[..]);
-    page::error_response(error.code(), id, error.detail().as_deref(), accept)
+    let policy = fields.get("host").and_then(|host| policy(&visitor.edge, host));
+    let detail = error.detail();
+    page::error_response(error.code(), id, detail.as_deref(), accept, policy.as_deref())
+}
+
+/// Of the tunnel that `authority` names. Looked up anew: only for failures.
+fn policy(edge: &Shared, authority: &[u8]) -> Option<Arc<Policy>> {
+    let host = router::host(std::str::from_utf8(authority).ok()?)?;
+    let Route::Tunnel(name) = edge.hosts.route(&host) else { return None };
+    match edge.registry.lookup(name) {
+        Lookup::Live(target) => target.policy.clone(),
+        Lookup::Offline(tunnel, _) => tunnel.policy(),
+        Lookup::Unknown => None,
+    }
 }
 
 fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&Bytes>) {

@@ -9,6 +9,7 @@ pub mod config;
 mod ingress;
 mod metrics;
 mod names;
+mod policy;
 mod registry;
 mod session;
 
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     /// Requests whose agent is not there right now.
     pub(crate) hold: Hold,
     pub(crate) metrics: Metrics,
+    /// What the policies of its tunnels share.
+    pub(crate) policies: Arc<policy::Common>,
     /// Sessions of each worker.
     pub(crate) seats: Arc<Seats>,
     /// Receive windows of all sessions over WebSocket.
@@ -89,6 +92,13 @@ impl Shared {
     pub(crate) fn public_url(&self, name: &str) -> String {
         let PublicUrl { scheme, domain, port } = &self.public;
         format!("{scheme}://{name}.{domain}{port}")
+    }
+
+    /// The port that visitors reach https on.
+    pub(crate) fn https_port(&self) -> u16 {
+        let PublicUrl { scheme, port, .. } = &self.public;
+        let port = port.strip_prefix(':').filter(|_| scheme == "https");
+        port.and_then(|port| port.parse().ok()).unwrap_or(443)
     }
 
     /// Where an agent that has come over `carrier` could go instead.
@@ -288,6 +298,7 @@ fn shared(
         registry: Registry::new(settings.hold),
         hold: Hold::new(settings.hold, settings.max_held),
         metrics: Metrics::new(),
+        policies: Arc::default(),
         seats: Seats::new(workers.len()),
         windows: Budget::new(PROCESS_WINDOW),
         tasks: TaskTracker::new(),

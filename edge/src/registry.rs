@@ -24,7 +24,7 @@ use uniroute_shared::{
     session::{Carrier, Session},
 };
 
-use crate::names;
+use crate::{names, policy::Policy};
 
 /// How long a name stays with its identity after its last session ended without closing it.
 pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
@@ -59,6 +59,8 @@ pub(crate) struct Tunnel {
     pub(crate) arrived: Notify,
     latencies: Mutex<Latencies>,
     local_url: Mutex<String>,
+    /// Of the session that serves it, or served it last: also for requests that wait for one.
+    policy: Mutex<Option<Arc<Policy>>>,
     /// Why the local server does not answer, as its agent last said.
     unhealthy: Mutex<Option<String>>,
 }
@@ -70,7 +72,7 @@ struct Latencies {
 }
 
 impl Tunnel {
-    fn new(name: Subdomain, local_url: String) -> Self {
+    fn new(name: Subdomain, local_url: String, policy: Option<Arc<Policy>>) -> Self {
         Self {
             id: TunnelId::new(),
             name,
@@ -81,6 +83,7 @@ impl Tunnel {
             arrived: Notify::new(),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
+            policy: Mutex::new(policy),
             unhealthy: Mutex::new(None),
         }
     }
@@ -100,6 +103,10 @@ impl Tunnel {
         let seen = &mut recent[..latencies.count.min(LATENCIES)];
         seen.sort_unstable();
         seen.get(seen.len() / 2).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.lock().clone()
     }
 
     pub(crate) fn local_url(&self) -> String {
@@ -159,6 +166,8 @@ pub(crate) struct Target {
     pub(crate) session: Arc<SessionHandle>,
     /// The request is given up when no answer has begun after this long.
     pub(crate) response_timeout: Option<Duration>,
+    /// What the owner wants done with requests; the everyday tunnel has none.
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 /// What a name leads to.
@@ -198,6 +207,7 @@ pub(crate) struct Claim {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) epoch: u64,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 /// What a session wishes for.
@@ -209,6 +219,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) name_is_hint: bool,
     pub(crate) local_url: &'a str,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 #[derive(Debug, Default)]
@@ -280,10 +291,12 @@ impl Registry {
                 continue;
             }
             entry.offline_since = None;
+            claim.tunnel.policy.lock().clone_from(&claim.policy);
             let old = entry.target.replace(Arc::new(Target {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
                 response_timeout: claim.response_timeout,
+                policy: claim.policy.clone(),
             }));
             claim.tunnel.arrived.notify_waiters();
             if let Some(old) = old {
@@ -419,7 +432,7 @@ impl Table {
         let epoch = self.epoch;
         let entry = self.names.entry(name.clone()).or_insert_with(|| Entry {
             identity: identity.clone(),
-            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned())),
+            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned(), wish.policy.clone())),
             epoch,
             claimant: session,
             target: None,
@@ -434,7 +447,8 @@ impl Table {
         }
         entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
-        Ok(Claim { tunnel, epoch, response_timeout: wish.response_timeout })
+        let (response_timeout, policy) = (wish.response_timeout, wish.policy.clone());
+        Ok(Claim { tunnel, epoch, response_timeout, policy })
     }
 
     fn claim_random(
@@ -512,6 +526,7 @@ mod tests {
             name_is_hint: false,
             local_url: "http://localhost:3000",
             response_timeout: None,
+            policy: None,
         }
     }
 

@@ -13,12 +13,14 @@
 use bytes::Bytes;
 
 use crate::{
-    VERSION,
+    FEATURE_HTTP_POLICY, VERSION,
     v1::{self, ControlFrame, control_frame::Frame},
 };
 
 /// Most tunnels that one session may ask for.
 pub const MAX_TUNNELS: usize = 256;
+/// Of the error table: the settings of the tunnel can't be used.
+const POLICY_REFUSED: u32 = 1121;
 /// Length of the challenge's nonce, in bytes.
 pub const NONCE_LEN: usize = 16;
 
@@ -258,12 +260,37 @@ impl AgentHandshake {
 
     fn on_challenge(&mut self, challenge: v1::AuthChallenge) -> Result<AgentStep, HandshakeError> {
         check_version(&challenge)?;
+        if !challenge.features.iter().any(|feature| feature == FEATURE_HTTP_POLICY) {
+            self.hold_back_policies()?;
+        }
         self.session.edge_id = challenge.edge_id;
         self.session.quic = challenge.quic;
         self.init.version = VERSION;
         self.init.nonce = challenge.nonce;
         self.state = AgentState::Tunnels;
         Ok(AgentStep::Send(Box::new(Frame::Init(std::mem::take(&mut self.init)).into())))
+    }
+
+    /// The edge knows no policies, so it would let everybody in: tunnels with one are not asked for.
+    fn hold_back_policies(&mut self) -> Result<(), HandshakeError> {
+        const MESSAGE: &str = "the edge is too old for the settings of this tunnel";
+        let held_back = self.init.tunnels.extract_if(.., |tunnel| tunnel.http.is_some());
+        let refused = held_back.map(|tunnel| v1::TunnelRefused {
+            key: tunnel.key,
+            code: POLICY_REFUSED,
+            message: MESSAGE.into(),
+        });
+        self.session.refused.extend(refused);
+        self.waiting.retain(|key| self.session.refused.iter().all(|refused| refused.key != *key));
+        if self.waiting.is_empty() && !self.session.refused.is_empty() {
+            let message = MESSAGE.into();
+            return Err(HandshakeError::Refused {
+                code: POLICY_REFUSED,
+                message,
+                retry_after_ms: None,
+            });
+        }
+        Ok(())
     }
 
     fn answered(&mut self, key: &str) -> Result<(), HandshakeError> {
@@ -411,6 +438,40 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// An edge that knows no policies would let in whom the owner keeps out.
+    #[test]
+    fn tunnels_with_a_policy_are_kept_from_edges_without() {
+        let with_policy = |tunnels: &[&str], key: &str| {
+            let mut init = init(tunnels);
+            let tunnel = init.tunnels.iter_mut().find(|tunnel| tunnel.key == key).unwrap();
+            tunnel.http = Some(v1::HttpPolicy { redirect_https: true, ..Default::default() });
+            AgentHandshake::new(init)
+        };
+        let old = || EdgeHandshake::new([1; 16], "", &["lanes"], None).1;
+        let mut agent = with_policy(&["a", "b"], "b");
+        let Some(Frame::Init(hello)) = sent(agent.on_frame(old()).unwrap()).frame else {
+            panic!("no Init")
+        };
+        assert_eq!(hello.tunnels, [spec("a")]);
+        sent(agent.on_frame(created("a")).unwrap());
+        let AgentStep::Done(done) =
+            agent.on_frame(Frame::ReadyAck(v1::ReadyAck::default()).into()).unwrap()
+        else {
+            panic!("not done")
+        };
+        assert_eq!((done.refused[0].key.as_str(), done.refused[0].code), ("b", 1121));
+
+        let error = with_policy(&["a"], "a").on_frame(old()).unwrap_err();
+        assert!(matches!(error, HandshakeError::Refused { code: 1121, .. }));
+
+        let (_, new) = EdgeHandshake::new([1; 16], "", &[FEATURE_HTTP_POLICY], None);
+        let Some(Frame::Init(hello)) = sent(with_policy(&["a"], "a").on_frame(new).unwrap()).frame
+        else {
+            panic!("no Init")
+        };
+        assert!(hello.tunnels[0].http.is_some());
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct HttpOpen<'a> {
     pub version: v1::HttpVersion,
     /// The token of an upgrade request, may be empty.
     pub upgrade: &'a [u8],
+    /// The number of the tunnel's route, 0 for its default local server.
+    pub route: u32,
 }
 
 impl HttpOpen<'_> {
@@ -60,7 +62,8 @@ impl HttpOpen<'_> {
         let version = self.version as u64;
         let http_len = fields.iter().map(|(_, v)| bytes_len(v)).sum::<usize>()
             + headers_len(headers())
-            + if version == 0 { 0 } else { 1 + encoded_len_varint(version) };
+            + number_len(version)
+            + number_len(self.route.into());
         let outer: [(u32, &[u8]); 4] = [
             (1, self.tunnel_id),
             (2, self.request_id),
@@ -78,11 +81,9 @@ impl HttpOpen<'_> {
             put_bytes(*tag, value, &mut out);
         }
         put_headers(5, headers(), &mut out);
-        if version != 0 {
-            out.put_u8(6 << 3);
-            put_varint(version, &mut out);
-        }
+        put_number(6, version, &mut out);
         put_bytes(7, self.upgrade, &mut out);
+        put_number(8, self.route.into(), &mut out);
         out.freeze()
     }
 }
@@ -159,6 +160,18 @@ fn put_key(tag: u32, out: &mut BytesMut) {
     put_varint(u64::from(tag << 3 | 2), out);
 }
 
+/// Proto3 leaves zeros out.
+fn put_number(tag: u32, value: u64, out: &mut BytesMut) {
+    if value != 0 {
+        put_varint(u64::from(tag << 3), out);
+        put_varint(value, out);
+    }
+}
+
+fn number_len(value: u64) -> usize {
+    if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
+}
+
 /// Proto3 leaves empty fields out.
 fn put_bytes(tag: u32, value: &[u8], out: &mut BytesMut) {
     if !value.is_empty() {
@@ -223,12 +236,12 @@ mod tests {
         #[test]
         fn heads_equal_their_messages(
             method in "[A-Z]{1,8}", target in "/[a-z?=]{0,200}", upgrade in prop::collection::vec(any::<u8>(), 0..12),
-            version in 0_i32..4, status in 100_u16..600, headers in pairs(), end in any::<bool>(),
+            version in 0_i32..4, route in prop_oneof![0_u32..3, any::<u32>()], status in 100_u16..600, headers in pairs(), end in any::<bool>(),
         ) {
             let open = HttpOpen {
                 tunnel_id: &[1; 16], request_id: &[2; 16], visitor: "203.0.113.9", traceparent: b"",
                 method: method.as_bytes(), target: target.as_bytes(), authority: b"demo.localhost", scheme: "https",
-                version: v1::HttpVersion::try_from(version).unwrap(), upgrade: &upgrade,
+                version: v1::HttpVersion::try_from(version).unwrap(), upgrade: &upgrade, route,
             };
             let message = v1::StreamOpen {
                 tunnel_id: vec![1; 16].into(), request_id: vec![2; 16].into(),
@@ -236,7 +249,7 @@ mod tests {
                 kind: Some(v1::stream_open::Kind::Http(v1::HttpOpen {
                     method: method.clone().into(), target: target.clone().into(),
                     authority: Bytes::from_static(b"demo.localhost"), scheme: "https".into(),
-                    headers: owned(&headers), version, upgrade: upgrade.clone().into(),
+                    headers: owned(&headers), version, upgrade: upgrade.clone().into(), route,
                 })),
             };
             prop_assert_eq!(open.frame(|| borrowed(&headers), end), codec::message(&message, end));

@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod handshake;
 pub mod head;
+mod redacted;
 
 /// Messages generated from `agent.proto`.
 #[allow(
@@ -30,6 +31,9 @@ pub const SUBPROTOCOL: &str = "uniroute.v1";
 /// The feature of sessions over several connections: both sides follow a body that has moved to a
 /// lane.
 pub const FEATURE_LANES: &str = "lanes";
+
+/// The feature of tunnels with an `HttpPolicy`: an edge without it would let everybody through.
+pub const FEATURE_HTTP_POLICY: &str = "http-policy";
 
 /// Where agents connect, on the edge's own host.
 pub const TUNNEL_PATH: &str = "/tunnel";

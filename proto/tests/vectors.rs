@@ -56,6 +56,52 @@ fn frame(mut decoder: Decoder, wire: &Bytes) -> Frame {
     frame
 }
 
+/// A policy with every field.
+fn policy() -> v1::HttpPolicy {
+    let change = |name: &'static str| v1::HeaderChanges {
+        remove: vec!["server".into()],
+        set: headers(&[(name, "1")]),
+        add: headers(&[("x-tag", "2")]),
+    };
+    v1::HttpPolicy {
+        host_mode: v1::HostMode::Rewrite.into(),
+        host: "local.example".into(),
+        local_origin: "http://localhost:3000".into(),
+        request_headers: Some(change("x-request")),
+        response_headers: Some(change("x-answer")),
+        routes: vec![v1::HttpRoute {
+            path: "/api".into(),
+            exact: true,
+            strip: true,
+            prefix: "/v1".into(),
+            local_origin: "http://localhost:4000".into(),
+        }],
+        redirect_https: true,
+        basic_auth: Some(v1::BasicAuth {
+            users: vec![v1::BasicUser { name: "ann".into(), hash: "$argon2id$v=19$m=8".into() }],
+            forward: true,
+        }),
+        allow: vec!["203.0.113.0/24".into()],
+        deny: vec!["203.0.113.9".into()],
+        webhook: Some(v1::Webhook {
+            kind: v1::WebhookKind::Hmac.into(),
+            secrets: vec!["s3cret".into()],
+            max_body: 65_536,
+            header: "x-signature".into(),
+            hash: v1::WebhookHash::Sha512.into(),
+            base64: true,
+            prefix: "v1=".into(),
+            timestamp_header: "x-time".into(),
+            tolerance_s: 60,
+        }),
+        max_body: 1_048_576,
+        idle_timeout_ms: 60_000,
+        total_timeout_ms: 600_000,
+        compression: true,
+        error_page: "<h1>{{code}}</h1>".into(),
+    }
+}
+
 fn control_frames() -> Vec<(&'static str, Control)> {
     let tunnel_id = Bytes::from_static(TUNNEL);
     let spec = v1::TunnelSpec {
@@ -65,7 +111,9 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         local_url: "http://127.0.0.1:3000".into(),
         response_timeout_ms: 30_000,
         name_is_hint: true,
+        http: None,
     };
+    let with_policy = v1::TunnelSpec { http: Some(policy()), name_is_hint: false, ..spec.clone() };
     vec![
         (
             "auth_challenge",
@@ -184,6 +232,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             Control::HeartbeatAck(v1::HeartbeatAck { timestamp_us: 1_700_000_000_000_000 }),
         ),
         ("open_tunnel", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(spec) })),
+        ("open_tunnel_policy", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_policy) })),
         (
             "update_tunnel",
             Control::UpdateTunnel(v1::UpdateTunnel {
@@ -305,8 +354,13 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
             headers: headers(&[("accept", "*/*"), ("x-empty", "")]),
             version: v1::HttpVersion::HttpVersion11.into(),
             upgrade: Bytes::new(),
+            route: 0,
         })),
     };
+    let mut routed = open.clone();
+    if let Some(v1::stream_open::Kind::Http(http)) = &mut routed.kind {
+        http.route = 2;
+    }
     let mut upgrade = open.clone();
     upgrade.traceparent.clear();
     if let Some(v1::stream_open::Kind::Http(http)) = &mut upgrade.kind {
@@ -320,6 +374,7 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
     let ok = head(200, &[("content-type", "text/plain"), ("content-length", "5")]);
     vec![
         ("open_get", true, Holds::Open(open.into())),
+        ("open_route", true, Holds::Open(routed.into())),
         ("open_websocket", false, Holds::Open(upgrade.into())),
         ("reply_head", false, reply(Reply::Head(ok))),
         ("reply_no_body", true, reply(Reply::Head(head(204, &[])))),

@@ -195,6 +195,20 @@ codes! {
     cause: "The edge is too old for this kind of tunnel, or its operator has not switched it on."
     fix: "Use another kind of tunnel, or ask the edge's operator to enable this one."
 
+    PATH_AMBIGUOUS 1120 "path-ambiguous" Visitor Debug status(400) retry()
+    title: "The path can be read in different ways"
+    cause: "The tunnel sends paths to different servers, and this one has dot segments or encoded \
+        slashes by which servers would disagree about where it belongs."
+    fix: "Send the path in its plain form: without `.` and `..`, without doubled slashes, and \
+        without percent encodings of characters that need none."
+
+    POLICY_REFUSED 1121 "policy-refused" Agent Warn status() retry()
+    title: "The settings of the tunnel cannot be used"
+    cause: "The edge cannot follow what the agent wants done with the tunnel's requests, and \
+        following half of it could let in whom the owner keeps out."
+    fix: "Correct the setting that the message names. If it is one of a newer version, update the \
+        edge."
+
     NO_AGENT 2001 "no-agent" Agent Info status(503) retry(5)
     title: "The tunnel is not connected"
     cause: "The tunnel exists, but no agent is connected that serves it. Its owner's machine may \
@@ -338,6 +352,32 @@ codes! {
     fix: "Connect again. If it goes on, update the agent, and make sure that nothing between agent \
         and edge repeats data."
 
+    ADDRESS_REFUSED 4010 "address-refused" Access Debug status(403) retry()
+    title: "Your address is not let in"
+    cause: "The owner of the tunnel lets in visitors from some networks only, and yours is not one \
+        of them."
+    fix: "Ask the owner of the tunnel, or use another network. If the tunnel is yours, see its \
+        settings `allow` and `deny`."
+
+    PASSWORD_NEEDED 4011 "password-needed" Access Debug status(401) retry()
+    title: "A name and a password are needed"
+    cause: "The owner of the tunnel lets in only who knows a name and its password, and the \
+        request has none or not the right ones."
+    fix: "Enter the name and the password that the owner of the tunnel gave you. A newly set \
+        password counts from the agent's next connection on."
+
+    TOO_MANY_FAILURES 4012 "too-many-failures" Access Info status(429) retry()
+    title: "Too many wrong passwords"
+    cause: "Many wrong passwords came from your address, so none is looked at for a while."
+    fix: "Wait a minute, then try again with the right one."
+
+    SIGNATURE_REFUSED 4013 "signature-refused" Access Info status(403) retry()
+    title: "The signature of the webhook is not right"
+    cause: "The tunnel takes only requests that carry a valid signature of their body, and this \
+        one has none, an old one, or one that does not fit."
+    fix: "Use the same secret at the sender and in the settings of the tunnel. If requests are \
+        called too old, see to the clocks."
+
     CONNECTION_LIMIT 5001 "connection-limit" Edge Warn status(503) retry(5)
     title: "Too many connections"
     cause: "The edge has as many connections open as it may, in all or from this address."
@@ -358,6 +398,36 @@ codes! {
     cause: "The tunnel's agent is not connected right now, and as many requests as may already wait \
         for agents to come back."
     fix: "Try again in a moment. If it happens often, see in the agent's output why it reconnects."
+
+    BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
+    title: "The body of the request is too large"
+    cause: "The owner of the tunnel takes bodies up to a certain length, and this one is longer."
+    fix: "Send less at once. If the tunnel is yours, see its setting `max_body`, and that of its \
+        webhook."
+
+    PASSWORD_CHECKS_BUSY 5021 "password-checks-busy" Edge Info status(503) retry(1)
+    title: "Too many passwords to check"
+    cause: "Checking a password takes long, on purpose, and the edge has as many to check as it \
+        may."
+    fix: "Try again in a moment."
+
+    TOTAL_TIMEOUT 5022 "total-timeout" Edge Info status(504) retry()
+    title: "The request took too long"
+    cause: "The owner of the tunnel gives a request and its answer a certain time in all, and it \
+        is over."
+    fix: "Ask for less at once. If the tunnel is yours, see its setting `total_timeout`."
+
+    IDLE_TIMEOUT 5023 "idle-timeout" Edge Info status(504) retry()
+    title: "Nothing came for too long"
+    cause: "A body was under way and no byte of it came, in either direction, for as long as the \
+        owner of the tunnel allows."
+    fix: "Try again. If the tunnel is yours, see its setting `idle_timeout`."
+
+    BODIES_BUSY 5024 "bodies-busy" Edge Warn status(503) retry(1)
+    title: "Too many bodies to check"
+    cause: "The signatures of webhooks are checked with the whole body at hand, and the edge holds as \
+        much as it may."
+    fix: "Try again in a moment; senders of webhooks do so by themselves."
 
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"

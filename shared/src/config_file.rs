@@ -415,7 +415,7 @@ impl KeyPath {
         self.0.iter().any(|step| match step {
             Step::Key(name) => {
                 let name = name.to_lowercase();
-                ["token", "secret", "password"].iter().any(|word| name.contains(word))
+                ["token", "secret", "password", "basic_auth"].iter().any(|word| name.contains(word))
             }
             Step::Index(_) => false,
         })

@@ -15,6 +15,8 @@ pub mod id;
 pub mod lanes;
 pub mod message;
 pub mod mux;
+pub mod network;
+pub mod policy;
 mod scratch;
 pub mod session;
 pub mod shutdown;

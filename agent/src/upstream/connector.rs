@@ -97,6 +97,10 @@ impl Connector {
                 let error = io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets here");
                 return Err(self.no_connection(&error));
             }
+            Place::Files(_) => {
+                let error = io::Error::new(io::ErrorKind::Unsupported, "files are no server");
+                return Err(self.no_connection(&error));
+            }
             Place::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
                 self.connect_localhost(*port).await.map_err(|error| self.no_connection(&error))?
             }

@@ -20,6 +20,8 @@ pub enum Place {
     Tcp(String, u16),
     /// A Unix socket.
     Unix(PathBuf),
+    /// No server: the files in this folder.
+    Files(PathBuf),
 }
 
 /// Whose word a local server's certificate is taken on.
@@ -39,7 +41,7 @@ pub enum Trust {
 pub enum TargetError {
     /// The text can't be read.
     #[error(
-        "{text:?} is not a local server: {why}. Write a port (3000), HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH"
+        "{text:?} is not a local server: {why}. Write a port (3000), HOST:PORT, http://HOST:PORT, https://HOST:PORT, unix:PATH or file:FOLDER"
     )]
     Invalid {
         /// As it was written.
@@ -68,6 +70,13 @@ fn parse(text: &str) -> Result<Target, &'static str> {
         }
         return Ok(Target { place: Place::Unix(path.into()), tls: false });
     }
+    if let Some(path) = text.strip_prefix("file:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            return Err("the path of the folder is missing");
+        }
+        return Ok(Target { place: Place::Files(path.into()), tls: false });
+    }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(Target { place: Place::Tcp("localhost".into(), port(text)?), tls: false });
     }
@@ -75,7 +84,7 @@ fn parse(text: &str) -> Result<Target, &'static str> {
         None => (false, text),
         Some(("http", rest)) => (false, rest),
         Some(("https", rest)) => (true, rest),
-        Some(_) => return Err("only http, https and unix can be forwarded to"),
+        Some(_) => return Err("only http, https, unix and file can be forwarded to"),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
@@ -112,6 +121,23 @@ impl fmt::Display for Target {
             Place::Tcp(host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
             Place::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}"),
             Place::Unix(path) => write!(f, "unix:{}", path.display()),
+            Place::Files(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+impl Target {
+    /// What its own links begin with, and what it expects in `Host`.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let (scheme, default) = if self.tls { ("https", 443) } else { ("http", 80) };
+        match &self.place {
+            Place::Tcp(host, port) => {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                let port = if *port == default { String::new() } else { format!(":{port}") };
+                format!("{scheme}://{host}{port}")
+            }
+            Place::Unix(_) | Place::Files(_) => format!("{scheme}://localhost"),
         }
     }
 }
@@ -132,9 +158,25 @@ mod tests {
             ("https://localhost:8443", "https://localhost:8443"),
             ("unix:app.sock", "unix:app.sock"),
             ("unix:///run/app.sock", "unix:/run/app.sock"),
+            ("file:./dist", "file:./dist"),
+            ("file:///srv/www", "file:/srv/www"),
         ];
         for (text, shown) in cases {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_servers_call_themselves() {
+        for (text, origin) in [
+            ("3000", "http://localhost:3000"),
+            ("http://dev.test:80", "http://dev.test"),
+            ("https://[::1]", "https://[::1]"),
+            ("https://[::1]:80", "https://[::1]:80"),
+            ("unix:app.sock", "http://localhost"),
+            ("file:dist", "http://localhost"),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().origin(), origin, "{text}");
         }
     }
 
@@ -149,6 +191,7 @@ mod tests {
             ("http://a/b", "path"),
             ("http://u@a", "user name"),
             ("unix:", "path of the socket"),
+            ("file:", "path of the folder"),
             ("", "can't be read"),
         ];
         for (text, why) in cases {

@@ -1,11 +1,13 @@
 //! Every way in which a visitor's request can fail, and the code of the table that it has.
 
+use bytes::Bytes;
 use uniroute_proto::{
     codec::CodecError,
     v1::{UpstreamError, UpstreamErrorKind},
 };
 use uniroute_shared::{
     code::Code,
+    policy::Refusal,
     session::{OpenError, StreamError},
     stream::ReadError,
 };
@@ -52,6 +54,15 @@ pub(crate) enum ProxyError {
     HoldFull,
     #[error("{}", .0.message)]
     Upstream(UpstreamError),
+    /// The tunnel's owner does not want it.
+    #[error("the tunnel's policy: {0}")]
+    Policy(#[from] Refusal),
+    /// The same, found out with some effort.
+    #[error("{}", .0.title)]
+    Access(&'static Code),
+    /// It is to be asked for at this place; no failure.
+    #[error("it is at another place")]
+    Moved(Bytes),
 }
 
 impl From<CodecError> for ProxyError {
@@ -83,6 +94,10 @@ impl ProxyError {
             }
             Self::Read(_) | Self::Answer(_) => &Code::AGENT_PROTOCOL,
             Self::Timeout => &Code::ANSWER_TIMEOUT,
+            Self::Policy(refusal) => refusal.code(),
+            Self::Access(code) => code,
+            // Nobody asks: it is answered before.
+            Self::Moved(_) => &Code::INTERNAL,
             Self::Upstream(error) => upstream_code(error.kind()),
         }
     }
@@ -90,6 +105,7 @@ impl ProxyError {
     /// What the page adds to the code's own words: the agent's, where they say more.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
+            Self::Policy(Refusal::Signature(why)) => Some(why.to_string()),
             Self::Upstream(error) if !error.message.is_empty() => Some(error.message.clone()),
             Self::BadRequest(_) | Self::Body(_) | Self::BadUpgrade(_) | Self::Answer(_) => {
                 Some(self.to_string())

@@ -250,6 +250,17 @@ impl Server {
         let visitor = Arc::clone(&self.visitor);
         let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
+            Place::Guarded(guard) => {
+                let mut guarded = guard.admit(&visitor, &asked).await?;
+                if guarded.whole_body.is_some() && std::mem::take(&mut manner.expects) {
+                    put_status_line(100, b"", self.conn.head());
+                    put_end(self.conn.head());
+                    poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
+                }
+                let conn = &mut self.conn;
+                guarded.check_body(&asked, &mut Incoming { conn, body: &mut *body }).await?;
+                guarded.begin(&visitor, &asked)?
+            }
             Place::Edge => return self.own_page(&asked, manner).await,
         };
         let answer = loop {
@@ -478,6 +489,9 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        if !self.over && self.exchange.poll_over(cx).is_ready() {
+            return Poll::Ready(Err(Failed::Answer(self.framing)));
+        }
         let Self { conn, body, exchange, .. } = self;
         if exchange.poll_upload(cx, &mut Incoming { conn, body }).is_ready() {
             exchange.stop_upload();

@@ -198,7 +198,11 @@ impl Stream {
     async fn serve(mut self, request: Request<RecvStream>, counts: &Counts) {
         let id = RequestId::new();
         let (parts, body) = request.into_parts();
-        let fields = Fields::from_map(&parts.headers);
+        let mut fields = Fields::from_map(&parts.headers);
+        if let Some(authority) = parts.uri.authority() {
+            // As the log and the page of a failure know it.
+            fields.set("host", Bytes::copy_from_slice(authority.as_str().as_bytes()));
+        }
         let to_head = parts.method == Method::HEAD;
         let mut body = Incoming::new(body);
         match self.answer(id, parts, &mut body).await {
@@ -225,6 +229,11 @@ impl Stream {
         let visitor = Arc::clone(&self.visitor);
         let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
+            Place::Guarded(guard) => {
+                let mut guarded = guard.admit(&visitor, &asked).await?;
+                guarded.check_body(&asked, body).await?;
+                guarded.begin(&visitor, &asked)?
+            }
             // Agents connect with HTTP/1.1.
             Place::Edge => return Err(ProxyError::NotFound.into()),
         };
@@ -400,6 +409,9 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        if !self.out.is_over() && self.exchange.poll_over(cx).is_ready() {
+            return Poll::Ready(Err(Failed::Broken));
+        }
         if self.exchange.poll_upload(cx, self.body).is_ready() {
             self.exchange.stop_upload();
         }

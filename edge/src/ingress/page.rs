@@ -4,12 +4,15 @@
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    RETRY_AFTER, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    LOCATION, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 use uniroute_shared::code::{Code, Leg};
 use uniroute_shared::id::RequestId;
+use uniroute_shared::policy::basic::CHALLENGE;
+
+use crate::policy::{Policy, passwords::TRIES_WINDOW};
 
 /// Tells the code of an answer that we made ourselves.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-uniroute-error");
@@ -22,7 +25,8 @@ const MAX_DETAIL: usize = 500;
 /// Where the codes are explained.
 const DOCS: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/errors.md");
 
-/// The answer to a request that failed with `code`; `detail` says what is special about this case.
+/// The answer to a request that failed with `code`; `detail` says what is special about this case,
+/// `policy` is the tunnel's, whose owner may have a page of his own.
 ///
 /// It is HTML where `accept` prefers that, and JSON in every other case.
 pub(crate) fn error_response(
@@ -30,15 +34,21 @@ pub(crate) fn error_response(
     request_id: &RequestId,
     detail: Option<&str>,
     accept: Option<&[u8]>,
+    policy: Option<&Policy>,
 ) -> Response<Bytes> {
+    let html = prefers_html(accept);
+    let own = policy.filter(|_| html).and_then(|policy| policy.error_page(code));
+    let own = own.map(|page| page.render(code, request_id));
     let status = code
         .status
         .and_then(|status| StatusCode::from_u16(status).ok())
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let detail = detail.map(shortened);
     let failure = Failure { code, status, request_id, detail: detail.as_deref() };
-    let html = prefers_html(accept);
-    let body = Bytes::from(if html { failure.html() } else { failure.json() });
+    // What an owner writes may load what it likes, as any page of the tunnel may.
+    let confined = html && own.is_none();
+    let body =
+        own.unwrap_or_else(|| Bytes::from(if html { failure.html() } else { failure.json() }));
 
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -49,16 +59,30 @@ pub(crate) fn error_response(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    add_type(headers, html);
+    add_type(headers, html, confined);
     add_required(headers, code, status);
     response
 }
 
-fn add_type(headers: &mut HeaderMap, html: bool) {
+/// The answer to a request for what is at `location`.
+pub(crate) fn moved(location: &Bytes) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_maybe_shared(location.clone()) {
+        headers.insert(LOCATION, location);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    // Browsers keep a 308 for ever otherwise, and the owner may change his mind.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn add_type(headers: &mut HeaderMap, html: bool, confined: bool) {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
     let content_type = if html { "text/html; charset=utf-8" } else { "application/problem+json" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if html {
+    if confined {
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     }
 }
@@ -68,6 +92,12 @@ fn add_required(headers: &mut HeaderMap, code: &Code, status: StatusCode) {
     const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
     if let Some(seconds) = code.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        headers.insert(RETRY_AFTER, HeaderValue::from(TRIES_WINDOW.as_secs()));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static(METHODS));
@@ -286,7 +316,7 @@ mod tests {
     const EVIL: &str = "</p><script>alert(\"1\")</script>&'\r\n\0\\\",\"status\":200";
 
     fn answer(code: &'static Code, detail: Option<&str>, accept: Option<&str>) -> Response<Bytes> {
-        error_response(code, &RequestId::new(), detail, accept.map(str::as_bytes))
+        error_response(code, &RequestId::new(), detail, accept.map(str::as_bytes), None)
     }
 
     fn text(response: &Response<Bytes>) -> &str {
@@ -296,7 +326,7 @@ mod tests {
     #[test]
     fn a_program_gets_a_problem() {
         let id = RequestId::new();
-        let response = error_response(&Code::NO_AGENT, &id, None, None);
+        let response = error_response(&Code::NO_AGENT, &id, None, None, None);
         assert_eq!(response.status(), 503);
         let headers = response.headers();
         assert_eq!(headers["x-uniroute-error"], "UR-2001");
@@ -315,6 +345,39 @@ mod tests {
             (&json!(Code::NO_AGENT.cause), &json!(Code::NO_AGENT.fix))
         );
         assert_eq!(body.as_object().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn an_owners_page_takes_the_place_of_ours_for_browsers() {
+        let policy = uniroute_proto::v1::HttpPolicy {
+            error_page: "<p>{{code}} {{request_id}}".into(),
+            ..Default::default()
+        };
+        let policy = Policy::compile(Some(&policy), &std::sync::Arc::default()).unwrap().unwrap();
+        let id = RequestId::new();
+        let answer = |code, accept: Option<&str>| {
+            error_response(code, &id, None, accept.map(str::as_bytes), Some(&policy))
+        };
+        let response = answer(&Code::UPSTREAM_REFUSED, Some(BROWSER));
+        assert_eq!(text(&response), format!("<p>UR-3001 {id}"));
+        assert_eq!(response.status(), 502);
+        let headers = response.headers();
+        assert_eq!(headers["x-uniroute-error"], "UR-3001");
+        assert_eq!(headers["content-length"], response.body().len().to_string());
+        assert!(!headers.contains_key("content-security-policy"));
+        assert!(text(&answer(&Code::UPSTREAM_REFUSED, None)).starts_with('{'));
+        let ours = answer(&Code::ADDRESS_REFUSED, Some(BROWSER));
+        assert!(ours.headers().contains_key("content-security-policy"));
+    }
+
+    #[test]
+    fn who_may_come_in_is_told_how() {
+        let response = answer(&Code::PASSWORD_NEEDED, None, None);
+        assert_eq!(
+            response.headers()["www-authenticate"],
+            "Basic realm=\"restricted\", charset=\"UTF-8\""
+        );
+        assert_eq!(answer(&Code::TOO_MANY_FAILURES, None, None).headers()["retry-after"], "60");
     }
 
     #[test]

@@ -18,17 +18,19 @@ use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{codec, head, v1};
 use uniroute_shared::{
+    code::Code,
     deadline::Deadline,
     headers::{self, Framing},
     id::RequestId,
     message::{Fields, Piece, RequestHead, Source},
+    policy::Refusal,
     session::{Receiver, Sender},
     stream::{
         BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_value,
     },
 };
 
-use super::{error::ProxyError, hold, visitor::Visitor};
+use super::{error::ProxyError, guard::InForce, hold, visitor::Visitor};
 use crate::registry::{Target, Tunnel};
 
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
@@ -58,23 +60,12 @@ impl Asked {
         visitor: &Visitor,
         tunnel: &Tunnel,
         end: bool,
+        guard: Option<&InForce>,
     ) -> Result<Bytes, ProxyError> {
         let head = &self.head;
         if head.fields.len() > head::MAX_HEADERS - ADDED {
             return Err(ProxyError::HeadTooLarge);
         }
-        let open = head::HttpOpen {
-            tunnel_id: tunnel.id.as_bytes(),
-            request_id: self.id.as_bytes(),
-            visitor: &visitor.address,
-            traceparent: head.fields.get("traceparent").map_or(&[], |value| value),
-            method: &head.method,
-            target: &head.target,
-            authority: &head.authority,
-            scheme: visitor.scheme,
-            version: head.version,
-            upgrade: &self.upgrade,
-        };
         let via = match head.version {
             v1::HttpVersion::HttpVersion10 => &b"1.0 uniroute"[..],
             v1::HttpVersion::HttpVersion2 => b"2 uniroute",
@@ -86,7 +77,42 @@ impl Asked {
             (b"X-Forwarded-Proto", visitor.scheme.as_bytes()),
             (b"X-Forwarded-Host", &head.authority),
         ];
-        Ok(open.frame(|| head.fields.iter().chain(added), end))
+        let Some(guard) = guard else {
+            let open = self.open(head, visitor, tunnel, 0);
+            return Ok(open.frame(|| head.fields.iter().chain(added), end));
+        };
+        let mut head = head.clone();
+        for (name, value) in added {
+            head.fields.push(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        }
+        guard.rewrite(&mut head);
+        if head.fields.len() > head::MAX_HEADERS {
+            return Err(ProxyError::HeadTooLarge);
+        }
+        let open = self.open(&head, visitor, tunnel, guard.route());
+        Ok(open.frame(|| head.fields.iter(), end))
+    }
+
+    fn open<'a>(
+        &'a self,
+        head: &'a RequestHead,
+        visitor: &'a Visitor,
+        tunnel: &'a Tunnel,
+        route: u32,
+    ) -> head::HttpOpen<'a> {
+        head::HttpOpen {
+            tunnel_id: tunnel.id.as_bytes(),
+            request_id: self.id.as_bytes(),
+            visitor: &visitor.address,
+            traceparent: head.fields.get("traceparent").map_or(&[], |value| value),
+            method: &head.method,
+            target: &head.target,
+            authority: &head.authority,
+            scheme: visitor.scheme,
+            version: head.version,
+            upgrade: &self.upgrade,
+            route,
+        }
     }
 
     /// Asking twice is as good as once (RFC 9110, section 9.2.2).
@@ -132,6 +158,8 @@ pub(crate) struct Exchange {
     kept: Option<Kept>,
     tries: usize,
     clock: Clock,
+    /// The tunnel's policy, where it has one.
+    guard: Option<Box<InForce>>,
 }
 
 /// What the request's head says of how it goes on.
@@ -194,13 +222,39 @@ impl Exchange {
         found: Option<hold::Found>,
         asked: &Asked,
     ) -> Result<Self, ProxyError> {
+        Self::start(visitor, tunnel, found, asked, None, None)
+    }
+
+    /// The same under the tunnel's policy. `whole`: the body, if it was read already.
+    ///
+    /// # Errors
+    /// As [`Exchange::begin`].
+    pub(crate) fn begin_guarded(
+        visitor: &Arc<Visitor>,
+        tunnel: Arc<Tunnel>,
+        found: Option<hold::Found>,
+        asked: &Asked,
+        guard: Box<InForce>,
+        whole: Option<Bytes>,
+    ) -> Result<Self, ProxyError> {
+        Self::start(visitor, tunnel, found, asked, Some(guard), whole)
+    }
+
+    fn start(
+        visitor: &Arc<Visitor>,
+        tunnel: Arc<Tunnel>,
+        found: Option<hold::Found>,
+        asked: &Asked,
+        guard: Option<Box<InForce>>,
+        whole: Option<Bytes>,
+    ) -> Result<Self, ProxyError> {
         let kind = Kind {
             length: asked.length,
             switches: !asked.upgrade.is_empty(),
             to_head: asked.head.method == "HEAD",
             idempotent: asked.is_idempotent(),
         };
-        let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless())?;
+        let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
         tunnel.requests.fetch_add(1, Ordering::Relaxed);
         let mut exchange = Self {
             visitor: Arc::clone(visitor),
@@ -210,9 +264,10 @@ impl Exchange {
             way: Way::Over,
             upload: Upload::Over,
             download: StreamBody::empty(),
-            kept: Some(Kept::default()),
+            kept: Some(Kept::of(whole)),
             tries: 0,
             clock: Clock::start(),
+            guard,
         };
         match found {
             Some(found) => exchange.send(found)?,
@@ -223,6 +278,14 @@ impl Exchange {
 
     /// Over a stream that was just opened.
     fn send(&mut self, (target, mut sender, receiver): hold::Found) -> Result<(), ProxyError> {
+        let judged = match &self.guard {
+            None => target.policy.is_none(),
+            Some(guard) => guard.is_of(&target),
+        };
+        if !judged {
+            debug!("the tunnel came back with other settings than the request was judged by");
+            return Err(ProxyError::Offline);
+        }
         self.tries += 1;
         self.clock = Clock { began: self.clock.began, ..Clock::start() };
         let bodyless = self.kind.is_bodyless();
@@ -258,6 +321,9 @@ impl Exchange {
         timer: &mut Deadline,
         body: &mut impl Source,
     ) -> Poll<Result<Reply, ProxyError>> {
+        if let Poll::Ready(code) = self.poll_over(cx) {
+            return Poll::Ready(Err(ProxyError::Access(code)));
+        }
         loop {
             if let Way::Held(found) = &mut self.way {
                 let found = ready!(found.as_mut().poll(cx))?;
@@ -292,7 +358,10 @@ impl Exchange {
         body: &mut impl Source,
     ) -> Poll<Result<Reply, ProxyError>> {
         if let Poll::Ready(Err(SendError::Body(error))) = self.poll_upload(cx, body) {
-            return Poll::Ready(Err(ProxyError::Body(error.to_string())));
+            return Poll::Ready(Err(match error {
+                BodyError::TooLarge(refusal) => refusal.into(),
+                BodyError::Broken(error) => ProxyError::Body(error.to_string()),
+            }));
         }
         loop {
             let Way::Stream(target, reader) = &mut self.way else {
@@ -342,13 +411,17 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         body: &mut S,
-    ) -> Poll<Result<(), SendError<S::Error>>> {
+    ) -> Poll<Result<(), SendError<BodyError<S::Error>>>> {
         let Upload::Sending(sender, sending) = &mut self.upload else { return Poll::Ready(Ok(())) };
         let tunnel = &self.tunnel;
-        let mut body = Keeping { body, kept: &mut self.kept, tunnel };
+        let guard = self.guard.as_deref_mut();
+        let mut body = Keeping { body, kept: &mut self.kept, tunnel, guard };
         let result = ready!(sending.poll_send(cx, sender, &mut body));
         self.upload = Upload::Over;
         self.clock.sent = Instant::now();
+        if let Some(guard) = &mut self.guard {
+            guard.uploaded();
+        }
         Poll::Ready(result)
     }
 
@@ -378,6 +451,9 @@ impl Exchange {
         }
         self.open = Bytes::new();
         self.kept = None;
+        let guard = self.guard.as_deref_mut();
+        let without = end || bodyless || status == 101;
+        let compressed = guard.is_some_and(|guard| guard.answered(status, &mut fields, without));
         if status == 101 {
             return Ok(Answer { status, reason, fields, length: None, end: false });
         }
@@ -387,7 +463,8 @@ impl Exchange {
         {
             self.download = StreamBody::new(reader, OnDrop::Cancel);
         }
-        Ok(Answer { status, reason, fields, length: framing.length, end: end || bodyless })
+        let length = framing.length.filter(|_| !compressed);
+        Ok(Answer { status, reason, fields, length, end: end || bodyless })
     }
 
     /// The upgrade was declined; the request had no body. An agent that has sent its whole answer by
@@ -408,11 +485,23 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Piece>, ReadError>> {
-        let piece = ready!(self.download.poll_piece(cx));
+        let Self { download, guard, .. } = self;
+        let piece = ready!(match guard {
+            None => download.poll_piece(cx),
+            Some(guard) => guard.poll_piece(cx, |cx| download.poll_piece(cx)),
+        });
         if let Ok(Some(Piece::Data(data))) = &piece {
             self.tunnel.bytes_out.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
         Poll::Ready(piece)
+    }
+
+    /// Ready when the request has taken longer than the tunnel's policy allows: it is over then.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<&'static Code> {
+        match &mut self.guard {
+            Some(guard) => guard.poll_over(cx),
+            None => Poll::Pending,
+        }
     }
 
     /// The stream as raw bytes, after an answer 101.
@@ -478,26 +567,47 @@ struct Kept {
     again: usize,
 }
 
+impl Kept {
+    /// Of a body that was read already: all of it, however long.
+    fn of(whole: Option<Bytes>) -> Self {
+        let pieces: Vec<Bytes> = whole.into_iter().filter(|whole| !whole.is_empty()).collect();
+        Self { bytes: pieces.iter().map(Bytes::len).sum(), pieces, again: 0 }
+    }
+}
+
+/// Why a visitor's body is not sent to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError<E> {
+    #[error("{0}")]
+    Broken(E),
+    #[error("{0}")]
+    TooLarge(Refusal),
+}
+
 /// A visitor's body, counted, and kept as far as it is short.
 struct Keeping<'a, S> {
     body: &'a mut S,
     kept: &'a mut Option<Kept>,
     tunnel: &'a Tunnel,
+    guard: Option<&'a mut InForce>,
 }
 
 impl<S: Source> Source for Keeping<'_, S> {
-    type Error = S::Error;
+    type Error = BodyError<S::Error>;
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, S::Error>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Piece>, Self::Error>> {
         if let Some(kept) = self.kept
             && let Some(piece) = kept.pieces.get(kept.again)
         {
             kept.again += 1;
             return Poll::Ready(Ok(Some(Piece::Data(piece.clone()))));
         }
-        let piece = ready!(self.body.poll_piece(cx));
+        let piece = ready!(self.body.poll_piece(cx)).map_err(BodyError::Broken);
         match &piece {
             Ok(Some(Piece::Data(data))) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.received(data.len()).map_err(BodyError::TooLarge)?;
+                }
                 self.tunnel.bytes_in.fetch_add(data.len() as u64, Ordering::Relaxed);
                 self.keep(data);
             }

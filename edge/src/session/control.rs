@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uniroute_proto::{
-    FEATURE_LANES, codec,
+    FEATURE_HTTP_POLICY, FEATURE_LANES, codec,
     handshake::{EdgeHandshake, EdgeStep, HandshakeError, NONCE_LEN, frame_name},
     v1::{self, ControlFrame, control_frame::Frame},
 };
@@ -31,6 +31,7 @@ use uniroute_shared::{
 
 use crate::{
     Shared,
+    policy::{Policy, PolicyRefused},
     registry::{Claim, Identity, Origin, SessionHandle, Wish},
 };
 
@@ -50,7 +51,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 const CLOSE_CODE: u16 = 4000;
 
 /// The optional features that this edge speaks.
-const FEATURES: [&str; 1] = [FEATURE_LANES];
+const FEATURES: [&str; 2] = [FEATURE_LANES, FEATURE_HTTP_POLICY];
 
 /// The built-in owner of everything while tokens are pre-shared.
 const OWNER: &str = "owner";
@@ -205,7 +206,7 @@ async fn handshake(
         EdgeHandshake::new(nonce, &edge.id, &FEATURES, edge.quic_offer(carried.carrier()));
     stream.send(challenge).await?;
     let mut made: Option<(Arc<SessionHandle>, Vec<Claim>, bool)> = None;
-    let mut lanes = 0;
+    let mut agreed = Agreed::default();
     loop {
         match handshake.on_frame(stream.next().await?)? {
             EdgeStep::Skip => {}
@@ -222,11 +223,9 @@ async fn handshake(
             }
             EdgeStep::Decide(init) => {
                 let (session, answers, claims) = decide(edge, id, origin, carried, &init)?;
-                if carried.carrier() == Carrier::WebSocket
-                    && init.features.iter().any(|feature| feature == FEATURE_LANES)
-                {
-                    lanes = MAX_LANES;
-                    carried.allow_lanes(lanes);
+                agreed = Agreed::on(&init, carried.carrier());
+                if agreed.lanes > 0 {
+                    carried.allow_lanes(agreed.lanes);
                 }
                 let resumed = edge.registry.resume(&session.identity, &init.resume_token);
                 for answer in answers {
@@ -244,7 +243,7 @@ async fn handshake(
                 edge.registry.activate(&session, &claims);
                 let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
                 info!(agent.id = %session.identity.agent, ?names, resumed, "session ready");
-                stream.send(ready_ack(edge, &session, resumed, lanes)).await?;
+                stream.send(ready_ack(edge, &session, resumed, &agreed)).await?;
                 return Ok(Shaken::Session(session));
             }
         }
@@ -292,18 +291,38 @@ fn decide(
             claims.push(claim);
             created
         }
-        Err(code) => refused(&spec.key, code),
+        Err(refusal) => refused(&spec.key, &refusal),
     });
     Ok((Arc::clone(&session), answers.collect(), claims))
 }
 
-fn claim(
-    edge: &Shared,
-    session: &SessionHandle,
-    spec: &v1::TunnelSpec,
-) -> Result<Claim, &'static Code> {
+/// Why a tunnel can't be had.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{}", .0.title)]
+    Code(&'static Code),
+    #[error("{title}: {0}", title = Code::POLICY_REFUSED.title)]
+    Policy(#[from] PolicyRefused),
+}
+
+impl From<&'static Code> for Refusal {
+    fn from(code: &'static Code) -> Self {
+        Self::Code(code)
+    }
+}
+
+impl Refusal {
+    fn code(&self) -> &'static Code {
+        match self {
+            Self::Code(code) => code,
+            Self::Policy(_) => &Code::POLICY_REFUSED,
+        }
+    }
+}
+
+fn claim(edge: &Shared, session: &SessionHandle, spec: &v1::TunnelSpec) -> Result<Claim, Refusal> {
     if !matches!(spec.kind(), v1::TunnelKind::Http | v1::TunnelKind::Unspecified) {
-        return Err(&Code::TUNNEL_KIND_UNSUPPORTED);
+        return Err(Refusal::Code(&Code::TUNNEL_KIND_UNSUPPORTED));
     }
     let timeout = Duration::from_millis(spec.response_timeout_ms.into());
     let wish = Wish {
@@ -311,8 +330,9 @@ fn claim(
         name_is_hint: spec.name_is_hint,
         local_url: &spec.local_url,
         response_timeout: (!timeout.is_zero()).then_some(timeout),
+        policy: Policy::compile(spec.http.as_ref(), &edge.policies)?,
     };
-    edge.registry.claim(&session.identity, session.id, &wish)
+    Ok(edge.registry.claim(&session.identity, session.id, &wish)?)
 }
 
 fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
@@ -327,24 +347,48 @@ fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
     .into()
 }
 
-fn refused(key: &str, code: &'static Code) -> ControlFrame {
+fn refused(key: &str, refusal: &Refusal) -> ControlFrame {
     Frame::TunnelRefused(v1::TunnelRefused {
         key: key.to_owned(),
-        code: code.number.into(),
-        message: code.title.to_owned(),
+        code: refusal.code().number.into(),
+        message: refusal.to_string(),
     })
     .into()
 }
 
-fn ready_ack(edge: &Shared, session: &SessionHandle, resumed: bool, lanes: usize) -> ControlFrame {
-    let features = if lanes > 0 { &FEATURES[..] } else { &[] };
+/// What both sides of a session can do.
+#[derive(Default)]
+struct Agreed {
+    features: Vec<String>,
+    lanes: usize,
+}
+
+impl Agreed {
+    fn on(init: &v1::Init, carrier: Carrier) -> Self {
+        // A carrier with streams of its own needs no lanes.
+        let possible =
+            |feature: &&&str| **feature != FEATURE_LANES || carrier == Carrier::WebSocket;
+        let spoken = |feature: &&&str| init.features.iter().any(|theirs| theirs == **feature);
+        let features = FEATURES.iter().filter(possible).filter(spoken);
+        let features: Vec<String> = features.map(|feature| (*feature).to_owned()).collect();
+        let lanes = features.iter().any(|feature| feature == FEATURE_LANES);
+        Self { features, lanes: if lanes { MAX_LANES } else { 0 } }
+    }
+}
+
+fn ready_ack(
+    edge: &Shared,
+    session: &SessionHandle,
+    resumed: bool,
+    agreed: &Agreed,
+) -> ControlFrame {
     Frame::ReadyAck(v1::ReadyAck {
         session_id: session.id.to_string(),
         resume_token: session.resume_token.to_vec().into(),
         heartbeat_interval_ms: u32::try_from(edge.heartbeat.as_millis()).unwrap_or(u32::MAX),
-        features: features.iter().map(|feature| (*feature).to_owned()).collect(),
+        features: agreed.features.clone(),
         resumed,
-        lanes: u32::try_from(lanes).unwrap_or(0),
+        lanes: u32::try_from(agreed.lanes).unwrap_or(0),
     })
     .into()
 }
@@ -601,7 +645,7 @@ impl<'a> Control<'a> {
                 self.edge.registry.activate(&self.session, &[claim]);
                 created
             }
-            Err(code) => refused(&spec.key, code),
+            Err(refusal) => refused(&spec.key, &refusal),
         };
         self.stream.send(answer).await
     }
