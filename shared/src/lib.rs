@@ -13,6 +13,7 @@ pub mod id;
 pub mod lanes;
 pub mod message;
 pub mod mux;
+pub mod network;
 pub mod session;
 pub mod shutdown;
 pub mod stream;
