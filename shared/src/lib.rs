@@ -14,6 +14,7 @@ pub mod lanes;
 pub mod message;
 pub mod mux;
 pub mod network;
+pub mod proxy_protocol;
 pub mod session;
 pub mod shutdown;
 pub mod stream;
