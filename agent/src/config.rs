@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_agent::{
-    Congestion, Transport, TransportError, TunnelSettings,
+    Congestion, Transport, TransportError, TunnelKind, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
     upstream::{TargetError, Trust},
 };
@@ -18,6 +18,7 @@ use uniroute_shared::{
     config_file::{self, ConfigError},
     id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
     lanes::MAX_LANES,
+    proxy_protocol::UnknownVersion,
 };
 
 /// The file that `config init` writes.
@@ -48,11 +49,20 @@ pub(crate) struct File {
 }
 
 /// The section `[tunnels.NAME]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileTunnel {
+    /// What it carries: `http`, `tcp`, `tls` or `udp`.
+    #[serde(default)]
+    pub(crate) kind: TunnelKind,
     /// The local server.
     pub(crate) upstream: String,
+    /// The public port wanted, of tcp and udp; 0: the edge chooses one.
+    pub(crate) port: Option<u16>,
+    /// Seconds for which nothing may move on a connection or flow; 0: for ever.
+    pub(crate) idle_timeout: Option<f64>,
+    /// `v1` or `v2`: the local server of a tcp or tls tunnel is told who the visitor is.
+    pub(crate) proxy_protocol: Option<String>,
     /// The public name wanted; the edge chooses one otherwise.
     pub(crate) name: Option<String>,
     /// PEM file with the authorities for an https upstream.
@@ -83,6 +93,14 @@ pub(crate) enum SettingsError {
     Name(String, String, SubdomainError),
     #[error("tunnel {0:?}: {1} is {2}, which is no number of seconds from 0 to 86400")]
     Seconds(String, &'static str, f64),
+    #[error("tunnel {0:?}: {1} is not for {2} tunnels")]
+    NotOfKind(String, &'static str, &'static str),
+    #[error("tunnel {0:?}: {1}")]
+    ProxyProtocol(String, UnknownVersion),
+    #[error(
+        "tunnel {0:?}: idle_timeout can't be 0 for udp: nothing else tells that a flow is over, and so each would stay for ever"
+    )]
+    EndlessFlows(String),
     #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
     Trust(String),
     #[error("cannot read the token file {0}: {1}")]
@@ -172,13 +190,23 @@ impl File {
 impl FileTunnel {
     /// Checked settings.
     pub(crate) fn settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
-        let target = self.upstream.parse().map_err(|e| SettingsError::Target(key.to_owned(), e))?;
+        self.check_kind(key)?;
+        let settings = TunnelSettings::of_kind(self.kind, key, &self.upstream);
+        let mut settings = settings.map_err(|e| SettingsError::Target(key.to_owned(), e))?;
         if let Some(name) = &self.name {
             Subdomain::parse(name)
                 .map_err(|error| SettingsError::Name(key.to_owned(), name.clone(), error))?;
         }
-        let mut settings = TunnelSettings::http(key, target);
         settings.name.clone_from(&self.name);
+        settings.port = self.port.filter(|port| *port != 0);
+        settings.idle_timeout = self.idle(key)?;
+        settings.proxy_protocol = match &self.proxy_protocol {
+            None => None,
+            Some(text) => {
+                let version = text.parse();
+                Some(version.map_err(|e| SettingsError::ProxyProtocol(key.to_owned(), e))?)
+            }
+        };
         settings.trust = match (&self.upstream_ca, self.insecure_upstream) {
             (Some(_), true) => return Err(SettingsError::Trust(key.to_owned())),
             (Some(path), false) => Trust::CaFile(path.clone()),
@@ -193,6 +221,35 @@ impl FileTunnel {
             settings.response_timeout = (!limit.is_zero()).then_some(limit);
         }
         Ok(settings)
+    }
+
+    fn idle(&self, key: &str) -> Result<Option<Duration>, SettingsError> {
+        let Some(limit) = self.idle_timeout else { return Ok(None) };
+        let limit = seconds(key, "idle_timeout", limit)?;
+        if limit.is_zero() && self.kind == TunnelKind::Udp {
+            return Err(SettingsError::EndlessFlows(key.to_owned()));
+        }
+        Ok((!limit.is_zero()).then_some(limit))
+    }
+
+    /// A key that means nothing for this kind was meant for something else.
+    fn check_kind(&self, key: &str) -> Result<(), SettingsError> {
+        use TunnelKind::{Http, Tcp, Tls, Udp};
+        let rules: [(&str, bool, &[TunnelKind]); 6] = [
+            ("port", self.port.is_some(), &[Tcp, Udp]),
+            ("idle_timeout", self.idle_timeout.is_some(), &[Tcp, Tls, Udp]),
+            ("proxy_protocol", self.proxy_protocol.is_some(), &[Tcp, Tls]),
+            ("upstream_ca", self.upstream_ca.is_some(), &[Http]),
+            ("insecure_upstream", self.insecure_upstream, &[Http]),
+            ("response_timeout", self.response_timeout.is_some(), &[Http]),
+        ];
+        for (what, said, kinds) in rules {
+            if said && !kinds.contains(&self.kind) {
+                let kind = self.kind.as_str();
+                return Err(SettingsError::NotOfKind(key.to_owned(), what, kind));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -275,7 +332,7 @@ mod tests {
     fn the_sample_is_valid() {
         let file: File = config_file::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 2);
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 5);
     }
 
     #[test]
@@ -306,6 +363,12 @@ mod tests {
             ("upstream = \"x\"", "port is missing"),
             ("upstream = \"1\"\nname = \"a_b\"", "a_b"),
             ("upstream = \"1\"\nconnect_timeout = -1.0", "connect_timeout"),
+            ("upstream = \"1\"\nport = 20000", "port is not for http"),
+            ("kind = \"tcp\"\nupstream = \"1\"\nresponse_timeout = 1.0", "not for tcp"),
+            ("kind = \"udp\"\nupstream = \"1\"\nproxy_protocol = \"v1\"", "not for udp"),
+            ("kind = \"udp\"\nupstream = \"1\"\nidle_timeout = 0.0", "stay for ever"),
+            ("kind = \"tcp\"\nupstream = \"1\"\nproxy_protocol = \"v3\"", "v1 or v2"),
+            ("kind = \"tls\"\nupstream = \"https://a\"", "another kind"),
             (
                 "upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"",
                 "exclude each other",

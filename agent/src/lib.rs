@@ -24,6 +24,7 @@ pub mod connect;
 mod forward;
 mod probe;
 mod session;
+mod sockets;
 mod tls;
 mod transport;
 mod tunnel;
@@ -49,12 +50,12 @@ use uniroute_shared::{
     code::Code,
     id::{AgentId, Token},
     lanes::DEFAULT_LANES,
+    proxy_protocol,
     session::Carrier,
 };
 
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
-pub use self::transport::{Policy, Transport, TransportError};
 pub(crate) use self::tunnel::Tunnels;
 use self::{
     connect::{ConnectError, ServerUrl},
@@ -62,6 +63,10 @@ use self::{
     transport::{Chooser, QuicDoor},
     tunnel::Tunnel,
     upstream::{Target, TargetError, Trust, Upstream},
+};
+pub use self::{
+    transport::{Policy, Transport, TransportError},
+    tunnel::TunnelKind,
 };
 
 /// First wait is at most this long.
@@ -138,8 +143,12 @@ impl Settings {
 pub struct TunnelSettings {
     /// The agent's own word for it, unique among its tunnels.
     pub key: String,
+    /// What it carries.
+    pub kind: TunnelKind,
     /// The public name wanted; `None`: the edge chooses, and the agent keeps what it chose.
     pub name: Option<String>,
+    /// The public port wanted, of a TCP or UDP tunnel; `None`: as for the name.
+    pub port: Option<u16>,
     /// The local server.
     pub target: Target,
     /// Whose word its certificate is taken on.
@@ -148,6 +157,11 @@ pub struct TunnelSettings {
     pub connect_timeout: Duration,
     /// How long it may take to begin an answer; `None`: for ever.
     pub response_timeout: Option<Duration>,
+    /// How long a connection of a TCP or TLS tunnel may be still; `None`: for ever. A flow of a UDP
+    /// tunnel: `None` is the edge's own limit.
+    pub idle_timeout: Option<Duration>,
+    /// The local server of a TCP or TLS tunnel is told who the visitor is, in a PROXY header.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 impl TunnelSettings {
@@ -156,12 +170,33 @@ impl TunnelSettings {
     pub fn http(key: impl Into<String>, target: Target) -> Self {
         Self {
             key: key.into(),
+            kind: TunnelKind::Http,
             name: None,
+            port: None,
             target,
             trust: Trust::System,
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: Some(RESPONSE_TIMEOUT),
+            idle_timeout: None,
+            proxy_protocol: None,
         }
+    }
+
+    /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
+    /// the edge's choice.
+    ///
+    /// # Errors
+    /// [`TargetError`] when that is none.
+    pub fn of_kind(
+        kind: TunnelKind,
+        key: impl Into<String>,
+        upstream: &str,
+    ) -> Result<Self, TargetError> {
+        let target = match kind.scheme() {
+            None => upstream.parse()?,
+            Some(scheme) => Target::socket(scheme, upstream)?,
+        };
+        Ok(Self { kind, ..Self::http(key, target) })
     }
 
     fn upstream(&self) -> Result<Upstream, TargetError> {
@@ -265,8 +300,10 @@ pub enum AgentError {
 pub struct Refusal {
     /// The agent's word for the tunnel.
     pub key: String,
-    /// The name that was wanted.
+    /// The name that was wanted; empty if any would do.
     pub name: String,
+    /// The public port that was wanted; 0 if any would do, or the tunnel has none.
+    pub port: u16,
     /// The error table's code.
     pub code: u16,
     /// In the edge's words.
@@ -275,9 +312,10 @@ pub struct Refusal {
 
 fn refusals(refusals: &[Refusal]) -> String {
     let line = |refusal: &Refusal| {
-        let Refusal { key, name, code, message } = refusal;
+        let Refusal { key, name, port, code, message } = refusal;
         let fix = Code::from_number(*code).map_or("", |code| code.fix);
-        format!("tunnel {key:?}, name {name:?}: {message} (UR-{code:04}). {fix}")
+        let port = if *port == 0 { String::new() } else { format!(", port {port}") };
+        format!("tunnel {key:?}, name {name:?}{port}: {message} (UR-{code:04}). {fix}")
     };
     refusals.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -331,10 +369,7 @@ impl Agent {
     /// [`TargetError`] when a CA file can't be used.
     pub fn new(settings: Settings) -> Result<(Self, mpsc::Receiver<Event>), TargetError> {
         let (events, listener) = mpsc::channel(EVENTS);
-        let tunnels = settings.tunnels.iter().map(|tunnel| {
-            let (key, name) = (tunnel.key.clone(), tunnel.name.clone());
-            Ok(Tunnel::new(key, name, tunnel.response_timeout, tunnel.upstream()?))
-        });
+        let tunnels = settings.tunnels.iter().map(Tunnel::new);
         let tunnels = Arc::new(Tunnels::new(
             tunnels.collect::<Result<_, _>>()?,
             events,
@@ -655,6 +690,7 @@ impl Agent {
         Refusal {
             key: refused.key.clone(),
             name: tunnel.and_then(|tunnel| tunnel.name.clone()).unwrap_or_default(),
+            port: tunnel.and_then(|tunnel| tunnel.port).unwrap_or_default(),
             code: u16::try_from(refused.code).unwrap_or_default(),
             message: refused.message.clone(),
         }
@@ -703,12 +739,16 @@ impl Agent {
     }
 }
 
-/// Looks whether a local server takes connections.
+/// Looks whether a local server takes connections. Of one that takes datagrams there is nothing to
+/// see.
 ///
 /// # Errors
 /// [`upstream::UpstreamError`], in words for its owner.
 pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
-    settings.upstream()?.connect().await?;
+    let upstream = settings.upstream()?;
+    if settings.kind != TunnelKind::Udp {
+        upstream.dial().await?;
+    }
     Ok(())
 }
 

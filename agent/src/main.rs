@@ -47,6 +47,8 @@ impl Failure {
                 SettingsError::Server("--server", _)
                 | SettingsError::Target(..)
                 | SettingsError::Seconds(..)
+                | SettingsError::EndlessFlows(_)
+                | SettingsError::ProxyProtocol(..)
                 | SettingsError::NoToken,
             ) => 2,
             Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
@@ -64,6 +66,9 @@ impl Failure {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
+        Command::Tcp(tcp) => tcp.plan().map_err(Failure::Usage).and_then(run),
+        Command::Tls(tls) => tls.plan().map_err(Failure::Usage).and_then(run),
+        Command::Udp(udp) => udp.plan().map_err(Failure::Usage).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Version => {

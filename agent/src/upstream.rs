@@ -23,7 +23,7 @@ use uniroute_proto::v1::UpstreamErrorKind;
 use uniroute_shared::{deadline::Deadline, stream::StreamBody};
 
 pub(crate) use self::io::UpstreamIo;
-pub use self::target::{Target, TargetError, Trust};
+pub use self::target::{Place, Scheme, Target, TargetError, Trust};
 
 /// Idle connections that are kept for one local server.
 const MAX_IDLE: usize = 128;
@@ -43,7 +43,7 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
-    fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 }
@@ -101,18 +101,26 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
     pub(crate) async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
-        let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
-        let socket = connecting.await.unwrap_or_else(|_| {
-            let timeout = self.connect_timeout;
-            let message = format!("no connection to {} within {timeout:?}", self.target);
-            Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
-        })?;
+        let socket = self.dial().await?;
         let handshake = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<_, RequestBody>(TokioIo::new(socket))
             .await;
         let (sender, driver) = handshake.map_err(|e| self.failed(&e))?;
         Ok(Box::new(Connection { sender, driver, over: false, timer: None }))
+    }
+
+    /// A new connection that nothing was said on.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when none can be made within the connect timeout.
+    pub(crate) async fn dial(&self) -> Result<UpstreamIo, UpstreamError> {
+        let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
+        connecting.await.unwrap_or_else(|_| {
+            let timeout = self.connect_timeout;
+            let message = format!("no connection to {} within {timeout:?}", self.target);
+            Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
+        })
     }
 
     fn take_idle(&self) -> Option<Idle> {

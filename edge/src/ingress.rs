@@ -27,7 +27,7 @@ use self::{
     visitor::{Answer, Visitor},
 };
 use crate::{
-    registry::{Lookup, Origin},
+    registry::{Lookup, Origin, ports::Kind},
     session,
 };
 
@@ -78,6 +78,9 @@ async fn answer(
         Route::Tunnel(name) => name,
     };
     let target = match edge.registry.lookup(name) {
+        Lookup::Live(target) if target.tunnel.kind != Kind::Http => {
+            return Err(ProxyError::NotHttp(edge.public_url(&target.tunnel)));
+        }
         Lookup::Live(target) => target,
         Lookup::Offline => return Err(ProxyError::Offline),
         Lookup::Unknown => return Err(ProxyError::UnknownTunnel),

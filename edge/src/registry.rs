@@ -5,25 +5,30 @@
 //! A name belongs to an identity (owner and agent). A new session of the same identity takes its
 //! names with a higher epoch; whoever holds an older epoch can change nothing any more. A name
 //! whose agent has gone stays with its identity for a while ([`NAME_HOLD`]).
+//!
+//! A port is a part of the tunnel that has it ([`ports`]): it comes, stays and goes with its name.
+
+pub(crate) mod ports;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, futures::Notified};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
     session::{Carrier, Session},
 };
 
+use self::ports::{Kind, Port, PortWish};
 use crate::names;
 
 /// How long a name stays with its identity after its last session ended without closing it.
@@ -51,10 +56,15 @@ pub(crate) struct Identity {
 pub(crate) struct Tunnel {
     pub(crate) id: TunnelId,
     pub(crate) name: Subdomain,
+    pub(crate) kind: Kind,
+    /// Where its visitors come in, if it has a port of its own.
+    pub(crate) port: Option<Port>,
     pub(crate) created: Instant,
     pub(crate) requests: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
+    /// Connections that are open now, of kinds that have connections.
+    pub(crate) connections: AtomicUsize,
     latencies: Mutex<Latencies>,
     local_url: Mutex<String>,
     /// Why the local server does not answer, as its agent last said.
@@ -68,14 +78,17 @@ struct Latencies {
 }
 
 impl Tunnel {
-    fn new(name: Subdomain, local_url: String) -> Self {
+    fn new(name: Subdomain, kind: Kind, port: Option<Port>, local_url: String) -> Self {
         Self {
             id: TunnelId::new(),
             name,
+            kind,
+            port,
             created: Instant::now(),
             requests: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             unhealthy: Mutex::new(None),
@@ -156,6 +169,8 @@ pub(crate) struct Target {
     pub(crate) session: Arc<SessionHandle>,
     /// The request is given up when no answer has begun after this long.
     pub(crate) response_timeout: Option<Duration>,
+    /// A connection or flow on which nothing moves for this long is ended.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What a name leads to.
@@ -176,6 +191,8 @@ struct Entry {
     claimant: SessionId,
     target: Option<Arc<Target>>,
     offline_since: Option<Instant>,
+    /// Ends whoever listens on the tunnel's port.
+    _listening: Option<DropGuard>,
 }
 
 impl Entry {
@@ -191,6 +208,9 @@ pub(crate) struct Claim {
     pub(crate) tunnel: Arc<Tunnel>,
     pub(crate) epoch: u64,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    /// The tunnel is new: nobody listens on its port yet.
+    pub(crate) new: bool,
 }
 
 /// What a session wishes for.
@@ -200,13 +220,19 @@ pub(crate) struct Wish<'a> {
     pub(crate) name: &'a str,
     /// The name came from an earlier session's choice: another one will do.
     pub(crate) name_is_hint: bool,
+    pub(crate) kind: Kind,
+    /// For kinds that have one.
+    pub(crate) port: Option<PortWish<'a>>,
     pub(crate) local_url: &'a str,
     pub(crate) response_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     names: HashMap<Subdomain, Entry>,
+    /// Who got a port last; it is theirs if they still have it.
+    ports: HashMap<(Kind, u16), Subdomain>,
     sessions: HashMap<SessionId, Arc<SessionHandle>>,
     /// Names that each session has claimed, and may have lost to a newer one since.
     claimed: HashMap<SessionId, Vec<Subdomain>>,
@@ -219,6 +245,8 @@ struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     table: RwLock<Table>,
+    /// Said to whoever waits for an agent to come back.
+    activated: Notify,
 }
 
 impl Registry {
@@ -231,6 +259,28 @@ impl Registry {
         }
     }
 
+    /// The tunnel that has `name`, served or not.
+    pub(crate) fn tunnel(&self, name: &str) -> Option<Arc<Tunnel>> {
+        self.table.read().names.get(name).map(|entry| Arc::clone(&entry.tunnel))
+    }
+
+    /// Who serves `tunnel` now.
+    pub(crate) fn target_of(&self, tunnel: &Tunnel) -> Option<Arc<Target>> {
+        let table = self.table.read();
+        let target = table.names.get(&tunnel.name)?.target.as_ref()?;
+        (target.tunnel.id == tunnel.id).then(|| Arc::clone(target))
+    }
+
+    /// Resolves when tunnels have become live after this was called.
+    pub(crate) fn activated(&self) -> Notified<'_> {
+        self.activated.notified()
+    }
+
+    /// Forgets names that nobody came back for.
+    pub(crate) fn sweep(&self) {
+        self.table.write().forget_expired();
+    }
+
     /// Gives a name to a session: nobody is routed to it before [`Registry::activate`].
     pub(crate) fn claim(
         &self,
@@ -240,6 +290,9 @@ impl Registry {
     ) -> Result<Claim, &'static Code> {
         let mut table = self.table.write();
         table.forget_expired();
+        if let Some(name) = table.name_of_port(identity, wish) {
+            return table.claim(identity, session, name, wish);
+        }
         if wish.name.is_empty() {
             return table.claim_random(identity, session, wish);
         }
@@ -248,7 +301,9 @@ impl Registry {
             return Err(&Code::NAME_RESERVED);
         }
         match table.claim(identity, session, name, wish) {
-            Err(_) if wish.name_is_hint => table.claim_random(identity, session, wish),
+            Err(&Code::NAME_TAKEN) if wish.name_is_hint => {
+                table.claim_random(identity, session, wish)
+            }
             result => result,
         }
     }
@@ -267,12 +322,15 @@ impl Registry {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
                 response_timeout: claim.response_timeout,
+                idle_timeout: claim.idle_timeout,
             }));
             if let Some(old) = old {
                 old.session.patient.store(session.switches, Ordering::Relaxed);
                 table.tell_replaced(old.session.id);
             }
         }
+        drop(table);
+        self.activated.notify_waiters();
     }
 
     /// The session that gave out `token` to `identity` is replaced whole. Returns whether it was
@@ -385,15 +443,29 @@ impl Table {
         if !self.names.contains_key(&name) && self.names.len() >= MAX_NAMES {
             return Err(&Code::TOO_MANY_TUNNELS);
         }
+        let port = self.choose_port(identity, session, &name, wish)?;
+        if self.names.get(&name).is_some_and(|held| !held.tunnel.is(wish.kind, port)) {
+            self.forget(&name);
+        }
         self.epoch += 1;
         let epoch = self.epoch;
-        let entry = self.names.entry(name.clone()).or_insert_with(|| Entry {
-            identity: identity.clone(),
-            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned())),
-            epoch,
-            claimant: session,
-            target: None,
-            offline_since: None,
+        let new = !self.names.contains_key(&name);
+        if let Some(port) = port.filter(|_| new) {
+            self.ports.insert((wish.kind, port), name.clone());
+        }
+        let entry = self.names.entry(name.clone()).or_insert_with(|| {
+            let port = port.map(Port::new);
+            let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
+            let tunnel = Tunnel::new(name, wish.kind, port, wish.local_url.to_owned());
+            Entry {
+                identity: identity.clone(),
+                tunnel: Arc::new(tunnel),
+                epoch,
+                claimant: session,
+                target: None,
+                offline_since: None,
+                _listening: listening,
+            }
         });
         (entry.epoch, entry.claimant, entry.offline_since) = (epoch, session, None);
         let claimed = self.claimed.entry(session).or_default();
@@ -402,7 +474,17 @@ impl Table {
         }
         entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
-        Ok(Claim { tunnel, epoch, response_timeout: wish.response_timeout })
+        let Wish { response_timeout, idle_timeout, .. } = *wish;
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, new })
+    }
+
+    /// Takes a name from the session that serves it: of the same identity, which wants something
+    /// else now.
+    fn forget(&mut self, name: &Subdomain) {
+        let target = self.names.remove(name).and_then(|entry| entry.target);
+        if let Some(target) = target {
+            self.tell_replaced(target.session.id);
+        }
     }
 
     fn claim_random(
@@ -416,6 +498,7 @@ impl Table {
         self.claim(identity, session, free.ok_or(&Code::TOO_MANY_TUNNELS)?, wish)
     }
 
+    /// Sends the session away if it serves no name any more.
     fn tell_replaced(&self, old: SessionId) {
         let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == old);
         if !self.claims_of(&old).any(serves)
@@ -484,8 +567,11 @@ mod tests {
         Wish {
             name,
             name_is_hint: false,
+            kind: Kind::Http,
+            port: None,
             local_url: "http://localhost:3000",
             response_timeout: None,
+            idle_timeout: None,
         }
     }
 

@@ -65,6 +65,18 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         local_url: "http://127.0.0.1:3000".into(),
         response_timeout_ms: 30_000,
         name_is_hint: true,
+        ..Default::default()
+    };
+    let tcp = v1::TunnelSpec {
+        key: "db".into(),
+        kind: v1::TunnelKind::Tcp.into(),
+        name: "brave-otter".into(),
+        local_url: "tcp://localhost:5432".into(),
+        name_is_hint: true,
+        port: 20_432,
+        port_is_hint: true,
+        idle_timeout_ms: 60_000,
+        ..Default::default()
     };
     vec![
         (
@@ -128,6 +140,19 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 public_url: "https://demo.example.com".into(),
                 state: v1::TunnelState::Active.into(),
                 epoch: 7,
+                port: 0,
+            }),
+        ),
+        (
+            "tunnel_created_tcp",
+            Control::TunnelCreated(v1::TunnelCreated {
+                key: "db".into(),
+                tunnel_id: tunnel_id.clone(),
+                name: "brave-otter".into(),
+                public_url: "tcp://example.com:20432".into(),
+                state: v1::TunnelState::Active.into(),
+                epoch: 7,
+                port: 20_432,
             }),
         ),
         (
@@ -184,6 +209,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             Control::HeartbeatAck(v1::HeartbeatAck { timestamp_us: 1_700_000_000_000_000 }),
         ),
         ("open_tunnel", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(spec) })),
+        ("open_tunnel_tcp", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(tcp) })),
         (
             "update_tunnel",
             Control::UpdateTunnel(v1::UpdateTunnel {
@@ -270,6 +296,7 @@ enum Holds {
     Trailers(v1::Trailers),
     Abort(v1::Abort),
     Data(&'static str),
+    Datagram(&'static str),
     Moved(Option<u32>),
 }
 
@@ -309,12 +336,28 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
         http.headers = headers(&[("sec-websocket-version", "13")]);
         http.upgrade = "websocket".into();
     }
+    let (peer, local) = ("203.0.113.9:50000".to_owned(), "192.0.2.1:20432".to_owned());
+    let socket =
+        |kind| v1::StreamOpen { kind: Some(kind), traceparent: String::new(), ..open.clone() };
+    let tcp = socket(v1::stream_open::Kind::Tcp(v1::TcpOpen {
+        peer: peer.clone(),
+        local: local.clone(),
+    }));
+    let tls = socket(v1::stream_open::Kind::Tls(v1::TlsOpen {
+        peer: peer.clone(),
+        local: local.clone(),
+        server_name: "demo.example.com".into(),
+    }));
+    let udp = socket(v1::stream_open::Kind::Udp(v1::UdpOpen { peer, local }));
     let error = v1::UpstreamError {
         kind: v1::UpstreamErrorKind::ConnectionRefused.into(),
         message: "nothing listens on 127.0.0.1:3000".into(),
     };
     let ok = head(200, &[("content-type", "text/plain"), ("content-length", "5")]);
     vec![
+        ("open_tcp", false, Holds::Open(tcp.into())),
+        ("open_tls", false, Holds::Open(tls.into())),
+        ("open_udp", false, Holds::Open(udp.into())),
         ("open_get", true, Holds::Open(open.into())),
         ("open_websocket", false, Holds::Open(upgrade.into())),
         ("reply_head", false, reply(Reply::Head(ok))),
@@ -326,6 +369,8 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
             reply(Reply::Informational(head(103, &[("link", "</a.css>")]))),
         ),
         ("reply_error", true, reply(Reply::Error(error))),
+        ("reply_connected", false, reply(Reply::Connected(v1::Connected {}))),
+        ("datagram", false, Holds::Datagram("hello")),
         ("data", false, Holds::Data("hello")),
         ("data_last", true, Holds::Data("world")),
         ("data_empty_last", true, Holds::Data("")),
@@ -372,6 +417,11 @@ fn stream_frames_are_as_in_the_vectors() {
             Holds::Data(data) => {
                 assert_eq!(got, data);
                 [&codec::header(Kind::Data, end, data.len())[..], data.as_bytes()].concat().into()
+            }
+            Holds::Datagram(payload) => {
+                assert_eq!((frame.kind, &got[..]), (Kind::Datagram, payload.as_bytes()), "{name}");
+                let header = codec::header(Kind::Datagram, end, payload.len());
+                [&header[..], payload.as_bytes()].concat().into()
             }
             Holds::Moved(stream) => {
                 assert_eq!((frame.kind, names), (Kind::Moved, stream), "{name}");

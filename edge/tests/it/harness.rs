@@ -103,6 +103,8 @@ impl TestEdge {
             workers: NonZeroUsize::new(2).unwrap(),
             max_connections: 2_000,
             max_sessions: 500,
+            sockets: Default::default(),
+            trusted_proxies: Default::default(),
         }
     }
 
