@@ -90,12 +90,15 @@ pub(super) async fn pass_on(
                 if frame.kind != FrameKind::Datagram {
                     return Err(SocketError::NoDatagram);
                 }
-                report(tunnel, socket.send(&frame.payload).await);
+                // That nobody took the last one is said on the next one.
+                if let Err(error) = socket.send(&frame.payload).await {
+                    failed(tunnel, &error);
+                }
             }
-            readable = socket.readable() => {
-                report(tunnel, readable.map(|()| 0));
-                answer(tunnel, socket, &mut sender)?;
-            }
+            readable = socket.readable() => match readable {
+                Ok(()) => answer(tunnel, socket, &mut sender)?,
+                Err(error) => failed(tunnel, &error),
+            },
         }
     }
 }
@@ -107,10 +110,12 @@ fn answer(tunnel: &Tunnel, socket: &UdpSocket, sender: &mut Sender) -> Result<()
     let mut answered = Ok(());
     for _ in 0..IN_A_ROW {
         match socket.try_recv(&mut buffer) {
-            Ok(length) => answered = send(sender, &buffer[..length]),
+            Ok(length) => {
+                tunnel.report(None);
+                answered = send(sender, &buffer[..length]);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            // News of a datagram that found nobody.
-            Err(error) => report(tunnel, Err(error)),
+            Err(error) => failed(tunnel, &error),
         }
         if answered.is_err() {
             break;
@@ -132,15 +137,8 @@ fn send(sender: &mut Sender, payload: &[u8]) -> Result<(), SocketError> {
     Ok(sender.send_framed(header, Bytes::copy_from_slice(payload), false)?)
 }
 
-fn report(tunnel: &Tunnel, sent: io::Result<usize>) {
-    match sent {
-        Ok(0) => {}
-        Ok(_) => tunnel.report(None),
-        Err(error) => {
-            let target = tunnel.upstream().target().to_string();
-            let kind = UpstreamErrorKind::ConnectionRefused;
-            let message = format!("{target} takes no datagrams: {error}");
-            tunnel.report(Some(&UpstreamError::new(kind, message)));
-        }
-    }
+fn failed(tunnel: &Tunnel, error: &io::Error) {
+    let target = tunnel.upstream().target().to_string();
+    let message = format!("{target} takes no datagrams: {error}");
+    tunnel.report(Some(&UpstreamError::new(UpstreamErrorKind::ConnectionRefused, message)));
 }

@@ -57,12 +57,12 @@ impl SocketMetrics {
     /// The counters of one connection or flow, which begins with it and ends when it is dropped.
     pub(crate) fn open(&self, kind: Kind) -> Traffic {
         let kind = kind.as_str();
-        let direction = |direction| DirectionLabels { kind, direction };
-        self.opened.get_or_create(&KindLabels { kind }).inc();
+        let bytes = |direction| counter(&self.bytes, &DirectionLabels { kind, direction });
+        counter(&self.opened, &KindLabels { kind }).inc();
         Traffic {
-            bytes_in: self.bytes.get_or_create(&direction("in")).clone(),
-            bytes_out: self.bytes.get_or_create(&direction("out")).clone(),
-            closed: self.closed.get_or_create(&KindLabels { kind }).clone(),
+            bytes_in: bytes("in"),
+            bytes_out: bytes("out"),
+            closed: counter(&self.closed, &KindLabels { kind }),
         }
     }
 
@@ -70,6 +70,14 @@ impl SocketMetrics {
     pub(crate) fn dropped(&self, reason: &'static str) {
         self.dropped.get_or_create(&DropLabels { reason }).inc();
     }
+}
+
+/// The counter itself: what a family gives is a lock, and two of them in one expression never end.
+fn counter<L>(family: &Family<L, Counter>, labels: &L) -> Counter
+where
+    L: Clone + Eq + std::hash::Hash,
+{
+    family.get_or_create(labels).clone()
 }
 
 /// See [`SocketMetrics::open`].

@@ -112,6 +112,10 @@ impl TestEdge {
         self.edge.http()
     }
 
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.edge.https().unwrap()
+    }
+
     pub(crate) fn quic(&self) -> Option<SocketAddr> {
         self.edge.quic()
     }

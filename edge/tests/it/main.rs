@@ -13,6 +13,7 @@ mod quic;
 mod routing;
 mod sessions;
 mod smuggling;
+mod sockets;
 mod stalls;
 mod streaming;
 mod takeover;
