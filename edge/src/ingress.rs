@@ -1,6 +1,8 @@
 //! The public door: from an accepted connection to an answer.
 
 pub(crate) mod error;
+#[cfg_attr(not(test), expect(dead_code, reason = "the request path is to use it"))]
+pub(crate) mod forwarded;
 pub(crate) mod listener;
 mod page;
 pub(crate) mod proxy;
