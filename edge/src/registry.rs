@@ -533,6 +533,8 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use bytes::Bytes;
 
     use super::*;
@@ -642,6 +644,75 @@ mod tests {
         );
         assert!(registry.close(mine.id, claim.tunnel.id));
         assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
+    }
+
+    fn tcp<'a>(name: &'a str, number: u16, range: &'a RangeInclusive<u16>) -> Wish<'a> {
+        let port = PortWish { number, is_hint: false, range, unusable: &[] };
+        Wish { kind: Kind::Tcp, port: Some(port), ..wish(name) }
+    }
+
+    fn port_of(claim: &Claim) -> u16 {
+        claim.tunnel.port.as_ref().unwrap().number
+    }
+
+    #[test]
+    fn a_port_comes_stays_and_goes_with_its_name() {
+        let (registry, range) = (Registry::default(), 7000..=7001);
+        let (mine, again, other) = (session("a"), session("a"), session("b"));
+        let claim =
+            |session: &SessionHandle, wish| registry.claim(&session.identity, session.id, &wish);
+        let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
+        let first = claim(&mine, tcp("db", 7000, &range)).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        assert_eq!((port_of(&first), first.new), (7000, true));
+        assert_eq!(refused(claim(&other, tcp("x", 7000, &range))), 1111);
+        assert_eq!(refused(claim(&mine, tcp("x", 7000, &range))), 1111, "it has it already");
+        assert_eq!(refused(claim(&mine, tcp("x", 6999, &range))), 1112);
+        // The next session of the same agent gets the very tunnel: by its name, or by its port.
+        for wish in [tcp("db", 0, &range), tcp("", 7000, &range)] {
+            let second = claim(&again, wish).unwrap();
+            assert_eq!((second.tunnel.id, second.new), (first.tunnel.id, false));
+        }
+        assert!(!first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        // Under another port it is another tunnel, and nobody listens on the old one any more.
+        let moved = claim(&again, tcp("db", 7001, &range)).unwrap();
+        assert!(moved.new && first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        assert!(mine.replaced.is_cancelled());
+        // The one that is left, then none.
+        assert_eq!(port_of(&claim(&other, tcp("y", 0, &range)).unwrap()), 7000);
+        assert_eq!(refused(claim(&other, tcp("z", 0, &range))), 1114);
+        assert!(registry.close(again.id, moved.tunnel.id));
+        assert!(moved.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        assert_eq!(port_of(&claim(&other, tcp("z", 0, &range)).unwrap()), 7001);
+    }
+
+    #[test]
+    fn a_port_that_was_only_a_hint_may_be_another() {
+        let (registry, range) = (Registry::default(), 7000..=7001);
+        let (mine, other) = (session("a"), session("b"));
+        registry.claim(&mine.identity, mine.id, &tcp("db", 7000, &range)).unwrap();
+        let unusable = [7000];
+        for (number, unusable) in [(7000, &[][..]), (8000, &[]), (7000, &unusable)] {
+            let port = PortWish { number, is_hint: true, range: &range, unusable };
+            let hint = Wish { port: Some(port), ..tcp("x", 0, &range) };
+            let got = registry.claim(&other.identity, other.id, &hint).unwrap();
+            assert_eq!(port_of(&got), 7001);
+        }
+    }
+
+    #[test]
+    fn a_name_that_becomes_another_kind_is_another_tunnel() {
+        let (registry, s) = (Registry::default(), session("a"));
+        let web = registry.claim(&s.identity, s.id, &wish("demo")).unwrap();
+        registry.activate(&s, std::slice::from_ref(&web));
+        assert!(registry.target_of(&web.tunnel).is_some());
+        let tls = Wish { kind: Kind::Tls, ..wish("demo") };
+        let tls = registry.claim(&s.identity, s.id, &tls).unwrap();
+        assert_ne!(tls.tunnel.id, web.tunnel.id);
+        assert!(registry.target_of(&web.tunnel).is_none(), "nobody is led to the old one");
+        registry.activate(&s, std::slice::from_ref(&tls));
+        assert!(registry.target_of(&tls.tunnel).is_some());
+        assert!(registry.target_of(&web.tunnel).is_none());
     }
 
     #[test]
