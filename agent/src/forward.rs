@@ -28,7 +28,7 @@ use uniroute_shared::{
 mod http2;
 
 use crate::{
-    Event, Tunnels,
+    Event, TunnelKind, Tunnels, sockets,
     tunnel::Tunnel,
     upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
 };
@@ -68,8 +68,15 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
     };
     // The edge names one of this agent's tunnels, never a target (T23).
     let tunnel = tunnels.by_id(&open.tunnel_id);
+    let (tunnel, kind) = match (tunnel, open.kind) {
+        (Some(tunnel), Some(kind)) if tunnel.kind != TunnelKind::Http => {
+            // Kept out of every request's future.
+            return Box::pin(sockets::serve(tunnel, kind, sender, reader)).await;
+        }
+        request => request,
+    };
     let mut reader = Some(reader);
-    let result = match (tunnel, open.kind) {
+    let result = match (tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
             let request = StreamRequest { http, end, tunnel };
             request.forward(&tunnels, &mut sender, &mut reader).await
@@ -77,7 +84,7 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
         (None, _) => {
             Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel"))
         }
-        (_, None) => {
+        (_, _) => {
             Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here"))
         }
     };

@@ -51,8 +51,9 @@ fn run(plan: Plan) -> anyhow::Result<()> {
         let or_off = |address: Option<SocketAddr>| {
             address.map_or_else(|| "off".to_owned(), |address| address.to_string())
         };
-        let (quic, admin) = (or_off(edge.quic()), or_off(edge.admin()));
-        info!(http = %edge.http(), quic, admin, domain, "listening");
+        let (https, quic, admin) =
+            (or_off(edge.https()), or_off(edge.quic()), or_off(edge.admin()));
+        info!(http = %edge.http(), https, quic, admin, domain, "listening");
         if let Some(token) = &plan.dev_token {
             say_how_to_go_on(&edge, token);
         }

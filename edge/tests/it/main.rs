@@ -15,6 +15,7 @@ mod quic;
 mod routing;
 mod sessions;
 mod smuggling;
+mod sockets;
 mod stalls;
 mod streaming;
 mod takeover;

@@ -220,6 +220,7 @@ impl HandEdge {
                 public_url: "http://a.test".into(),
                 state: v1::TunnelState::Active.into(),
                 epoch: 1,
+                port: tunnel.port,
             };
             hand.send(Frame::TunnelCreated(created)).await;
         }
