@@ -69,7 +69,7 @@ pub(crate) async fn serve(
                 Err(error) => return end(error, sender, reader),
             }
         }
-        _ => Err(wrong("the tunnel is of another kind")),
+        _ => return end(wrong("the tunnel is of another kind"), sender, reader),
     };
     if let Err(error) = served {
         debug!(tunnel = tunnel.key, %error, "a connection was cut");

@@ -232,8 +232,6 @@ pub(crate) struct Claim {
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
-    /// The tunnel is new: nobody listens on its port yet.
-    pub(crate) new: bool,
 }
 
 /// What a session wishes for.
@@ -489,8 +487,7 @@ impl Table {
         }
         self.epoch += 1;
         let epoch = self.epoch;
-        let new = !self.names.contains_key(&name);
-        if let Some(port) = port.filter(|_| new) {
+        if let Some(port) = port {
             self.ports.insert((wish.kind, port), name.clone());
         }
         let entry = self.names.entry(name.clone()).or_insert_with(|| {
@@ -519,7 +516,7 @@ impl Table {
         let tunnel = Arc::clone(&entry.tunnel);
         let Wish { response_timeout, idle_timeout, .. } = *wish;
         let policy = wish.policy.clone();
-        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy, new })
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy })
     }
 
     /// Takes a name from the session that serves it: of the same identity, which wants something
@@ -703,19 +700,20 @@ mod tests {
         let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
         let first = claim(&mine, tcp("db", 7000, &range)).unwrap();
         registry.activate(&mine, std::slice::from_ref(&first));
-        assert_eq!((port_of(&first), first.new), (7000, true));
+        assert_eq!(port_of(&first), 7000);
         assert_eq!(refused(claim(&other, tcp("x", 7000, &range))), 1111);
         assert_eq!(refused(claim(&mine, tcp("x", 7000, &range))), 1111, "it has it already");
         assert_eq!(refused(claim(&mine, tcp("x", 6999, &range))), 1112);
         // The next session of the same agent gets the very tunnel: by its name, or by its port.
         for wish in [tcp("db", 0, &range), tcp("", 7000, &range)] {
             let second = claim(&again, wish).unwrap();
-            assert_eq!((second.tunnel.id, second.new), (first.tunnel.id, false));
+            assert_eq!(second.tunnel.id, first.tunnel.id);
         }
         assert!(!first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
         // Under another port it is another tunnel, and nobody listens on the old one any more.
         let moved = claim(&again, tcp("db", 7001, &range)).unwrap();
-        assert!(moved.new && first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        assert_ne!(moved.tunnel.id, first.tunnel.id);
+        assert!(first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
         assert!(mine.replaced.is_cancelled());
         // The one that is left, then none.
         assert_eq!(port_of(&claim(&other, tcp("y", 0, &range)).unwrap()), 7000);

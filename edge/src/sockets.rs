@@ -23,7 +23,7 @@ use crate::{
     Shared,
     registry::{
         Claim, SessionHandle, Tunnel, Wish,
-        ports::{Kind, PortWish},
+        ports::{Kind, Port, PortWish},
     },
 };
 
@@ -78,12 +78,12 @@ async fn claim_port(
         let port = Some(PortWish { number, is_hint, range, unusable: &unusable });
         let claim =
             edge.registry.claim(&session.identity, session.id, &Wish { port, ..wish.clone() })?;
-        let Some(got) = claim.tunnel.port.as_ref().filter(|_| claim.new) else { return Ok(claim) };
-        let got = got.number;
-        let firm = got == number && !is_hint;
-        match listen(edge, session.worker, &claim.tunnel, firm).await {
+        let Some(got) = &claim.tunnel.port else { return Ok(claim) };
+        let firm = got.number == number && !is_hint;
+        match listen(edge, session.worker, (&claim.tunnel, got), firm).await {
             Ok(()) => return Ok(claim),
             Err(error) => {
+                let got = got.number;
                 warn!(port = got, kind = wish.kind.as_str(), %error, "a tunnel's port can't be listened on");
                 edge.registry.close(session.id, claim.tunnel.id);
                 unusable.push(got);
@@ -93,15 +93,17 @@ async fn claim_port(
     Err(&Code::PORTS_EXHAUSTED)
 }
 
-/// `firm`: it has to be this port, so it is worth a wait.
+/// Sees to it that somebody listens on a tunnel's port. `firm`: it has to be this one, so it is worth
+/// a wait.
 async fn listen(
     edge: &Arc<Shared>,
     worker: usize,
-    tunnel: &Arc<Tunnel>,
+    (tunnel, port): (&Arc<Tunnel>, &Port),
     firm: bool,
 ) -> io::Result<()> {
     let mut left = if firm { RELEASES } else { 0 };
-    loop {
+    // An earlier session of the agent may have seen to it, or does so just now.
+    while !port.is_listened_on() {
         let listening = match tunnel.kind {
             Kind::Udp => udp::listen(edge, worker, tunnel),
             Kind::Http | Kind::Tls | Kind::Tcp => tcp::listen(edge, worker, tunnel),
@@ -111,9 +113,16 @@ async fn listen(
                 left -= 1;
                 sleep(RELEASE).await;
             }
-            listening => return listening,
+            Err(error) => return Err(error),
+            Ok(()) => port.listened_on(),
         }
     }
+    Ok(())
+}
+
+/// An end of a connection, as agents are told of it.
+fn end(address: SocketAddr) -> String {
+    SocketAddr::new(address.ip().to_canonical(), address.port()).to_string()
 }
 
 /// A connection that can't be served: counted, said, and cut so that it never looks like one that

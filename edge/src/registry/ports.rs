@@ -3,7 +3,10 @@
 //! A port is claimed under the registry's lock and nothing is bound there: whoever claimed one binds
 //! it afterwards, and gives the name back if that fails.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tokio_util::sync::CancellationToken;
 use uniroute_proto::v1;
@@ -53,13 +56,24 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) number: u16,
+    /// Somebody listens on it.
+    listened: AtomicBool,
     /// Said when the tunnel is gone, to whoever listens on it.
     pub(crate) closed: CancellationToken,
 }
 
 impl Port {
     pub(super) fn new(number: u16) -> Self {
-        Self { number, closed: CancellationToken::new() }
+        Self { number, listened: AtomicBool::new(false), closed: CancellationToken::new() }
+    }
+
+    pub(crate) fn is_listened_on(&self) -> bool {
+        self.listened.load(Ordering::Relaxed)
+    }
+
+    /// From now on somebody listens on it, until it is closed.
+    pub(crate) fn listened_on(&self) {
+        self.listened.store(true, Ordering::Relaxed);
     }
 }
 

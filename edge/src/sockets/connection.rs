@@ -121,6 +121,7 @@ async fn run(edge: Arc<Shared>, target: Arc<Target>, visit: Visit, occupied: Occ
     let Visit { mut socket, early, peer, open, .. } = visit;
     let _occupied = occupied;
     target.tunnel.requests.fetch_add(1, Ordering::Relaxed);
+    let read = early.len();
     let (sender, reader) = match begin(&target, peer, open, early) {
         Ok(stream) => stream,
         Err(code) => return refuse(&edge, &socket, peer, code),
@@ -128,6 +129,7 @@ async fn run(edge: Arc<Shared>, target: Arc<Target>, visit: Visit, occupied: Occ
     let idle = Idle::new(target.idle_timeout);
     let traffic = edge.metrics.sockets.open(target.tunnel.kind);
     let metered = Metered { socket: &mut socket, tunnel: &target.tunnel, traffic, idle: &idle };
+    metered.count(read, (&target.tunnel.bytes_in, &metered.traffic.bytes_in));
     let ended = tokio::select! {
         copied = copy::splice_connecting(metered, sender, reader) => copied.map_err(Ended::Copy),
         () = idle.over() => Err(Ended::Idle),

@@ -13,7 +13,7 @@ use uniroute_shared::code::Code;
 use super::{
     Proxied, after_accept_error,
     connection::{self, Visit},
-    refuse, tune,
+    end, refuse, tune,
 };
 use crate::{Shared, registry::Tunnel};
 
@@ -89,6 +89,6 @@ async fn begin(
         }
     };
     let Proxied { peer, local, early } = Proxied::accept(edge, &mut socket, peer, local).await?;
-    let open = Open::Tcp(TcpOpen { peer: peer.to_string(), local: local.to_string() });
+    let open = Open::Tcp(TcpOpen { peer: end(peer), local: end(local) });
     Some(Visit { tunnel, socket, early, peer, open })
 }

@@ -17,7 +17,7 @@ use uniroute_shared::code::Code;
 use super::{
     Proxied, after_accept_error,
     connection::{self, Visit},
-    refuse, tune,
+    end, refuse, tune,
 };
 use crate::{
     Shared,
@@ -97,11 +97,8 @@ async fn begin(edge: &Shared, mut socket: TcpStream, peer: SocketAddr) -> Option
         say(&mut socket, &UNRECOGNIZED_NAME).await;
         return None;
     };
-    let open = Open::Tls(TlsOpen {
-        peer: peer.to_string(),
-        local: local.to_string(),
-        server_name: hello.server_name,
-    });
+    let (from, to) = (end(peer), end(local));
+    let open = Open::Tls(TlsOpen { peer: from, local: to, server_name: hello.server_name });
     Some(Visit { tunnel, socket, early: hello.bytes, peer, open })
 }
 

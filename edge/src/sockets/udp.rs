@@ -34,7 +34,7 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
-use super::ACCEPT_PAUSE;
+use super::{ACCEPT_PAUSE, end};
 use crate::{
     Shared,
     ingress::error::upstream_code,
@@ -209,16 +209,12 @@ impl Flows {
     }
 
     fn stream_open(&self, visitor: SocketAddr) -> v1::StreamOpen {
-        let peer = SocketAddr::new(visitor.ip().to_canonical(), visitor.port());
         v1::StreamOpen {
             tunnel_id: Bytes::copy_from_slice(self.tunnel.id.as_bytes()),
             request_id: Bytes::copy_from_slice(RequestId::new().as_bytes()),
-            visitor: peer.ip().to_string(),
+            visitor: visitor.ip().to_canonical().to_string(),
             traceparent: String::new(),
-            kind: Some(Open::Udp(UdpOpen {
-                peer: peer.to_string(),
-                local: self.local.to_string(),
-            })),
+            kind: Some(Open::Udp(UdpOpen { peer: end(visitor), local: end(self.local) })),
         }
     }
 

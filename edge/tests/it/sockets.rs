@@ -1,5 +1,6 @@
 //! Tunnels that carry bytes: TCP, TLS as it is, datagrams, and who the visitor is said to be.
 
+mod hostile;
 mod programs;
 mod proxy;
 mod tcp;
