@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use uniroute_agent::{Settings, Transport, TunnelSettings};
+use uniroute_agent::{Settings, Transport, TunnelKind, TunnelSettings};
 use uniroute_shared::{id::AgentId, telemetry::LogFormat};
 
 use self::{policy::PolicyFlags, routes::RoutesCommand};
@@ -30,6 +30,13 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// One tunnel to a local HTTP server, now.
     Http(Box<Http>),
+    /// One tunnel to a local TCP server, now: it gets a public port.
+    Tcp(Tcp),
+    /// One tunnel to a local TLS server, now: the edge passes connections on as they are, by the
+    /// server name that they ask for, and can't read them.
+    Tls(Tls),
+    /// One tunnel to a local UDP server, now: it gets a public port.
+    Udp(Udp),
     /// Tunnels of the config file.
     Start(Start),
     /// The config file.
@@ -121,6 +128,74 @@ pub(crate) struct Http {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Tcp {
+    /// The local server: PORT, HOST:PORT or unix:PATH.
+    upstream: String,
+    #[command(flatten)]
+    public: PublicPort,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tls {
+    /// The local server: PORT, HOST:PORT or unix:PATH. Its own certificate is what visitors see.
+    upstream: String,
+    /// The public name wanted; the edge chooses one otherwise. Config key `name` of the tunnel.
+    #[arg(long, env = "UNIROUTE_NAME", value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    connections: Connections,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Udp {
+    /// The local server: PORT or HOST:PORT.
+    upstream: String,
+    #[command(flatten)]
+    public: PublicPort,
+    /// Seconds after which the flow of a visitor that is still ends; not 0, since nothing else tells
+    /// that one is over. Config key `idle_timeout` of the tunnel. Default: 60.
+    #[arg(long, env = "UNIROUTE_IDLE_TIMEOUT", value_name = "SECONDS")]
+    idle_timeout: Option<f64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where visitors come in.
+#[derive(Debug, Args)]
+struct PublicPort {
+    /// The public port wanted, of the edge's range; 0: the edge chooses one. Config key `port` of the
+    /// tunnel. Default: 0.
+    #[arg(long, env = "UNIROUTE_PORT", value_name = "N")]
+    port: Option<u16>,
+    /// A name for the tunnel, for people to read; the edge chooses one otherwise. Config key `name` of
+    /// the tunnel.
+    #[arg(long, env = "UNIROUTE_NAME", value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// How connections are treated.
+#[derive(Debug, Args)]
+struct Connections {
+    /// Seconds for which nothing may move on a connection, or it is ended; 0: for ever.
+    /// Config key `idle_timeout` of the tunnel. Default: 0.
+    #[arg(long, env = "UNIROUTE_IDLE_TIMEOUT", value_name = "SECONDS")]
+    idle_timeout: Option<f64>,
+    /// Tell the local server who the visitor is, in a PROXY protocol header in front of each
+    /// connection. Config key `proxy_protocol` of the tunnel. Default: no header.
+    #[arg(long, env = "UNIROUTE_PROXY_PROTOCOL", value_name = "v1|v2")]
+    proxy_protocol: Option<String>,
+    /// Seconds for a connection to the local server. Config key `connect_timeout` of the tunnel.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    connect_timeout: f64,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Start {
     /// Tunnels of the config file, by the word in `[tunnels.NAME]`.
     names: Vec<String>,
@@ -168,10 +243,6 @@ pub(crate) struct Plan {
 
 impl Http {
     pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
-        let file = match &self.common.config {
-            Some(path) => File::load(path)?,
-            None => File::load_default()?,
-        };
         let tunnel = FileTunnel {
             upstream: self.upstream,
             name: self.name,
@@ -182,7 +253,58 @@ impl Http {
             response_timeout: Some(self.response_timeout),
             ..self.policy.tunnel()
         };
-        self.common.plan(&file, vec![tunnel.settings("http")?])
+        self.common.plan_one(&tunnel)
+    }
+}
+
+impl Tcp {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        let tunnel = FileTunnel {
+            kind: TunnelKind::Tcp,
+            upstream: self.upstream,
+            ..self.connections.tunnel()
+        };
+        self.common.plan_one(&self.public.of(tunnel))
+    }
+}
+
+impl Tls {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        self.common.plan_one(&FileTunnel {
+            kind: TunnelKind::Tls,
+            upstream: self.upstream,
+            name: self.name,
+            ..self.connections.tunnel()
+        })
+    }
+}
+
+impl Udp {
+    pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
+        let tunnel = FileTunnel {
+            kind: TunnelKind::Udp,
+            upstream: self.upstream,
+            idle_timeout: self.idle_timeout,
+            ..FileTunnel::default()
+        };
+        self.common.plan_one(&self.public.of(tunnel))
+    }
+}
+
+impl PublicPort {
+    fn of(self, tunnel: FileTunnel) -> FileTunnel {
+        FileTunnel { port: self.port, name: self.name, ..tunnel }
+    }
+}
+
+impl Connections {
+    fn tunnel(self) -> FileTunnel {
+        FileTunnel {
+            idle_timeout: self.idle_timeout,
+            proxy_protocol: self.proxy_protocol,
+            connect_timeout: Some(self.connect_timeout),
+            ..FileTunnel::default()
+        }
     }
 }
 
@@ -197,6 +319,15 @@ impl Start {
 }
 
 impl Common {
+    /// One tunnel that no file has; its key is the word for its kind.
+    fn plan_one(self, tunnel: &FileTunnel) -> Result<Plan, SettingsError> {
+        let file = match &self.config {
+            Some(path) => File::load(path)?,
+            None => File::load_default()?,
+        };
+        self.plan(&file, vec![tunnel.settings(tunnel.kind.as_str())?])
+    }
+
     fn plan(self, file: &File, tunnels: Vec<TunnelSettings>) -> Result<Plan, SettingsError> {
         let server = match (&self.server, &file.server) {
             (Some(url), _) => config::server_url("--server", url)?,

@@ -12,16 +12,18 @@ use std::{
 
 use serde::Deserialize;
 use uniroute_agent::{
-    Congestion, FileSettings, Transport, TransportError, TunnelError, TunnelSettings,
+    Congestion, FileSettings, Transport, TransportError, TunnelError, TunnelKind, TunnelSettings,
     connect::{ServerUrl, ServerUrlError},
     upstream::{ProtocolError, TargetError, Trust},
 };
+use uniroute_proto::v1;
 use uniroute_shared::{
     config_file::{self, ConfigError},
     id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
     lanes::MAX_LANES,
     network::Network,
     policy::password,
+    proxy_protocol::UnknownVersion,
 };
 
 use self::policy::{FileHeaders, FileRoute, FileWebhook, HostHeader, User};
@@ -57,8 +59,18 @@ pub(crate) struct File {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileTunnel {
+    /// What it carries: `http`, `tcp`, `tls` or `udp`.
+    #[serde(default)]
+    pub(crate) kind: TunnelKind,
     /// The local server.
     pub(crate) upstream: String,
+    /// The public port wanted, of tcp and udp; 0: the edge chooses one.
+    pub(crate) port: Option<u16>,
+    /// Seconds for which nothing may move on a connection or flow, or, of http, while a body is under
+    /// way; 0: for ever.
+    pub(crate) idle_timeout: Option<f64>,
+    /// `v1` or `v2`: the local server of a tcp or tls tunnel is told who the visitor is.
+    pub(crate) proxy_protocol: Option<String>,
     /// The public name wanted; the edge chooses one otherwise.
     pub(crate) name: Option<String>,
     /// PEM file with the authorities for an https upstream.
@@ -113,8 +125,6 @@ pub(crate) struct FileTunnel {
     pub(crate) webhook: Option<FileWebhook>,
     /// Longest body of a request in bytes; 0: any.
     pub(crate) max_body: Option<u64>,
-    /// Seconds without a byte while a body is under way; 0: for ever.
-    pub(crate) idle_timeout: Option<f64>,
     /// Seconds for a request and its answer in all; 0: for ever.
     pub(crate) total_timeout: Option<f64>,
     /// Answers are compressed.
@@ -153,6 +163,14 @@ pub(crate) enum SettingsError {
     Tunnel(#[from] TunnelError),
     #[error("tunnel {0:?}: upstream_protocol is {1:?}: {2}")]
     Protocol(String, String, ProtocolError),
+    #[error("tunnel {0:?}: {1} is not for {2} tunnels")]
+    NotOfKind(String, &'static str, &'static str),
+    #[error("tunnel {0:?}: {1}")]
+    ProxyProtocol(String, UnknownVersion),
+    #[error(
+        "tunnel {0:?}: idle_timeout can't be 0 for udp: nothing else tells that a flow is over, and so each would stay for ever"
+    )]
+    EndlessFlows(String),
     #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
     Trust(String),
     #[error("cannot read the token file {0}: {1}")]
@@ -257,13 +275,22 @@ impl FileTunnel {
         key: &str,
         hash: policy::Hasher,
     ) -> Result<TunnelSettings, SettingsError> {
-        let target = self.upstream.parse().map_err(|e| SettingsError::Target(key.to_owned(), e))?;
+        self.check_kind(key)?;
+        let settings = TunnelSettings::of_kind(self.kind, key, &self.upstream);
+        let mut settings = settings.map_err(|e| SettingsError::Target(key.to_owned(), e))?;
         if let Some(name) = &self.name {
             Subdomain::parse(name)
                 .map_err(|error| SettingsError::Name(key.to_owned(), name.clone(), error))?;
         }
-        let mut settings = TunnelSettings::http(key, target);
         settings.name.clone_from(&self.name);
+        settings.port = self.port.filter(|port| *port != 0);
+        settings.proxy_protocol = match &self.proxy_protocol {
+            None => None,
+            Some(text) => {
+                let version = text.parse();
+                Some(version.map_err(|e| SettingsError::ProxyProtocol(key.to_owned(), e))?)
+            }
+        };
         settings.trust = match (&self.upstream_ca, self.insecure_upstream) {
             (Some(_), true) => return Err(SettingsError::Trust(key.to_owned())),
             (Some(path), false) => Trust::CaFile(path.clone()),
@@ -284,9 +311,53 @@ impl FileTunnel {
         }
         settings.files =
             FileSettings { fallback: self.file_fallback.clone(), dotfiles: self.file_dotfiles };
-        (settings.policy, settings.routes) = self.policy(key, hash)?;
-        settings.policy()?;
+        let (policy, routes) = self.policy(key, hash)?;
+        if self.kind == TunnelKind::Http {
+            (settings.policy, settings.routes) = (policy, routes);
+            settings.policy()?;
+        } else {
+            settings.idle_timeout = self.idle(key)?;
+            let only_idle =
+                v1::HttpPolicy { idle_timeout_ms: policy.idle_timeout_ms, ..Default::default() };
+            if policy != only_idle {
+                let kind = self.kind.as_str();
+                return Err(SettingsError::NotOfKind(
+                    key.to_owned(),
+                    "what is done with requests",
+                    kind,
+                ));
+            }
+        }
         Ok(settings)
+    }
+
+    fn idle(&self, key: &str) -> Result<Option<Duration>, SettingsError> {
+        let Some(limit) = self.idle_timeout else { return Ok(None) };
+        let limit = seconds(key, "idle_timeout", limit)?;
+        if limit.is_zero() && self.kind == TunnelKind::Udp {
+            return Err(SettingsError::EndlessFlows(key.to_owned()));
+        }
+        Ok((!limit.is_zero()).then_some(limit))
+    }
+
+    /// A key that means nothing for this kind was meant for something else.
+    fn check_kind(&self, key: &str) -> Result<(), SettingsError> {
+        use TunnelKind::{Http, Tcp, Tls, Udp};
+        let rules: [(&str, bool, &[TunnelKind]); 6] = [
+            ("port", self.port.is_some(), &[Tcp, Udp]),
+            ("upstream_protocol", self.upstream_protocol.is_some(), &[Http]),
+            ("proxy_protocol", self.proxy_protocol.is_some(), &[Tcp, Tls]),
+            ("upstream_ca", self.upstream_ca.is_some(), &[Http]),
+            ("insecure_upstream", self.insecure_upstream, &[Http]),
+            ("response_timeout", self.response_timeout.is_some(), &[Http]),
+        ];
+        for (what, said, kinds) in rules {
+            if said && !kinds.contains(&self.kind) {
+                let kind = self.kind.as_str();
+                return Err(SettingsError::NotOfKind(key.to_owned(), what, kind));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -369,7 +440,7 @@ mod tests {
     fn the_sample_is_valid() {
         let file: File = config_file::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 3);
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 5);
     }
 
     #[test]
@@ -400,6 +471,12 @@ mod tests {
             ("upstream = \"x\"", "port is missing"),
             ("upstream = \"1\"\nname = \"a_b\"", "a_b"),
             ("upstream = \"1\"\nconnect_timeout = -1.0", "connect_timeout"),
+            ("upstream = \"1\"\nport = 20000", "port is not for http"),
+            ("kind = \"tcp\"\nupstream = \"1\"\nresponse_timeout = 1.0", "not for tcp"),
+            ("kind = \"udp\"\nupstream = \"1\"\nproxy_protocol = \"v1\"", "not for udp"),
+            ("kind = \"udp\"\nupstream = \"1\"\nidle_timeout = 0.0", "stay for ever"),
+            ("kind = \"tcp\"\nupstream = \"1\"\nproxy_protocol = \"v3\"", "v1 or v2"),
+            ("kind = \"tls\"\nupstream = \"https://a\"", "another kind"),
             (
                 "upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"",
                 "exclude each other",

@@ -28,8 +28,9 @@ use uniroute_shared::{
 mod http2;
 
 use crate::{
-    Event, Tunnels,
+    Event, TunnelKind, Tunnels,
     files::{FileAnswer, Files},
+    sockets,
     tunnel::{Service, Tunnel},
     upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
 };
@@ -69,8 +70,15 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
     };
     // The edge names one of this agent's tunnels, never a target (T23).
     let tunnel = tunnels.by_id(&open.tunnel_id);
+    let (tunnel, kind) = match (tunnel, open.kind) {
+        (Some(tunnel), Some(kind)) if tunnel.kind != TunnelKind::Http => {
+            // Kept out of every request's future.
+            return Box::pin(sockets::serve(tunnel, kind, sender, reader)).await;
+        }
+        request => request,
+    };
     let mut reader = Some(reader);
-    let result = match (tunnel, open.kind) {
+    let result = match (tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
             let request = StreamRequest { http, end, tunnel };
             request.forward(&tunnels, &mut sender, &mut reader).await
@@ -78,7 +86,7 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
         (None, _) => {
             Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel"))
         }
-        (_, None) => {
+        (_, _) => {
             Err(refusal(UpstreamErrorKind::BadRequest, "this kind of stream is unknown here"))
         }
     };
@@ -152,7 +160,7 @@ impl StreamRequest {
         let (mut connection, upload, line) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
         request.tell(tunnels, &tunnel, line.status, began);
-        let (status, minor, mut fields) = (line.status, line.minor, line.fields);
+        let StatusLine { status, minor, reason, mut fields } = line;
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
             _ => fields.has_token("connection", "close"),
@@ -165,7 +173,7 @@ impl StreamRequest {
             let reader = reader.ok_or_else(|| {
                 upstream.bad_answer("it switches protocols, which nobody asked for")
             })?;
-            sender.send(head::response(101, || fields.iter(), false), false)?;
+            sender.send(head::response(101, &reason, || fields.iter(), false), false)?;
             return Ok(Some(Switched { io: connection.into_raw(), rest: reader.into_raw() }));
         }
         // An upgrade that was declined: an answer like any other.
@@ -173,7 +181,7 @@ impl StreamRequest {
             reader.stop();
         }
         let end = length == Length::Exact(0);
-        sender.send(head::response(status, || fields.iter(), end), end)?;
+        sender.send(head::response(status, &reason, || fields.iter(), end), end)?;
         let mut download = Download::new(&mut connection, upload, length);
         if !end {
             std::future::poll_fn(|cx| download.poll(cx, sender)).await?;
@@ -222,7 +230,7 @@ impl Request {
         if !visible || !(http.target.starts_with(b"/") || http.target == "*") {
             return Err(wrong("the target is no path"));
         }
-        if !http.upgrade.iter().all(|byte| byte.is_ascii_graphic()) {
+        if !http.upgrade.is_empty() && !headers::is_protocol(&http.upgrade) {
             return Err(wrong("the upgrade is no token"));
         }
         if http.authority.is_empty() || !http.authority.iter().all(u8::is_ascii_graphic) {
@@ -279,7 +287,7 @@ impl Request {
         let FileAnswer { status, fields, mut body } = cancellable(sender, answering).await??;
         told(status);
         let end = body.is_empty();
-        sender.send(head::response(status, || fields.iter(), end), end)?;
+        sender.send(head::response(status, b"", || fields.iter(), end), end)?;
         let length = fields.get("content-length").and_then(|text| text_number(text));
         let mut sending = BodySender::new(length.filter(|_| !end));
         if !end {
@@ -387,7 +395,8 @@ impl Request {
             let mut fields = line.fields;
             headers::to_next_hop(&mut fields);
             room(sender).await?;
-            sender.send(head::response(line.status, || fields.iter(), false), false)?;
+            let frame = head::response(line.status, &line.reason, || fields.iter(), false);
+            sender.send(frame, false)?;
         }
         Err(upstream.bad_answer("too many informational answers").into())
     }

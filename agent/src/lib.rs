@@ -25,6 +25,7 @@ mod files;
 mod forward;
 mod probe;
 mod session;
+mod sockets;
 mod tls;
 mod transport;
 mod tunnel;
@@ -54,6 +55,7 @@ use uniroute_shared::{
     id::{AgentId, Token},
     lanes::DEFAULT_LANES,
     policy::PolicyError,
+    proxy_protocol,
     session::Carrier,
 };
 
@@ -71,6 +73,7 @@ use self::{
 pub use self::{
     files::FileSettings,
     transport::{Policy, Transport, TransportError},
+    tunnel::TunnelKind,
 };
 
 /// First wait is at most this long.
@@ -149,8 +152,12 @@ impl Settings {
 pub struct TunnelSettings {
     /// The agent's own word for it, unique among its tunnels.
     pub key: String,
+    /// What it carries.
+    pub kind: TunnelKind,
     /// The public name wanted; `None`: the edge chooses, and the agent keeps what it chose.
     pub name: Option<String>,
+    /// The public port wanted, of a TCP or UDP tunnel; `None`: as for the name.
+    pub port: Option<u16>,
     /// The local server.
     pub target: Target,
     /// Whose word its certificate is taken on.
@@ -168,6 +175,11 @@ pub struct TunnelSettings {
     pub routes: Vec<Target>,
     /// How files are shown, where one of the local servers is a folder.
     pub files: FileSettings,
+    /// How long a connection of a TCP or TLS tunnel may be still; `None`: for ever. A flow of a UDP
+    /// tunnel: `None` is the edge's own limit.
+    pub idle_timeout: Option<Duration>,
+    /// The local server of a TCP or TLS tunnel is told who the visitor is, in a PROXY header.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 /// Why a tunnel can't be made.
@@ -197,7 +209,9 @@ impl TunnelSettings {
     pub fn http(key: impl Into<String>, target: Target) -> Self {
         Self {
             key: key.into(),
+            kind: TunnelKind::Http,
             name: None,
+            port: None,
             target,
             trust: Trust::System,
             protocol: Protocol::Auto,
@@ -206,6 +220,8 @@ impl TunnelSettings {
             policy: v1::HttpPolicy::default(),
             routes: Vec::new(),
             files: FileSettings::default(),
+            idle_timeout: None,
+            proxy_protocol: None,
         }
     }
 
@@ -229,6 +245,10 @@ impl TunnelSettings {
         }
         uniroute_shared::policy::Policy::compile(&policy).map_err(wrong)?;
         Ok(Some(policy))
+    }
+
+    fn upstream(&self, target: &Target) -> Result<Upstream, TargetError> {
+        Upstream::new(target.clone(), &self.trust, self.connect_timeout, self.protocol)
     }
 
     fn service(&self, target: &Target) -> Result<Service, TargetError> {
@@ -255,8 +275,21 @@ impl TunnelSettings {
         Ok((upstream, service))
     }
 
-    fn upstream(&self, target: &Target) -> Result<Upstream, TargetError> {
-        Upstream::new(target.clone(), &self.trust, self.connect_timeout, self.protocol)
+    /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
+    /// the edge's choice.
+    ///
+    /// # Errors
+    /// [`TargetError`] when that is none.
+    pub fn of_kind(
+        kind: TunnelKind,
+        key: impl Into<String>,
+        upstream: &str,
+    ) -> Result<Self, TargetError> {
+        let target = match kind.scheme() {
+            None => upstream.parse()?,
+            Some(scheme) => Target::socket(scheme, upstream)?,
+        };
+        Ok(Self { kind, ..Self::http(key, target) })
     }
 }
 
@@ -356,8 +389,10 @@ pub enum AgentError {
 pub struct Refusal {
     /// The agent's word for the tunnel.
     pub key: String,
-    /// The name that was wanted.
+    /// The name that was wanted; empty if any would do.
     pub name: String,
+    /// The public port that was wanted; 0 if any would do, or the tunnel has none.
+    pub port: u16,
     /// The error table's code.
     pub code: u16,
     /// In the edge's words.
@@ -366,9 +401,10 @@ pub struct Refusal {
 
 fn refusals(refusals: &[Refusal]) -> String {
     let line = |refusal: &Refusal| {
-        let Refusal { key, name, code, message } = refusal;
+        let Refusal { key, name, port, code, message } = refusal;
         let fix = Code::from_number(*code).map_or("", |code| code.fix);
-        format!("tunnel {key:?}, name {name:?}: {message} (UR-{code:04}). {fix}")
+        let port = if *port == 0 { String::new() } else { format!(", port {port}") };
+        format!("tunnel {key:?}, name {name:?}{port}: {message} (UR-{code:04}). {fix}")
     };
     refusals.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -747,6 +783,7 @@ impl Agent {
         Refusal {
             key: refused.key.clone(),
             name: tunnel.and_then(|tunnel| tunnel.name.clone()).unwrap_or_default(),
+            port: tunnel.and_then(|tunnel| tunnel.port).unwrap_or_default(),
             code: u16::try_from(refused.code).unwrap_or_default(),
             message: refused.message.clone(),
         }
@@ -795,14 +832,18 @@ impl Agent {
     }
 }
 
-/// Looks whether a local server takes connections.
+/// Looks whether a local server takes connections. Of one that takes datagrams there is nothing to
+/// see.
 ///
 /// # Errors
 /// [`upstream::UpstreamError`], in words for its owner.
 pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
+    if settings.kind == TunnelKind::Udp {
+        return Ok(settings.upstream(&settings.target).map(drop)?);
+    }
     for target in std::iter::once(&settings.target).chain(&settings.routes) {
         match settings.service(target)? {
-            Service::Server(upstream) => drop(upstream.connect().await?),
+            Service::Server(upstream) => drop(upstream.dial().await?),
             Service::Files(files) => files.check()?,
         }
     }

@@ -49,6 +49,8 @@ impl Failure {
                 | SettingsError::Seconds(..)
                 | SettingsError::Tunnel(_)
                 | SettingsError::Users(..)
+                | SettingsError::EndlessFlows(_)
+                | SettingsError::ProxyProtocol(..)
                 | SettingsError::NoToken,
             ) => 2,
             Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
@@ -66,6 +68,9 @@ impl Failure {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
+        Command::Tcp(tcp) => tcp.plan().map_err(Failure::Usage).and_then(run),
+        Command::Tls(tls) => tls.plan().map_err(Failure::Usage).and_then(run),
+        Command::Udp(udp) => udp.plan().map_err(Failure::Usage).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),

@@ -7,10 +7,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 use uniroute_proto::v1;
 
+use serde::Deserialize;
+use uniroute_shared::proxy_protocol;
+
 use crate::{
     Event, TunnelSettings,
     files::Files,
-    upstream::{Target, Upstream, UpstreamError},
+    upstream::{Scheme, Target, Upstream, UpstreamError},
 };
 
 /// What answers requests.
@@ -22,19 +25,73 @@ pub(crate) enum Service {
     Files(Arc<Files>),
 }
 
+/// What a tunnel carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelKind {
+    /// Requests, by host name.
+    #[default]
+    Http,
+    /// TCP connections, by port.
+    Tcp,
+    /// TLS connections as they are, by the server name that they ask for.
+    Tls,
+    /// Datagrams, by port.
+    Udp,
+}
+
+impl TunnelKind {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// What its local server speaks; nothing where it says so itself.
+    #[must_use]
+    pub const fn scheme(self) -> Option<Scheme> {
+        match self {
+            Self::Http => None,
+            Self::Tcp => Some(Scheme::Tcp),
+            Self::Tls => Some(Scheme::Tls),
+            Self::Udp => Some(Scheme::Udp),
+        }
+    }
+
+    const fn wire(self) -> v1::TunnelKind {
+        match self {
+            Self::Http => v1::TunnelKind::Http,
+            Self::Tcp => v1::TunnelKind::Tcp,
+            Self::Tls => v1::TunnelKind::Tls,
+            Self::Udp => v1::TunnelKind::Udp,
+        }
+    }
+}
+
 /// A tunnel that this agent serves.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     /// The agent's own word for it.
     pub(crate) key: String,
+    pub(crate) kind: TunnelKind,
     /// The name that was asked for, if any.
     wanted: Option<String>,
+    /// The public port that was asked for, if any.
+    wanted_port: Option<u16>,
     pub(crate) response_timeout: Option<Duration>,
     /// Where it is, and what answers there.
     default: RwLock<(Arc<Upstream>, Service)>,
     /// Of the policy's routes, in their order.
     routes: Vec<Service>,
     policy: Option<v1::HttpPolicy>,
+    idle_timeout: Option<Duration>,
+    /// What the local server is told of visitors, and how.
+    pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
     live: Mutex<Live>,
 }
 
@@ -43,6 +100,7 @@ pub(crate) struct Tunnel {
 struct Live {
     id: Bytes,
     name: Option<String>,
+    port: Option<u16>,
     /// What is wrong with the local server, as far as requests have shown.
     fault: Option<String>,
     /// The edge was not yet told of the last change.
@@ -58,7 +116,11 @@ impl Tunnel {
     ) -> Self {
         Self {
             key: settings.key.clone(),
+            kind: settings.kind,
             wanted: settings.name.clone(),
+            wanted_port: settings.port,
+            idle_timeout: settings.idle_timeout,
+            proxy_protocol: settings.proxy_protocol,
             response_timeout: settings.response_timeout,
             default: RwLock::new(default),
             routes,
@@ -89,17 +151,20 @@ impl Tunnel {
         }
     }
 
-    /// What to ask the edge for: the name that was chosen before, where none was wished for.
+    /// What to ask the edge for: the name and the port that were chosen before, where none was wished
+    /// for.
     pub(crate) fn spec(&self) -> v1::TunnelSpec {
-        let earlier = self.live.lock().name.clone();
-        let timeout = self.response_timeout.unwrap_or_default();
+        let Live { name: earlier, port: earlier_port, .. } = self.live.lock().clone();
         v1::TunnelSpec {
             key: self.key.clone(),
-            kind: v1::TunnelKind::Http.into(),
+            kind: self.kind.wire().into(),
             name_is_hint: self.wanted.is_none() && earlier.is_some(),
             name: self.wanted.clone().or(earlier).unwrap_or_default(),
             local_url: self.upstream().target().to_string(),
-            response_timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            response_timeout_ms: millis(self.response_timeout),
+            port_is_hint: self.wanted_port.is_none() && earlier_port.is_some(),
+            port: self.wanted_port.or(earlier_port).unwrap_or_default().into(),
+            idle_timeout_ms: millis(self.idle_timeout),
             http: self.policy.clone(),
         }
     }
@@ -124,6 +189,11 @@ impl Tunnel {
             reason: live.fault.clone().unwrap_or_default(),
         })
     }
+}
+
+/// Nothing is 0, and nothing else is.
+fn millis(limit: Option<Duration>) -> u32 {
+    limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).max(1))
 }
 
 /// All tunnels of one agent, and who is told what happens on them.
@@ -164,6 +234,7 @@ impl Tunnels {
             by_id.remove(&live.id);
             live.id = created.tunnel_id.clone();
             live.name = Some(created.name.clone());
+            live.port = u16::try_from(created.port).ok().filter(|port| *port != 0);
             by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
         }
     }

@@ -26,7 +26,7 @@ use uniroute_shared::{
 pub(crate) use self::connector::UpstreamIo;
 pub use self::{
     http2::{Protocol, ProtocolError},
-    target::{Place, Target, TargetError, Trust},
+    target::{Place, Scheme, Target, TargetError, Trust},
 };
 
 /// Idle connections that are kept for one local server.
@@ -166,7 +166,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
     pub(crate) async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
-        let socket = self.within_timeout(self.connector.connect()).await?;
+        let socket = self.dial().await?;
         Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
     }
 
@@ -176,6 +176,19 @@ impl Upstream {
     ) -> Result<UpstreamIo, UpstreamError> {
         let timeout = self.connect_timeout;
         tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
+            let message = format!("no connection to {} within {timeout:?}", self.target);
+            Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
+        })
+    }
+
+    /// A new connection that nothing was said on.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when none can be made within the connect timeout.
+    pub(crate) async fn dial(&self) -> Result<UpstreamIo, UpstreamError> {
+        let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
+        connecting.await.unwrap_or_else(|_| {
+            let timeout = self.connect_timeout;
             let message = format!("no connection to {} within {timeout:?}", self.target);
             Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
         })

@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use uniroute_edge::config::{self, File, SAMPLE, Settings, SettingsError};
-use uniroute_shared::{id::Token, telemetry::LogFormat};
+use uniroute_edge::config::{self, File, Https, SAMPLE, Settings, SettingsError};
+use uniroute_shared::{id::Token, network::Networks, telemetry::LogFormat};
 
 /// The public server of UniRoute Tunnel.
 #[derive(Debug, Parser)]
@@ -54,6 +54,25 @@ pub(crate) struct Common {
     /// Default: as `http`, if that UDP port is free.
     #[arg(long, env = "UNIROUTE_QUIC", value_name = "ADDR|off")]
     quic: Option<String>,
+    /// Where visitors reach TLS tunnels, by the server name that they ask for, or `off`.
+    /// Config key `https`. Default: off in serve; in dev port 8443 beside `http`, if it is free.
+    #[arg(long, env = "UNIROUTE_HTTPS", value_name = "ADDR|off")]
+    https: Option<String>,
+    /// Public ports of TCP tunnels, at the address of `http`, or `off`. A port listens only while a
+    /// tunnel has it. Config key `tcp_ports`. Default: 20000-20999.
+    #[arg(long, env = "UNIROUTE_TCP_PORTS", value_name = "FIRST-LAST|off")]
+    tcp_ports: Option<String>,
+    /// The same of UDP tunnels. Config key `udp_ports`. Default: 20000-20999.
+    #[arg(long, env = "UNIROUTE_UDP_PORTS", value_name = "FIRST-LAST|off")]
+    udp_ports: Option<String>,
+    /// Load balancers, as networks or addresses, whose connections begin with a PROXY protocol header
+    /// (version 1 or 2) that says who the visitor is. Config key `proxy_protocol`. Default: none.
+    #[arg(long, env = "UNIROUTE_PROXY_PROTOCOL", value_name = "CIDR,..")]
+    proxy_protocol: Option<Networks>,
+    /// Proxies in front, as networks or addresses, whose X-Forwarded-For, X-Forwarded-Proto,
+    /// X-Forwarded-Host and Forwarded are believed. Config key `trusted_proxies`. Default: none.
+    #[arg(long, env = "UNIROUTE_TRUSTED_PROXIES", value_name = "CIDR,..")]
+    trusted_proxies: Option<Networks>,
     /// Where operators look, or `off`. Config key `admin`. Default: 127.0.0.1:9090.
     #[arg(long, env = "UNIROUTE_ADMIN", value_name = "ADDR|off")]
     admin: Option<String>,
@@ -112,6 +131,11 @@ impl Common {
         file.http = self.http.or(file.http);
         file.quic = self.quic.or(file.quic);
         file.admin = self.admin.or(file.admin);
+        file.https = self.https.or(file.https);
+        file.tcp_ports = self.tcp_ports.or(file.tcp_ports);
+        file.udp_ports = self.udp_ports.or(file.udp_ports);
+        file.proxy_protocol = self.proxy_protocol.or(file.proxy_protocol);
+        file.trusted_proxies = self.trusted_proxies.or(file.trusted_proxies);
         file.domain = self.domain.or(file.domain);
         file.public_url = self.public_url.or(file.public_url);
         file.workers = self.workers.or(file.workers);
@@ -137,7 +161,11 @@ impl Dev {
         let (mut file, log_level, log_format) = self.common.over(File::default());
         file.token_file = Some(token.clone());
         file.http = file.http.or(Some(([127, 0, 0, 1], 8080).into()));
-        let settings = Settings { any_host_is_own: true, ..file.settings()? };
+        let https_is_said = file.https.is_some();
+        let mut settings = Settings { any_host_is_own: true, ..file.settings()? };
+        if !https_is_said {
+            settings.sockets.https = Https::in_dev(settings.http.ip());
+        }
         Ok(Plan { settings, log_level, log_format, dev_token: Some(token) })
     }
 }

@@ -1,5 +1,7 @@
 //! What an operator writes (flags, environment, file) and what the edge uses, apart from each other.
 
+mod sockets;
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -14,8 +16,11 @@ use uniroute_shared::{
     carrier::quic::endpoint::{Congestion, Options},
     config_file::{self, ConfigError},
     id::{TokenSet, TokenSetError},
+    network::Networks,
     telemetry::LogFormat,
 };
+
+pub use self::sockets::{Https, Sockets};
 
 /// Heartbeats of sessions, both ways.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -60,6 +65,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// Agents at a time; the next one is answered 503.
     pub max_sessions: usize,
+    /// What is not HTTP.
+    pub sockets: Sockets,
+    /// Proxies whose word is taken on where a request came from (`X-Forwarded-For`, `Forwarded`).
+    pub trusted_proxies: Networks,
 }
 
 /// Where agents may connect over QUIC.
@@ -99,6 +108,16 @@ pub struct File {
     pub quic_congestion: Option<Congestion>,
     /// An address, or `off`.
     pub admin: Option<String>,
+    /// An address, or `off`; see [`Sockets::https`].
+    pub https: Option<String>,
+    /// `FIRST-LAST`, or `off`; see [`Sockets::tcp_ports`].
+    pub tcp_ports: Option<String>,
+    /// The same; see [`Sockets::udp_ports`].
+    pub udp_ports: Option<String>,
+    /// See [`Sockets::proxy_protocol`].
+    pub proxy_protocol: Option<Networks>,
+    /// See [`Settings::trusted_proxies`].
+    pub trusted_proxies: Option<Networks>,
     /// See [`Settings::domain`].
     pub domain: Option<String>,
     /// Such as `https://tunnels.example.com`.
@@ -128,6 +147,8 @@ pub struct Limits {
     pub hold_seconds: Option<f64>,
     /// See [`Settings::max_held`].
     pub held_requests: Option<usize>,
+    /// See [`Sockets::max_tunnel_connections`].
+    pub tunnel_connections: Option<usize>,
 }
 
 /// The file that `config init` writes: every key with its default.
@@ -154,6 +175,12 @@ pub enum SettingsError {
     /// `hold_seconds` is no time to wait.
     #[error("limits.hold_seconds is {0}, which is no number of seconds from 0 to 300")]
     Hold(f64),
+    /// `https` is no address.
+    #[error("https {0:?} is neither an address such as 0.0.0.0:443 nor \"off\"")]
+    Https(String),
+    /// `tcp_ports` or `udp_ports` is no range.
+    #[error("{0} {1:?} is neither a range of ports such as 20000-20999 nor \"off\"")]
+    Ports(&'static str, String),
     /// The token file can't be read.
     #[error("cannot read the token file {0}: {1}")]
     TokenFile(PathBuf, io::Error),
@@ -182,6 +209,7 @@ impl File {
     /// [`SettingsError`] for values that can't be.
     pub fn settings(self) -> Result<Settings, SettingsError> {
         let domain = domain(self.domain.as_deref().unwrap_or("localhost"))?;
+        let sockets = self.sockets()?;
         let path = self.token_file.ok_or(SettingsError::NoTokens)?;
         Ok(Settings {
             http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
@@ -205,6 +233,22 @@ impl File {
             workers: self.workers.unwrap_or_else(cores),
             max_connections: self.limits.connections.unwrap_or(MAX_CONNECTIONS),
             max_sessions: self.limits.sessions.unwrap_or(MAX_SESSIONS),
+            sockets,
+            trusted_proxies: self.trusted_proxies.unwrap_or_default(),
+        })
+    }
+
+    fn sockets(&self) -> Result<Sockets, SettingsError> {
+        let default = Sockets::default();
+        Ok(Sockets {
+            https: sockets::https(self.https.as_deref())?,
+            tcp_ports: sockets::ports("tcp_ports", self.tcp_ports.as_deref())?,
+            udp_ports: sockets::ports("udp_ports", self.udp_ports.as_deref())?,
+            proxy_protocol: self.proxy_protocol.clone().unwrap_or_default(),
+            max_tunnel_connections: self
+                .limits
+                .tunnel_connections
+                .unwrap_or(default.max_tunnel_connections),
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The public door: from an accepted connection to an answer.
 
 pub(crate) mod error;
+#[cfg_attr(not(test), expect(dead_code, reason = "the request path is to use it"))]
+pub(crate) mod forwarded;
 pub(crate) mod guard;
 pub(crate) mod hold;
 mod http1;
@@ -30,7 +32,7 @@ use self::{error::ProxyError, guard::Guard, hold::Found, router::Route, visitor:
 use crate::{
     Shared,
     policy::Policy,
-    registry::{Lookup, Tunnel},
+    registry::{Lookup, Tunnel, ports::Kind},
 };
 
 /// Who answers a request.
@@ -53,6 +55,9 @@ pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, Pro
         Route::Tunnel(name) => name,
     };
     match edge.registry.lookup(name) {
+        Lookup::Live(target) if target.tunnel.kind != Kind::Http => {
+            Err(ProxyError::NotHttp(edge.public_url(&target.tunnel)))
+        }
         Lookup::Live(target) => {
             let tunnel = Arc::clone(&target.tunnel);
             if let Some(policy) = target.policy.clone() {

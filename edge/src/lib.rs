@@ -12,10 +12,11 @@ mod names;
 mod policy;
 mod registry;
 mod session;
+mod sockets;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,11 +38,12 @@ use uniroute_shared::{
     carrier::quic::endpoint as quic,
     id::{SessionId, TokenSet},
     mux::{Budget, PROCESS_WINDOW},
+    network::Networks,
     session::Carrier,
 };
 
 use self::{
-    config::{Quic, Settings},
+    config::{Https, Quic, Settings, Sockets},
     ingress::{
         hold::Hold,
         listener::{self, Handover},
@@ -49,7 +51,7 @@ use self::{
         seats::Seats,
     },
     metrics::Metrics,
-    registry::Registry,
+    registry::{Registry, Tunnel, ports::Kind},
 };
 
 /// Connections that the kernel may hold before they are accepted.
@@ -76,22 +78,41 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
     /// The same as a flag that costs nothing to read.
     pub(crate) stopping: AtomicBool,
+    /// How what is not HTTP is served.
+    pub(crate) sockets: Sockets,
+    /// Where TLS connections come in.
+    pub(crate) https: Option<SocketAddr>,
+    /// Where tunnels' own ports are.
+    pub(crate) ports_at: IpAddr,
+    /// Proxies in front that are believed.
+    #[expect(dead_code, reason = "the request path is to ask it")]
+    pub(crate) trusted: Networks,
     public: PublicUrl,
     /// Where agents may go instead of WebSocket.
     quic: Option<v1::QuicOffer>,
     connections: Arc<Semaphore>,
     max_connections: usize,
     sessions: Arc<Semaphore>,
-    workers: Vec<runtime::Handle>,
+    pub(crate) workers: Vec<runtime::Handle>,
     /// To each worker, for connections that belong to its sessions.
     pub(crate) handovers: Vec<mpsc::Sender<Handover>>,
 }
 
 impl Shared {
-    /// Where visitors find the tunnel `name`.
-    pub(crate) fn public_url(&self, name: &str) -> String {
+    /// Where visitors find a tunnel.
+    pub(crate) fn public_url(&self, tunnel: &Tunnel) -> String {
         let PublicUrl { scheme, domain, port } = &self.public;
-        format!("{scheme}://{name}.{domain}{port}")
+        let name = &tunnel.name;
+        match (tunnel.kind, &tunnel.port) {
+            (Kind::Tls, _) => {
+                let port = self.https.map_or(443, |address| address.port());
+                format!("tls://{name}.{domain}:{port}")
+            }
+            (kind @ (Kind::Tcp | Kind::Udp), Some(port)) => {
+                format!("{}://{domain}:{}", kind.as_str(), port.number)
+            }
+            _ => format!("{scheme}://{name}.{domain}{port}"),
+        }
     }
 
     /// The port that visitors reach https on.
@@ -167,6 +188,7 @@ pub enum StartError {
 pub struct Edge {
     shared: Arc<Shared>,
     http: SocketAddr,
+    https: Option<SocketAddr>,
     quic: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     /// Ends the workers, whatever they still do.
@@ -181,11 +203,13 @@ impl Edge {
     /// [`StartError`]; nothing is left running then.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let http = bind_for_each(settings.http, "http", settings.workers.get())?;
+        let https = bind_https(settings.sockets.https, settings.workers.get())?;
         let admin = settings.admin.map(|address| bind(address, "admin")).transpose()?;
         let bound =
             |listener: &std::net::TcpListener| listener.local_addr().map_err(StartError::Worker);
         let http: Arc<[_]> = http.into();
         let http_address = bound(&http[0])?;
+        let https_address = https.first().map(bound).transpose()?;
         let admin_address = admin.as_ref().map(bound).transpose()?;
         let door = QuicDoor::open(settings.quic, http_address, settings.quic_options)?;
         let quic = door.as_ref().map(|door| door.address);
@@ -195,23 +219,31 @@ impl Edge {
         let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
         let (handovers, handed): (_, Vec<_>) =
             runtimes.iter().map(|_| mpsc::channel(listener::HANDOVERS)).unzip();
-        let shared = Arc::new(shared(settings, http_address, door.as_ref(), handles, handovers));
+        let shared = Arc::new(shared(
+            settings,
+            (http_address, https_address),
+            door.as_ref(),
+            handles,
+            handovers,
+        ));
 
         let mut edge = Self {
             shared: Arc::clone(&shared),
             http: http_address,
+            https: https_address,
             quic,
             admin: admin_address,
             halt: halt.clone(),
             threads: Vec::new(),
         };
-        let (mut admin, mut door) = (admin, door);
+        let (mut https, mut admin, mut door) = (https.into_iter(), admin, door);
         for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
                 number,
                 edge: Arc::clone(&shared),
                 handed,
                 http: Arc::clone(&http),
+                https: https.next(),
                 admin: admin.take(),
                 quic: door.take(),
                 halt: halt.clone(),
@@ -227,6 +259,12 @@ impl Edge {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where visitors reach TLS tunnels, if anywhere.
+    #[must_use]
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https
     }
 
     /// Where agents may connect over QUIC, if anywhere.
@@ -275,7 +313,7 @@ impl std::fmt::Debug for Edge {
 
 fn shared(
     settings: Settings,
-    http: SocketAddr,
+    (http, https): (SocketAddr, Option<SocketAddr>),
     door: Option<&QuicDoor>,
     workers: Vec<runtime::Handle>,
     handovers: Vec<mpsc::Sender<Handover>>,
@@ -304,6 +342,10 @@ fn shared(
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         stopping: AtomicBool::new(false),
+        sockets: settings.sockets,
+        https,
+        ports_at: http.ip(),
+        trusted: settings.trusted_proxies,
         connections: Arc::new(Semaphore::new(settings.max_connections)),
         max_connections: settings.max_connections,
         sessions: Arc::new(Semaphore::new(settings.max_sessions)),
@@ -318,6 +360,7 @@ struct Worker {
     edge: Arc<Shared>,
     handed: mpsc::Receiver<Handover>,
     http: Arc<[std::net::TcpListener]>,
+    https: Option<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
     /// One worker reads for all connections over QUIC.
     quic: Option<QuicDoor>,
@@ -330,6 +373,10 @@ impl Worker {
             let edge = Arc::clone(&self.edge);
             let serving = listener::serve(edge, self.http, self.number, self.handed);
             self.edge.tasks.spawn(serving);
+            if let Some(listener) = self.https {
+                let edge = Arc::clone(&self.edge);
+                self.edge.tasks.spawn(sockets::tls::serve(edge, self.number, listener));
+            }
             if let Some(door) = self.quic {
                 match door.listen(&self.edge.tokens) {
                     Ok(endpoint) => {
@@ -411,6 +458,18 @@ fn bind(address: SocketAddr, what: &'static str) -> Result<std::net::TcpListener
     listen(address, false).map_err(|source| StartError::Bind { address, what, source })
 }
 
+/// A listener for each worker, where TLS is to be taken and can be.
+fn bind_https(wish: Https, workers: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
+    match wish {
+        Https::Off => Ok(Vec::new()),
+        Https::At(address) => bind_for_each(address, "https", workers),
+        Https::IfFree(address) => bind_for_each(address, "https", workers).or_else(|error| {
+            warn!(%error, "no TLS tunnels: choose another address with --https");
+            Ok(Vec::new())
+        }),
+    }
+}
+
 /// A listener for each worker. The kernel gives each new connection to one of them; with one that
 /// they share it would wake them all.
 fn bind_for_each(
@@ -429,7 +488,7 @@ fn bind_for_each(
     (0..workers).map(|_| listen(address, true).map_err(fault)).collect()
 }
 
-fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+pub(crate) fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;

@@ -5,6 +5,7 @@ mod cli;
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
+    ops::RangeInclusive,
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -47,12 +48,19 @@ fn run(plan: Plan) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let domain = plan.settings.domain.clone();
+        let ports = |range: &Option<RangeInclusive<u16>>| {
+            let text = |range: &RangeInclusive<u16>| format!("{}-{}", range.start(), range.end());
+            range.as_ref().map_or_else(|| "off".to_owned(), text)
+        };
+        let tcp_ports = ports(&plan.settings.sockets.tcp_ports);
+        let udp_ports = ports(&plan.settings.sockets.udp_ports);
         let edge = Edge::start(plan.settings)?;
         let or_off = |address: Option<SocketAddr>| {
             address.map_or_else(|| "off".to_owned(), |address| address.to_string())
         };
-        let (quic, admin) = (or_off(edge.quic()), or_off(edge.admin()));
-        info!(http = %edge.http(), quic, admin, domain, "listening");
+        let (https, quic, admin) =
+            (or_off(edge.https()), or_off(edge.quic()), or_off(edge.admin()));
+        info!(http = %edge.http(), https, quic, admin, tcp_ports, udp_ports, domain, "listening");
         if let Some(token) = &plan.dev_token {
             say_how_to_go_on(&edge, token);
         }

@@ -1,11 +1,15 @@
 //! Every metric of the edge. Counters come in pairs (opened, closed); labels are of closed sets.
 
+mod sockets;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use uniroute_shared::{code::Code, session::Carrier};
+
+pub(crate) use self::sockets::{SocketMetrics, Traffic};
 
 /// Of a failure: the table's number and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) held: Counter,
     /// Control frames of a kind that this edge does not know.
     pub(crate) unknown_frames: Counter,
+    /// Of what is not HTTP.
+    pub(crate) sockets: SocketMetrics,
     sessions: Gauge,
     sessions_by_carrier: Family<CarrierLabels, Gauge>,
     names: Gauge,
@@ -74,6 +80,7 @@ impl Metrics {
             lanes_closed: Counter::default(),
             held: Counter::default(),
             unknown_frames: Counter::default(),
+            sockets: SocketMetrics::default(),
             sessions: Gauge::default(),
             sessions_by_carrier: Family::default(),
             names: Gauge::default(),
@@ -98,6 +105,7 @@ impl Metrics {
             "Control frames skipped",
             metrics.unknown_frames.clone(),
         );
+        metrics.sockets.register(r);
         r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());
         r.register(
             "sessions_by_carrier",

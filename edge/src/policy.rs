@@ -81,6 +81,8 @@ pub(crate) struct Policy {
 pub(crate) enum PolicyRefused {
     #[error(transparent)]
     Invalid(#[from] PolicyError),
+    #[error("only HTTP tunnels have requests to do something with")]
+    NotHttp,
     #[error("the edge holds as many settings of tunnels as it may")]
     NoRoom,
 }

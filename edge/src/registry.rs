@@ -5,25 +5,30 @@
 //! A name belongs to an identity (owner and agent). A new session of the same identity takes its
 //! names with a higher epoch; whoever holds an older epoch can change nothing any more. A name
 //! whose agent has gone stays with its identity for a while ([`NAME_HOLD`]).
+//!
+//! A port is a part of the tunnel that has it ([`ports`]): it comes, stays and goes with its name.
+
+pub(crate) mod ports;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
     session::{Carrier, Session},
 };
 
+use self::ports::{Kind, Port, PortWish};
 use crate::{names, policy::Policy};
 
 /// How long a name stays with its identity after its last session ended without closing it.
@@ -51,12 +56,17 @@ pub(crate) struct Identity {
 pub(crate) struct Tunnel {
     pub(crate) id: TunnelId,
     pub(crate) name: Subdomain,
+    pub(crate) kind: Kind,
+    /// Where its visitors come in, if it has a port of its own.
+    pub(crate) port: Option<Port>,
     pub(crate) created: Instant,
     pub(crate) requests: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     /// Somebody serves it again: for requests that are held.
     pub(crate) arrived: Notify,
+    /// Connections that are open now, of kinds that have connections.
+    pub(crate) connections: AtomicUsize,
     latencies: Mutex<Latencies>,
     local_url: Mutex<String>,
     /// Of the session that serves it, or served it last: also for requests that wait for one.
@@ -72,15 +82,24 @@ struct Latencies {
 }
 
 impl Tunnel {
-    fn new(name: Subdomain, local_url: String, policy: Option<Arc<Policy>>) -> Self {
+    fn new(
+        name: Subdomain,
+        kind: Kind,
+        port: Option<Port>,
+        local_url: String,
+        policy: Option<Arc<Policy>>,
+    ) -> Self {
         Self {
             id: TunnelId::new(),
             name,
+            kind,
+            port,
             created: Instant::now(),
             requests: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             arrived: Notify::new(),
+            connections: AtomicUsize::new(0),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             policy: Mutex::new(policy),
@@ -168,6 +187,8 @@ pub(crate) struct Target {
     pub(crate) response_timeout: Option<Duration>,
     /// What the owner wants done with requests; the everyday tunnel has none.
     pub(crate) policy: Option<Arc<Policy>>,
+    /// A connection or flow on which nothing moves for this long is ended.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What a name leads to.
@@ -191,6 +212,8 @@ struct Entry {
     /// Its owner gave it up: anybody may have it, and requests are held for the owner a little
     /// longer, who may only be restarting.
     closed: bool,
+    /// Ends whoever listens on the tunnel's port.
+    _listening: Option<DropGuard>,
 }
 
 impl Entry {
@@ -208,23 +231,30 @@ pub(crate) struct Claim {
     pub(crate) epoch: u64,
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What a session wishes for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wish<'a> {
     /// Empty: the edge chooses.
     pub(crate) name: &'a str,
     /// The name came from an earlier session's choice: another one will do.
     pub(crate) name_is_hint: bool,
+    pub(crate) kind: Kind,
+    /// For kinds that have one.
+    pub(crate) port: Option<PortWish<'a>>,
     pub(crate) local_url: &'a str,
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     names: HashMap<Subdomain, Entry>,
+    /// Who got a port last; it is theirs if they still have it.
+    ports: HashMap<(Kind, u16), Subdomain>,
     sessions: HashMap<SessionId, Arc<SessionHandle>>,
     /// Names that each session has claimed, and may have lost to a newer one since.
     claimed: HashMap<SessionId, Vec<Subdomain>>,
@@ -259,6 +289,23 @@ impl Registry {
         }
     }
 
+    /// The tunnel that has `name`, served or not.
+    pub(crate) fn tunnel(&self, name: &str) -> Option<Arc<Tunnel>> {
+        self.table.read().names.get(name).map(|entry| Arc::clone(&entry.tunnel))
+    }
+
+    /// Who serves `tunnel` now.
+    pub(crate) fn target_of(&self, tunnel: &Tunnel) -> Option<Arc<Target>> {
+        let table = self.table.read();
+        let target = table.names.get(&tunnel.name)?.target.as_ref()?;
+        (target.tunnel.id == tunnel.id).then(|| Arc::clone(target))
+    }
+
+    /// Forgets names that nobody came back for.
+    pub(crate) fn sweep(&self) {
+        self.table.write().forget_expired();
+    }
+
     /// Gives a name to a session: nobody is routed to it before [`Registry::activate`].
     pub(crate) fn claim(
         &self,
@@ -268,6 +315,9 @@ impl Registry {
     ) -> Result<Claim, &'static Code> {
         let mut table = self.table.write();
         table.forget_expired();
+        if let Some(name) = table.name_of_port(identity, wish) {
+            return table.claim(identity, session, name, wish);
+        }
         if wish.name.is_empty() {
             return table.claim_random(identity, session, wish);
         }
@@ -276,7 +326,9 @@ impl Registry {
             return Err(&Code::NAME_RESERVED);
         }
         match table.claim(identity, session, name, wish) {
-            Err(_) if wish.name_is_hint => table.claim_random(identity, session, wish),
+            Err(&Code::NAME_TAKEN) if wish.name_is_hint => {
+                table.claim_random(identity, session, wish)
+            }
             result => result,
         }
     }
@@ -297,6 +349,7 @@ impl Registry {
                 session: Arc::clone(session),
                 response_timeout: claim.response_timeout,
                 policy: claim.policy.clone(),
+                idle_timeout: claim.idle_timeout,
             }));
             claim.tunnel.arrived.notify_waiters();
             if let Some(old) = old {
@@ -428,16 +481,30 @@ impl Table {
         if !self.names.contains_key(&name) && self.names.len() >= MAX_NAMES {
             return Err(&Code::TOO_MANY_TUNNELS);
         }
+        let port = self.choose_port(identity, session, &name, wish)?;
+        if self.names.get(&name).is_some_and(|held| !held.tunnel.is(wish.kind, port)) {
+            self.forget(&name);
+        }
         self.epoch += 1;
         let epoch = self.epoch;
-        let entry = self.names.entry(name.clone()).or_insert_with(|| Entry {
-            identity: identity.clone(),
-            tunnel: Arc::new(Tunnel::new(name, wish.local_url.to_owned(), wish.policy.clone())),
-            epoch,
-            claimant: session,
-            target: None,
-            offline_since: None,
-            closed: false,
+        if let Some(port) = port {
+            self.ports.insert((wish.kind, port), name.clone());
+        }
+        let entry = self.names.entry(name.clone()).or_insert_with(|| {
+            let port = port.map(Port::new);
+            let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
+            let tunnel =
+                Tunnel::new(name, wish.kind, port, wish.local_url.to_owned(), wish.policy.clone());
+            Entry {
+                identity: identity.clone(),
+                tunnel: Arc::new(tunnel),
+                epoch,
+                claimant: session,
+                target: None,
+                offline_since: None,
+                closed: false,
+                _listening: listening,
+            }
         });
         (entry.epoch, entry.claimant, entry.closed) = (epoch, session, false);
         entry.offline_since = entry.offline_since.map(|_| Instant::now());
@@ -447,8 +514,18 @@ impl Table {
         }
         entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
-        let (response_timeout, policy) = (wish.response_timeout, wish.policy.clone());
-        Ok(Claim { tunnel, epoch, response_timeout, policy })
+        let Wish { response_timeout, idle_timeout, .. } = *wish;
+        let policy = wish.policy.clone();
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy })
+    }
+
+    /// Takes a name from the session that serves it: of the same identity, which wants something
+    /// else now.
+    fn forget(&mut self, name: &Subdomain) {
+        let target = self.names.remove(name).and_then(|entry| entry.target);
+        if let Some(target) = target {
+            self.tell_replaced(target.session.id);
+        }
     }
 
     fn claim_random(
@@ -462,6 +539,7 @@ impl Table {
         self.claim(identity, session, free.ok_or(&Code::TOO_MANY_TUNNELS)?, wish)
     }
 
+    /// Sends the session away if it serves no name any more.
     fn tell_replaced(&self, old: SessionId) {
         let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == old);
         if !self.claims_of(&old).any(serves)
@@ -490,6 +568,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use bytes::Bytes;
 
     use super::*;
@@ -524,9 +604,12 @@ mod tests {
         Wish {
             name,
             name_is_hint: false,
+            kind: Kind::Http,
+            port: None,
             local_url: "http://localhost:3000",
             response_timeout: None,
             policy: None,
+            idle_timeout: None,
         }
     }
 
@@ -597,6 +680,76 @@ mod tests {
         );
         assert!(registry.close(mine.id, claim.tunnel.id));
         assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
+    }
+
+    fn tcp<'a>(name: &'a str, number: u16, range: &'a RangeInclusive<u16>) -> Wish<'a> {
+        let port = PortWish { number, is_hint: false, range, unusable: &[] };
+        Wish { kind: Kind::Tcp, port: Some(port), ..wish(name) }
+    }
+
+    fn port_of(claim: &Claim) -> u16 {
+        claim.tunnel.port.as_ref().unwrap().number
+    }
+
+    #[test]
+    fn a_port_comes_stays_and_goes_with_its_name() {
+        let (registry, range) = (Registry::default(), 7000..=7001);
+        let (mine, again, other) = (session("a"), session("a"), session("b"));
+        let claim =
+            |session: &SessionHandle, wish| registry.claim(&session.identity, session.id, &wish);
+        let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
+        let first = claim(&mine, tcp("db", 7000, &range)).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        assert_eq!(port_of(&first), 7000);
+        assert_eq!(refused(claim(&other, tcp("x", 7000, &range))), 1111);
+        assert_eq!(refused(claim(&mine, tcp("x", 7000, &range))), 1111, "it has it already");
+        assert_eq!(refused(claim(&mine, tcp("x", 6999, &range))), 1112);
+        // The next session of the same agent gets the very tunnel: by its name, or by its port.
+        for wish in [tcp("db", 0, &range), tcp("", 7000, &range)] {
+            let second = claim(&again, wish).unwrap();
+            assert_eq!(second.tunnel.id, first.tunnel.id);
+        }
+        assert!(!first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        // Under another port it is another tunnel, and nobody listens on the old one any more.
+        let moved = claim(&again, tcp("db", 7001, &range)).unwrap();
+        assert_ne!(moved.tunnel.id, first.tunnel.id);
+        assert!(first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        assert!(mine.replaced.is_cancelled());
+        // The one that is left, then none.
+        assert_eq!(port_of(&claim(&other, tcp("y", 0, &range)).unwrap()), 7000);
+        assert_eq!(refused(claim(&other, tcp("z", 0, &range))), 1114);
+        assert!(registry.close(again.id, moved.tunnel.id));
+        assert!(moved.tunnel.port.as_ref().unwrap().closed.is_cancelled());
+        assert_eq!(port_of(&claim(&other, tcp("z", 0, &range)).unwrap()), 7001);
+    }
+
+    #[test]
+    fn a_port_that_was_only_a_hint_may_be_another() {
+        let (registry, range) = (Registry::default(), 7000..=7001);
+        let (mine, other) = (session("a"), session("b"));
+        registry.claim(&mine.identity, mine.id, &tcp("db", 7000, &range)).unwrap();
+        let unusable = [7000];
+        for (number, unusable) in [(7000, &[][..]), (8000, &[]), (7000, &unusable)] {
+            let port = PortWish { number, is_hint: true, range: &range, unusable };
+            let hint = Wish { port: Some(port), ..tcp("x", 0, &range) };
+            let got = registry.claim(&other.identity, other.id, &hint).unwrap();
+            assert_eq!(port_of(&got), 7001);
+        }
+    }
+
+    #[test]
+    fn a_name_that_becomes_another_kind_is_another_tunnel() {
+        let (registry, s) = (Registry::default(), session("a"));
+        let web = registry.claim(&s.identity, s.id, &wish("demo")).unwrap();
+        registry.activate(&s, std::slice::from_ref(&web));
+        assert!(registry.target_of(&web.tunnel).is_some());
+        let tls = Wish { kind: Kind::Tls, ..wish("demo") };
+        let tls = registry.claim(&s.identity, s.id, &tls).unwrap();
+        assert_ne!(tls.tunnel.id, web.tunnel.id);
+        assert!(registry.target_of(&web.tunnel).is_none(), "nobody is led to the old one");
+        registry.activate(&s, std::slice::from_ref(&tls));
+        assert!(registry.target_of(&tls.tunnel).is_some());
+        assert!(registry.target_of(&web.tunnel).is_none());
     }
 
     #[test]

@@ -25,6 +25,7 @@ use uniroute_shared::{
     http1::{BodyReader, Length, head},
     message::Piece,
     mux::{self, Config, Receiver, Sender, Session, Side, StreamError},
+    proxy_protocol::{self, MAX_V1, MAX_V2, Parsed, Version},
     stream::checked,
 };
 
@@ -316,6 +317,39 @@ fn body(length: Length, data: &[u8], step: usize) -> Option<(Vec<u8>, bool)> {
         }
     }
     Some((all, reader.is_over()))
+}
+
+// ---------------------------------------------------------------- PROXY headers
+
+/// A header says the same however much of what is behind it has come, and what it says can be
+/// written again.
+pub fn proxy_protocol(data: &[u8]) {
+    let parsed = proxy_protocol::parse(data);
+    for cut in 0..data.len().min(MAX_V2 + 1) {
+        match proxy_protocol::parse(&data[..cut]) {
+            Ok(Parsed::Incomplete) => {}
+            certain => assert_eq!(certain, parsed),
+        }
+    }
+    match parsed {
+        Ok(Parsed::Header { length, addresses: Some(addresses) }) => {
+            assert!(length <= MAX_V2);
+            for version in [Version::V1, Version::V2] {
+                let header = proxy_protocol::header(version, &addresses);
+                assert!(header.len() <= MAX_V1);
+                let Ok(Parsed::Header { addresses: Some(again), .. }) =
+                    proxy_protocol::parse(&header)
+                else {
+                    panic!("{addresses:?} can't be read again");
+                };
+                assert_eq!(again.source.port(), addresses.source.port());
+                assert_eq!(again.source.ip().to_canonical(), addresses.source.ip().to_canonical());
+            }
+        }
+        Ok(Parsed::Header { length, addresses: None }) => assert!(length <= MAX_V2),
+        Ok(Parsed::Incomplete) => assert!(data.len() < MAX_V2),
+        Err(_) => {}
+    }
 }
 
 // ---------------------------------------------------------------- configuration files

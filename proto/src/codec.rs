@@ -7,6 +7,7 @@
 //! control stream   MESSAGE(ControlFrame) MESSAGE(ControlFrame) …
 //! request, down    MESSAGE(StreamOpen)  DATA* TRAILERS?          the last one carries END
 //! answer, up       MESSAGE(StreamReply)+ DATA* (TRAILERS | ABORT)?
+//! a flow           MESSAGE  DATAGRAM*                        the same both ways, no END
 //! a long body      … DATA* MOVED    and on a lane:  MOVED(stream) DATA* (TRAILERS | ABORT)?
 //! ```
 //!
@@ -23,6 +24,8 @@ pub const MAX_CONTROL: usize = 256 * 1024;
 /// Longest DATA frame, in bytes. Its payload is handed on as it arrives, so this bounds no memory;
 /// it keeps a broken length from swallowing the rest of a stream.
 pub const MAX_DATA: usize = 1024 * 1024;
+/// Longest DATAGRAM frame, in bytes: what UDP over IPv4 can carry.
+pub const MAX_DATAGRAM: usize = 65_507;
 /// Longest MOVED frame, in bytes: a stream's id.
 pub const MOVED_LEN: usize = 4;
 /// Length of a frame's header, in bytes.
@@ -44,6 +47,8 @@ pub enum Kind {
     /// The rest of this direction comes on a lane. There, the first frame is one of these too, and
     /// names the stream: four bytes.
     Moved,
+    /// One datagram of a flow.
+    Datagram,
 }
 
 impl Kind {
@@ -54,6 +59,7 @@ impl Kind {
             Self::Trailers => 2,
             Self::Abort => 3,
             Self::Moved => 4,
+            Self::Datagram => 5,
         }
     }
 
@@ -64,6 +70,7 @@ impl Kind {
             2 => Some(Self::Trailers),
             3 => Some(Self::Abort),
             4 => Some(Self::Moved),
+            5 => Some(Self::Datagram),
             _ => None,
         }
     }
@@ -261,6 +268,7 @@ impl Decoder {
         let limit = match kind {
             Kind::Data => MAX_DATA,
             Kind::Moved => MOVED_LEN,
+            Kind::Datagram => MAX_DATAGRAM,
             Kind::Message | Kind::Trailers | Kind::Abort => max_message,
         };
         if length > limit {
@@ -272,7 +280,7 @@ impl Decoder {
             Kind::Trailers | Kind::Abort => {
                 State::Whole { kind, length, end: true, gathered: BytesMut::new() }
             }
-            Kind::Message | Kind::Moved => {
+            Kind::Message | Kind::Moved | Kind::Datagram => {
                 State::Whole { kind, length, end, gathered: BytesMut::new() }
             }
         })

@@ -89,21 +89,23 @@ impl HttpOpen<'_> {
 }
 
 /// The MESSAGE frame with a `StreamReply`: the final head, or an informational (1xx) one. `headers`
-/// is asked twice: for the length, then for the fields. `end`: the answer has no body.
-pub fn response<'h, H>(status: u16, headers: impl Fn() -> H, end: bool) -> Bytes
+/// is asked twice: for the length, then for the fields. `reason` is HTTP/1's phrase, where it is not
+/// the usual one. `end`: the answer has no body.
+pub fn response<'h, H>(status: u16, reason: &[u8], headers: impl Fn() -> H, end: bool) -> Bytes
 where
     H: Iterator<Item = (&'h [u8], &'h [u8])>,
 {
     // 101 is final: the stream turns raw after it.
     let field = if (100..200).contains(&status) && status != 101 { 2 } else { 1 };
     let status = u64::from(status);
-    let head_len = 1 + encoded_len_varint(status) + headers_len(headers());
+    let head_len = 1 + encoded_len_varint(status) + headers_len(headers()) + bytes_len(reason);
     let mut out = begin(nested_len(head_len), end);
     put_key(field, &mut out);
     put_varint(head_len as u64, &mut out);
     out.put_u8(1 << 3);
     put_varint(status, &mut out);
     put_headers(2, headers(), &mut out);
+    put_bytes(3, reason, &mut out);
     out.freeze()
 }
 
@@ -252,14 +254,17 @@ mod tests {
             };
             prop_assert_eq!(open.frame(|| borrowed(&headers), end), codec::message(&message, end));
 
-            let head = v1::ResponseHead { status: status.into(), headers: owned(&headers) };
+            let reason: &[u8] = if end { b"Very well" } else { b"" };
+            let head = v1::ResponseHead {
+                status: status.into(), headers: owned(&headers), reason: reason.into(),
+            };
             let reply = if (100..200).contains(&status) && status != 101 {
                 v1::stream_reply::Reply::Informational(head)
             } else {
                 v1::stream_reply::Reply::Head(head)
             };
             let message = v1::StreamReply { reply: Some(reply) };
-            prop_assert_eq!(response(status, || borrowed(&headers), end), codec::message(&message, end));
+            prop_assert_eq!(response(status, reason, || borrowed(&headers), end), codec::message(&message, end));
             let trailer = v1::Trailers { headers: owned(&headers) };
             prop_assert_eq!(trailers(borrowed(&headers)).slice(HEADER_LEN..), trailer.encode_to_vec());
         }

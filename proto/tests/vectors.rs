@@ -111,7 +111,18 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         local_url: "http://127.0.0.1:3000".into(),
         response_timeout_ms: 30_000,
         name_is_hint: true,
-        http: None,
+        ..Default::default()
+    };
+    let tcp = v1::TunnelSpec {
+        key: "db".into(),
+        kind: v1::TunnelKind::Tcp.into(),
+        name: "brave-otter".into(),
+        local_url: "tcp://localhost:5432".into(),
+        name_is_hint: true,
+        port: 20_432,
+        port_is_hint: true,
+        idle_timeout_ms: 60_000,
+        ..Default::default()
     };
     let with_policy = v1::TunnelSpec { http: Some(policy()), name_is_hint: false, ..spec.clone() };
     vec![
@@ -176,6 +187,19 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 public_url: "https://demo.example.com".into(),
                 state: v1::TunnelState::Active.into(),
                 epoch: 7,
+                port: 0,
+            }),
+        ),
+        (
+            "tunnel_created_tcp",
+            Control::TunnelCreated(v1::TunnelCreated {
+                key: "db".into(),
+                tunnel_id: tunnel_id.clone(),
+                name: "brave-otter".into(),
+                public_url: "tcp://example.com:20432".into(),
+                state: v1::TunnelState::Active.into(),
+                epoch: 7,
+                port: 20_432,
             }),
         ),
         (
@@ -233,6 +257,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         ),
         ("open_tunnel", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(spec) })),
         ("open_tunnel_policy", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_policy) })),
+        ("open_tunnel_tcp", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(tcp) })),
         (
             "update_tunnel",
             Control::UpdateTunnel(v1::UpdateTunnel {
@@ -319,6 +344,7 @@ enum Holds {
     Trailers(v1::Trailers),
     Abort(v1::Abort),
     Data(&'static str),
+    Datagram(&'static str),
     Moved(Option<u32>),
 }
 
@@ -336,7 +362,11 @@ fn reply(reply: v1::stream_reply::Reply) -> Holds {
 
 fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
     use v1::stream_reply::Reply;
-    let head = |status, pairs: &[_]| v1::ResponseHead { status, headers: headers(pairs) };
+    let head = |status, pairs: &[_]| v1::ResponseHead {
+        status,
+        headers: headers(pairs),
+        ..Default::default()
+    };
     let open = v1::StreamOpen {
         tunnel_id: TUNNEL.into(),
         request_id: REQUEST.into(),
@@ -363,12 +393,28 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
         http.headers = headers(&[("sec-websocket-version", "13")]);
         http.upgrade = "websocket".into();
     }
+    let (peer, local) = ("203.0.113.9:50000".to_owned(), "192.0.2.1:20432".to_owned());
+    let socket =
+        |kind| v1::StreamOpen { kind: Some(kind), traceparent: String::new(), ..open.clone() };
+    let tcp = socket(v1::stream_open::Kind::Tcp(v1::TcpOpen {
+        peer: peer.clone(),
+        local: local.clone(),
+    }));
+    let tls = socket(v1::stream_open::Kind::Tls(v1::TlsOpen {
+        peer: peer.clone(),
+        local: local.clone(),
+        server_name: "demo.example.com".into(),
+    }));
+    let udp = socket(v1::stream_open::Kind::Udp(v1::UdpOpen { peer, local }));
     let error = v1::UpstreamError {
         kind: v1::UpstreamErrorKind::ConnectionRefused.into(),
         message: "nothing listens on 127.0.0.1:3000".into(),
     };
     let ok = head(200, &[("content-type", "text/plain"), ("content-length", "5")]);
     vec![
+        ("open_tcp", false, Holds::Open(tcp.into())),
+        ("open_tls", false, Holds::Open(tls.into())),
+        ("open_udp", false, Holds::Open(udp.into())),
         ("open_get", true, Holds::Open(open.into())),
         ("open_route", true, Holds::Open(routed.into())),
         ("open_websocket", false, Holds::Open(upgrade.into())),
@@ -381,6 +427,8 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
             reply(Reply::Informational(head(103, &[("link", "</a.css>")]))),
         ),
         ("reply_error", true, reply(Reply::Error(error))),
+        ("reply_connected", false, reply(Reply::Connected(v1::Connected {}))),
+        ("datagram", false, Holds::Datagram("hello")),
         ("data", false, Holds::Data("hello")),
         ("data_last", true, Holds::Data("world")),
         ("data_empty_last", true, Holds::Data("")),
@@ -427,6 +475,11 @@ fn stream_frames_are_as_in_the_vectors() {
             Holds::Data(data) => {
                 assert_eq!(got, data);
                 [&codec::header(Kind::Data, end, data.len())[..], data.as_bytes()].concat().into()
+            }
+            Holds::Datagram(payload) => {
+                assert_eq!((frame.kind, &got[..]), (Kind::Datagram, payload.as_bytes()), "{name}");
+                let header = codec::header(Kind::Datagram, end, payload.len());
+                [&header[..], payload.as_bytes()].concat().into()
             }
             Holds::Moved(stream) => {
                 assert_eq!((frame.kind, names), (Kind::Moved, stream), "{name}");

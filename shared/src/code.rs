@@ -195,6 +195,47 @@ codes! {
     cause: "The edge is too old for this kind of tunnel, or its operator has not switched it on."
     fix: "Use another kind of tunnel, or ask the edge's operator to enable this one."
 
+    NOT_HTTP 1110 "not-http" Visitor Debug status(421) retry()
+    title: "This is no web address"
+    cause: "The name belongs to a tunnel that carries TLS, TCP or UDP, and the request came by HTTP \
+        to the port for HTTP tunnels."
+    fix: "Use the address that the tunnel's agent prints. A TLS tunnel takes `https` at the edge's \
+        port for TLS."
+
+    PORT_TAKEN 1111 "port-taken" Agent Info status() retry()
+    title: "The port is already in use"
+    cause: "The public port belongs to someone else, or another tunnel of yours has it."
+    fix: "Choose another port, or none and take the one that the edge chooses; or stop the other \
+        agent first."
+
+    PORT_OUT_OF_RANGE 1112 "port-out-of-range" Agent Info status() retry()
+    title: "The port is not one for tunnels"
+    cause: "The edge gives out ports of one range for each of TCP and UDP, and the port wished for \
+        is in none."
+    fix: "Choose a port of the edge's range, or none and take the one that the edge chooses."
+
+    PORT_UNUSABLE 1113 "port-unusable" Agent Warn status() retry()
+    title: "The edge can't listen on the port"
+    cause: "Another program on the edge's machine has the port, or the edge may not use it."
+    fix: "Choose another port, or none. The edge's operator sees the system's reason in its log."
+
+    PORTS_EXHAUSTED 1114 "ports-exhausted" Agent Warn status() retry()
+    title: "The edge has no port left"
+    cause: "All ports of the edge's range belong to tunnels, or can't be listened on."
+    fix: "Close tunnels that are not needed; the port of a lost agent is free after ten minutes. The \
+        edge's operator can give a larger range."
+
+    UNKNOWN_SERVER_NAME 1115 "unknown-server-name" Visitor Debug status() retry()
+    title: "No TLS tunnel has this server name"
+    cause: "A TLS connection asked for a name that no TLS tunnel has, or for none (SNI). It got the \
+        alert `unrecognized_name`."
+    fix: "Connect by the name that the tunnel's agent prints, with a client that sends it."
+
+    BAD_CLIENT_HELLO 1116 "bad-client-hello" Visitor Debug status() retry()
+    title: "The connection does not begin as TLS does"
+    cause: "What came on the port for TLS is no ClientHello, or one of more than 16 KiB, or it was \
+        not whole in time."
+    fix: "Speak TLS on this port: `https`, not `http`."
     PATH_AMBIGUOUS 1120 "path-ambiguous" Visitor Debug status(400) retry()
     title: "The path can be read in different ways"
     cause: "The tunnel sends paths to different servers, and this one has dot segments or encoded \
@@ -285,6 +326,13 @@ codes! {
         not hold that session, or it has as many lanes as it may."
     fix: "Nothing: the session goes on without it. Behind a load balancer the connection may have \
         reached another edge."
+
+    CONNECTION_IDLE 2110 "connection-idle" Agent Debug status() retry()
+    title: "Nothing moved on the connection for too long"
+    cause: "No byte came either way for as long as the tunnel's idle timeout allows, so the \
+        connection was ended."
+    fix: "Let one side send a sign of life now and then (keepalive), or give the tunnel a longer \
+        idle timeout."
 
     UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
     title: "The local server refused the connection"
@@ -394,9 +442,9 @@ codes! {
     fix: "Try again later, or ask the edge's operator for a higher limit."
 
     HOLD_LIMIT 5004 "hold-limit" Edge Warn status(503) retry(1)
-    title: "Too many requests wait for their agents"
-    cause: "The tunnel's agent is not connected right now, and as many requests as may already wait \
-        for agents to come back."
+    title: "Too many visitors wait for agents"
+    cause: "The tunnel's agent is not connected right now, and as many requests and connections as \
+        may already wait for agents to come back."
     fix: "Try again in a moment. If it happens often, see in the agent's output why it reconnects."
 
     BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
@@ -428,6 +476,17 @@ codes! {
     cause: "The signatures of webhooks are checked with the whole body at hand, and the edge holds as \
         much as it may."
     fix: "Try again in a moment; senders of webhooks do so by themselves."
+    TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
+    title: "Too many connections to one tunnel"
+    cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."
+    fix: "Close idle ones, or give the tunnel an idle timeout. The edge's operator can raise the \
+        limit (`limits.tunnel_connections`)."
+
+    FLOW_LIMIT 5012 "flow-limit" Edge Warn status() retry()
+    title: "Too many flows of datagrams"
+    cause: "The UDP tunnel has as many visitors at once as it may, all of them busy, so a new one's \
+        datagram was dropped."
+    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels."
 
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"
@@ -440,6 +499,13 @@ codes! {
     title: "The edge is restarting"
     cause: "This edge is about to stop and takes nothing new."
     fix: "Try again in a moment; agents reconnect by themselves."
+
+    BAD_PROXY_HEADER 6010 "bad-proxy-header" Edge Warn status() retry()
+    title: "A load balancer's PROXY header is missing or malformed"
+    cause: "The connection came from an address that `proxy_protocol` lists, and did not begin with \
+        a PROXY protocol header of version 1 or 2."
+    fix: "Switch the PROXY protocol on in the load balancer, health checks included, or take its \
+        address out of `proxy_protocol`."
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! An upgraded connection, spliced to a stream: raw bytes both ways, with half close.
+//! A connection spliced to a stream: raw bytes both ways, with half close.
 
 use std::{
     io,
@@ -9,7 +9,12 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::session::{Receiver, Sender, StreamError};
+use uniroute_proto::v1::{self, stream_reply::Reply};
+
+use crate::{
+    session::{Receiver, Sender, StreamError},
+    stream::{FrameReader, ReadError},
+};
 
 /// What one read from the connection asks for, in bytes.
 const READ: usize = 16 * 1024;
@@ -23,6 +28,15 @@ pub enum CopyError {
     /// The stream was cut.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// The peer's first word is none.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The peer has no connection for this one.
+    #[error("{}", .0.message)]
+    Refused(v1::UpstreamError),
+    /// The peer's first word says neither that it is connected nor why not.
+    #[error("the answer to a connection is no answer to it")]
+    NoAnswer,
 }
 
 /// Copies until both directions have ended. What ends in one direction is passed on as a half
@@ -36,22 +50,62 @@ pub async fn splice<Io: AsyncRead + AsyncWrite + Unpin>(
     (receiver, from_stream): (Receiver, Bytes),
 ) -> Result<(), CopyError> {
     sender.send(from_io, false)?;
-    let mut splice = Splice {
-        io,
-        sender,
-        receiver,
-        buffer: BytesMut::new(),
-        pending: from_stream,
-        up: false,
-        down: Down::Copying,
-    };
+    let mut splice = Splice::new(io, sender, Source::Raw(receiver), from_stream);
     std::future::poll_fn(|cx| splice.poll(cx)).await
+}
+
+/// The same for a stream whose other end has yet to connect: what comes from `io` is sent on at
+/// once, and what comes back begins with the peer's word that it is connected.
+///
+/// # Errors
+/// [`CopyError`]; the stream is then reset and the connection dropped.
+pub async fn splice_connecting<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    sender: Sender,
+    reply: FrameReader,
+) -> Result<(), CopyError> {
+    let mut splice = Splice::new(io, sender, Source::Reply(Some(reply)), Bytes::new());
+    std::future::poll_fn(|cx| splice.poll(cx)).await
+}
+
+/// Where bytes from the stream come from.
+enum Source {
+    /// The peer has yet to say that it is connected.
+    Reply(Option<FrameReader>),
+    Raw(Receiver),
+}
+
+impl Source {
+    /// The next bytes, as they came; `None` after the last ones.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CopyError>> {
+        loop {
+            let reader = match self {
+                Self::Raw(receiver) => return receiver.poll_recv(cx).map_err(Into::into),
+                Self::Reply(reader) => reader,
+            };
+            let Some(waiting) = reader else { return Poll::Ready(Err(CopyError::NoAnswer)) };
+            let reply = ready!(waiting.poll_message::<v1::StreamReply>("StreamReply", cx))?;
+            match reply {
+                (v1::StreamReply { reply: Some(Reply::Connected(_)) }, false) => {}
+                (v1::StreamReply { reply: Some(Reply::Error(error)) }, _) => {
+                    return Poll::Ready(Err(CopyError::Refused(error)));
+                }
+                _ => return Poll::Ready(Err(CopyError::NoAnswer)),
+            }
+            let Some(reader) = reader.take() else { continue };
+            let (receiver, begun) = reader.into_raw();
+            *self = Self::Raw(receiver);
+            if !begun.is_empty() {
+                return Poll::Ready(Ok(Some(begun)));
+            }
+        }
+    }
 }
 
 struct Splice<Io> {
     io: Io,
     sender: Sender,
-    receiver: Receiver,
+    from: Source,
     buffer: BytesMut,
     /// From the stream, not yet written to the connection.
     pending: Bytes,
@@ -68,13 +122,24 @@ enum Down {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Splice<Io> {
+    fn new(io: Io, sender: Sender, from: Source, pending: Bytes) -> Self {
+        let buffer = BytesMut::new();
+        Self { io, sender, from, buffer, pending, up: false, down: Down::Copying }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
-        let up = self.poll_up(cx)?;
+        // First what came: it may say why the stream has ended.
         let down = self.poll_down(cx)?;
+        let up = self.poll_up(cx)?;
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
+        if !self.up
+            && let Poll::Ready(error) = self.sender.poll_reset(cx)
+        {
+            return Poll::Ready(Err(error.into()));
+        }
         while !self.up {
             ready!(self.sender.poll_ready(cx))?;
             self.buffer.reserve(READ);
@@ -88,7 +153,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Splice<Io> {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyError>> {
         while self.down == Down::Copying {
             if self.pending.is_empty() {
-                let Poll::Ready(chunk) = self.receiver.poll_recv(cx)? else {
+                let Poll::Ready(chunk) = self.from.poll_recv(cx)? else {
                     ready!(Pin::new(&mut self.io).poll_flush(cx))?;
                     return Poll::Pending;
                 };

@@ -7,6 +7,7 @@ use uniroute_proto::v1::Header;
 use crate::{
     http1::Length,
     message::{Fields, is},
+    stream::is_token,
 };
 
 /// Fields that say where a request came from; whatever a visitor sends in them is dropped, and the
@@ -95,19 +96,36 @@ fn nominated(fields: &Fields) -> Option<Vec<Bytes>> {
 /// Whether one of the values of `Connection` names the field. They can't take away what a message
 /// needs.
 fn is_nominated(values: &[Bytes], name: &[u8]) -> bool {
-    const NEEDED: [&[u8]; 5] =
-        [b"content-length", b"trailer", b"host", b"authorization", b"cookie"];
+    const NEEDED: [&[u8]; 6] =
+        [b"content-length", b"trailer", b"host", b"authorization", b"cookie", b"via"];
     let mut elements =
         values.iter().flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
     elements.any(|element| element.eq_ignore_ascii_case(name))
         && !NEEDED.iter().any(|needed| name.eq_ignore_ascii_case(needed))
 }
 
-/// Takes away what has no place in a trailer section: what frames or routes a message, and what a
-/// head does not pass on either (RFC 9110, section 6.5.1).
+/// Takes away what has no place in a trailer section: what frames or routes a message, says who
+/// sends it or how its body is to be read, and what a head does not pass on either (RFC 9110,
+/// section 6.5.1).
 pub fn of_trailers(fields: &mut Fields) {
     fields.0.retain(|field| {
-        let head_only = ["content-length", "host", "trailer", "via", "expect"];
+        let head_only = [
+            "content-length",
+            "content-encoding",
+            "content-type",
+            "content-range",
+            "host",
+            "trailer",
+            "via",
+            "expect",
+            "range",
+            "max-forwards",
+            "authorization",
+            "www-authenticate",
+            "cookie",
+            "set-cookie",
+            "cache-control",
+        ];
         !(is_hop_by_hop(&field.name)
             || is_ours(&field.name)
             || is_forwarded(&field.name)
@@ -122,7 +140,14 @@ pub fn upgrade_token(fields: &Fields) -> Option<&Bytes> {
     let mut tokens = fields.all("upgrade");
     let token = tokens.next().filter(|_| tokens.next().is_none())?;
     let asked = fields.has_token("connection", "upgrade");
-    (asked && !token.eq_ignore_ascii_case(b"h2c")).then_some(token)
+    (asked && is_protocol(token)).then_some(token)
+}
+
+/// Whether the token names one protocol, with a version or without, and one that is not `h2c`.
+#[must_use]
+pub fn is_protocol(token: &[u8]) -> bool {
+    let plain = |byte: &u8| is_token(*byte) || *byte == b'/';
+    !token.is_empty() && token.iter().all(plain) && !token.eq_ignore_ascii_case(b"h2c")
 }
 
 /// Where a request's body ends. `minor` is the number behind `HTTP/1.`.
@@ -262,6 +287,7 @@ mod tests {
         let upgrade =
             |pairs: &[(&'static str, &'static str)]| upgrade_token(&fields(pairs)).is_some();
         assert!(upgrade(&[("Connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]));
+        assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]));
         assert!(!upgrade(&[("upgrade", "websocket")]));
         assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "h2c")]));
         assert!(!upgrade(&[("connection", "upgrade"), ("upgrade", "a"), ("upgrade", "b")]));

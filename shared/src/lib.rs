@@ -17,6 +17,7 @@ pub mod message;
 pub mod mux;
 pub mod network;
 pub mod policy;
+pub mod proxy_protocol;
 mod scratch;
 pub mod session;
 pub mod shutdown;

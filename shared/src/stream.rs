@@ -237,7 +237,7 @@ impl StreamBody {
                 let abort: v1::Abort = codec::parse("Abort", frame.payload)?;
                 Err(ReadError::Aborted(abort.message))
             }
-            Kind::Message | Kind::Moved => {
+            Kind::Message | Kind::Moved | Kind::Datagram => {
                 Err(CodecError::Unexpected { expected: "a body", got: frame.kind }.into())
             }
         }

@@ -21,7 +21,7 @@ use uniroute_shared::{
 };
 
 use super::{ForwardError, MAX_INFORMATIONAL, Request, refusal, room};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Scheme, Upstream, UpstreamError};
 
 /// A request that has a place on the connection.
 pub(super) struct Exchange<'a> {
@@ -76,7 +76,7 @@ impl Exchange<'_> {
                     headers::to_next_hop(&mut fields);
                     room(sender).await?;
                     sender.send(
-                        head::response(head.status().as_u16(), || fields.iter(), false),
+                        head::response(head.status().as_u16(), b"", || fields.iter(), false),
                         false,
                     )?;
                 }
@@ -89,7 +89,7 @@ impl Exchange<'_> {
         let framing = Framing::of(&fields).map_err(|why| self.upstream.bad_answer(why))?;
         let mut body = Incoming::new(body);
         let end = body.is_over();
-        sender.send(head::response(parts.status.as_u16(), || fields.iter(), end), end)?;
+        sender.send(head::response(parts.status.as_u16(), b"", || fields.iter(), end), end)?;
         if end {
             return Ok(());
         }
@@ -111,7 +111,10 @@ impl Exchange<'_> {
         let mut fields = self.request.fields.clone();
         let host = fields.get("host").cloned().unwrap_or_default();
         fields.remove("host");
-        let scheme = if self.upstream.target().tls { "https" } else { "http" };
+        let scheme = match self.upstream.target().scheme {
+            Scheme::Https => "https",
+            _ => "http",
+        };
         let target = PathAndQuery::from_maybe_shared(self.request.target.clone());
         let uri = Uri::builder()
             .scheme(scheme)

@@ -21,7 +21,7 @@ use uniroute_proto::v1::UpstreamErrorKind;
 
 use super::{
     UpstreamError,
-    target::{Place, Target, TargetError, Trust},
+    target::{Place, Scheme, Target, TargetError, Trust},
 };
 use crate::tls;
 
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Connector {
 impl Connector {
     pub(super) fn new(target: &Target, trust: &Trust) -> Result<Self, TargetError> {
         let tls = match &target.place {
-            Place::Tcp(host, _) if target.tls => {
+            Place::Tcp(host, _) if target.scheme == Scheme::Https => {
                 let name =
                     ServerName::try_from(host.clone()).map_err(|_| TargetError::Invalid {
                         text: target.to_string(),

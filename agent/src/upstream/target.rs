@@ -9,8 +9,37 @@ use http::Uri;
 pub struct Target {
     /// How to get there.
     pub place: Place,
-    /// Whether it speaks TLS.
-    pub tls: bool,
+    /// What it speaks.
+    pub scheme: Scheme,
+}
+
+/// What a local server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP.
+    Http,
+    /// HTTP over TLS, which the agent speaks with it.
+    Https,
+    /// Something over TCP that the agent does not look into.
+    Tcp,
+    /// TLS that the agent does not look into.
+    Tls,
+    /// Datagrams.
+    Udp,
+}
+
+impl Scheme {
+    /// As it stands in a URL.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// How to get to a local server.
@@ -49,6 +78,14 @@ pub enum TargetError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The same for a local server that is not one for HTTP.
+    #[error("{text:?} is not a local server: {why}. Write a port (5432), HOST:PORT or unix:PATH")]
+    InvalidSocket {
+        /// As it was written.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The CA file can't be read or used.
     #[error("the CA file {0}: {1}")]
     CaFile(PathBuf, String),
@@ -62,23 +99,45 @@ impl FromStr for Target {
     }
 }
 
+impl Target {
+    /// A local server that is not one for HTTP: a port, HOST:PORT, or unix:PATH except for UDP; with
+    /// the scheme in front if one likes.
+    ///
+    /// # Errors
+    /// [`TargetError::InvalidSocket`]
+    pub fn socket(scheme: Scheme, text: &str) -> Result<Self, TargetError> {
+        let wrong = |why| TargetError::InvalidSocket { text: text.to_owned(), why };
+        let rest = match text.split_once("://") {
+            Some((written, rest)) if written == scheme.as_str() => rest,
+            Some(("unix", _)) | None => text,
+            Some(_) => return Err(wrong("it is for a tunnel of another kind")),
+        };
+        let target = parse(rest).map_err(wrong)?;
+        if scheme == Scheme::Udp && matches!(target.place, Place::Unix(_)) {
+            return Err(wrong("datagrams go to a port"));
+        }
+        Ok(Self { scheme, ..target })
+    }
+}
+
 fn parse(text: &str) -> Result<Target, &'static str> {
     if let Some(path) = text.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() {
             return Err("the path of the socket is missing");
         }
-        return Ok(Target { place: Place::Unix(path.into()), tls: false });
+        return Ok(Target { place: Place::Unix(path.into()), scheme: Scheme::Http });
     }
     if let Some(path) = text.strip_prefix("file:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() {
             return Err("the path of the folder is missing");
         }
-        return Ok(Target { place: Place::Files(path.into()), tls: false });
+        return Ok(Target { place: Place::Files(path.into()), scheme: Scheme::Http });
     }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(Target { place: Place::Tcp("localhost".into(), port(text)?), tls: false });
+        let place = Place::Tcp("localhost".into(), port(text)?);
+        return Ok(Target { place, scheme: Scheme::Http });
     }
     let (tls, rest) = match text.split_once("://") {
         None => (false, text),
@@ -107,7 +166,8 @@ fn parse(text: &str) -> Result<Target, &'static str> {
         _ => return Err("the port is missing"),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    Ok(Target { place: Place::Tcp(host.to_owned(), port), tls })
+    let scheme = if tls { Scheme::Https } else { Scheme::Http };
+    Ok(Target { place: Place::Tcp(host.to_owned(), port), scheme })
 }
 
 fn port(digits: &str) -> Result<u16, &'static str> {
@@ -116,7 +176,7 @@ fn port(digits: &str) -> Result<u16, &'static str> {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = self.scheme.as_str();
         match &self.place {
             Place::Tcp(host, port) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
             Place::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}"),
@@ -130,7 +190,10 @@ impl Target {
     /// What its own links begin with, and what it expects in `Host`.
     #[must_use]
     pub fn origin(&self) -> String {
-        let (scheme, default) = if self.tls { ("https", 443) } else { ("http", 80) };
+        let (scheme, default) = match self.scheme {
+            Scheme::Https => ("https", 443),
+            _ => ("http", 80),
+        };
         match &self.place {
             Place::Tcp(host, port) => {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
@@ -177,6 +240,25 @@ mod tests {
             ("file:dist", "http://localhost"),
         ] {
             assert_eq!(text.parse::<Target>().unwrap().origin(), origin, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_for_http() {
+        let socket = |scheme, text| Target::socket(scheme, text).map(|target| target.to_string());
+        assert_eq!(socket(Scheme::Tcp, "5432").unwrap(), "tcp://localhost:5432");
+        assert_eq!(socket(Scheme::Tcp, "tcp://db.test:5432").unwrap(), "tcp://db.test:5432");
+        assert_eq!(socket(Scheme::Tls, "[::1]:8443").unwrap(), "tls://[::1]:8443");
+        assert_eq!(socket(Scheme::Udp, "127.0.0.1:53").unwrap(), "udp://127.0.0.1:53");
+        assert_eq!(socket(Scheme::Tcp, "unix:db.sock").unwrap(), "unix:db.sock");
+        for (scheme, text, why) in [
+            (Scheme::Udp, "unix:db.sock", "to a port"),
+            (Scheme::Tcp, "http://localhost:80", "another kind"),
+            (Scheme::Tcp, "localhost", "port is missing"),
+            (Scheme::Tcp, "0", "65535"),
+        ] {
+            let error = socket(scheme, text).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("5432"), "{text}: {error}");
         }
     }
 

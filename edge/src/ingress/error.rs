@@ -30,6 +30,8 @@ pub(crate) enum ProxyError {
     Method(String),
     #[error("no tunnel has this name")]
     UnknownTunnel,
+    #[error("the tunnel is not for HTTP: it is at {0}")]
+    NotHttp(String),
     #[error("the edge has no such page")]
     NotFound,
     #[error("not a proper WebSocket upgrade: {0}")]
@@ -82,6 +84,7 @@ impl ProxyError {
             Self::HeadTooLarge => &Code::HEAD_TOO_LARGE,
             Self::Method(_) => &Code::METHOD_REFUSED,
             Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
+            Self::NotHttp(_) => &Code::NOT_HTTP,
             Self::NotFound => &Code::NOT_FOUND_ON_EDGE,
             Self::BadUpgrade(_) => &Code::BAD_UPGRADE,
             Self::Offline => &Code::NO_AGENT,
@@ -107,15 +110,18 @@ impl ProxyError {
         match self {
             Self::Policy(Refusal::Signature(why)) => Some(why.to_string()),
             Self::Upstream(error) if !error.message.is_empty() => Some(error.message.clone()),
-            Self::BadRequest(_) | Self::Body(_) | Self::BadUpgrade(_) | Self::Answer(_) => {
-                Some(self.to_string())
-            }
+            Self::BadRequest(_)
+            | Self::Body(_)
+            | Self::NotHttp(_)
+            | Self::BadUpgrade(_)
+            | Self::Answer(_) => Some(self.to_string()),
             _ => None,
         }
     }
 }
 
-fn upstream_code(kind: UpstreamErrorKind) -> &'static Code {
+/// What the agent's word for a failure of the local server is in the table.
+pub(crate) fn upstream_code(kind: UpstreamErrorKind) -> &'static Code {
     match kind {
         UpstreamErrorKind::ConnectionRefused => &Code::UPSTREAM_REFUSED,
         UpstreamErrorKind::ConnectTimeout => &Code::UPSTREAM_CONNECT_TIMEOUT,

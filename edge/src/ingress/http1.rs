@@ -253,7 +253,7 @@ impl Server {
             Place::Guarded(guard) => {
                 let mut guarded = guard.admit(&visitor, &asked).await?;
                 if guarded.whole_body.is_some() && std::mem::take(&mut manner.expects) {
-                    put_status_line(100, self.conn.head());
+                    put_status_line(100, b"", self.conn.head());
                     put_end(self.conn.head());
                     poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
                 }
@@ -267,10 +267,10 @@ impl Server {
             let Self { conn, timer, .. } = self;
             match poll_fn(|cx| poll_reply(cx, &mut exchange, conn, timer, body)).await? {
                 Reply::Final(answer) => break answer,
-                Reply::Informational(status, fields) if manner.minor == 1 => {
+                Reply::Informational(status, reason, fields) if manner.minor == 1 => {
                     // The body comes now.
                     manner.expects &= status != 100;
-                    put_status_line(status, self.conn.head());
+                    put_status_line(status, &reason, self.conn.head());
                     fields.iter().for_each(|(n, v)| put_field(n, v, self.conn.head()));
                     put_end(self.conn.head());
                 }
@@ -301,7 +301,7 @@ impl Server {
         };
         manner.keep_alive &= framing != Framing::ToTheEnd;
         let out = self.conn.head();
-        put_status_line(answer.status, out);
+        put_status_line(answer.status, &answer.reason, out);
         for (name, value) in answer.fields.iter() {
             if answer.status != 204 || !name.eq_ignore_ascii_case(b"content-length") {
                 put_field(name, value, out);
@@ -333,7 +333,7 @@ impl Server {
 
     fn write_page(&mut self, page: &Response<Bytes>, manner: &Manner) {
         let out = self.conn.head();
-        put_status_line(page.status().as_u16(), out);
+        put_status_line(page.status().as_u16(), b"", out);
         for (name, value) in page.headers() {
             put_field(name.as_str().as_bytes(), value.as_bytes(), out);
         }
@@ -372,7 +372,7 @@ impl Server {
         token: &Bytes,
     ) -> Result<Next, Failed> {
         let out = self.conn.head();
-        put_status_line(101, out);
+        put_status_line(101, &answer.reason, out);
         for (name, value) in answer.fields.iter() {
             // A switch has no body to measure (RFC 9110, section 8.6).
             if !name.eq_ignore_ascii_case(b"content-length") {
@@ -614,7 +614,7 @@ fn keeps_alive(line: &RequestLine) -> bool {
 
 fn put_connection(manner: &Manner, out: &mut bytes::BytesMut) {
     match (manner.keep_alive, manner.minor) {
-        (false, 1) => put_field(b"Connection", b"close", out),
+        (false, _) => put_field(b"Connection", b"close", out),
         (true, 0) => put_field(b"Connection", b"keep-alive", out),
         _ => {}
     }

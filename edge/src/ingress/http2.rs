@@ -240,7 +240,7 @@ impl Stream {
         let answer = loop {
             match poll_fn(|cx| self.poll_reply(cx, &mut exchange, body)).await? {
                 Reply::Final(answer) => break answer,
-                Reply::Informational(status, fields) => {
+                Reply::Informational(status, _, fields) => {
                     self.respond.send_informational(head(status, &fields)?)?;
                 }
             }
@@ -327,6 +327,10 @@ fn asked(
         return Err(ProxyError::HeadTooLarge);
     }
     let mut fields = Fields::from_map(&parts.headers);
+    // RFC 9113, section 8.2.1; in HTTP/1.1 they would vanish.
+    if fields.iter().any(|(_, value)| value.trim_ascii().len() != value.len()) {
+        return Err(ProxyError::BadRequest("a field's value begins or ends with a blank"));
+    }
     let protocol = parts.extensions.get::<Protocol>().filter(|_| parts.method == Method::CONNECT);
     let mut method = Bytes::copy_from_slice(parts.method.as_str().as_bytes());
     if protocol.is_none() {
@@ -348,6 +352,9 @@ fn asked(
     let mut key = None;
     if let Some(protocol) = protocol {
         upgrade = Bytes::copy_from_slice(protocol.as_str().as_bytes());
+        if !headers::is_protocol(&upgrade) {
+            return Err(ProxyError::BadRequest("the protocol can't be switched to"));
+        }
         method = Bytes::from_static(b"GET");
         if upgrade.eq_ignore_ascii_case(b"websocket") {
             let fresh = new_key();

@@ -31,7 +31,7 @@ use super::{
     router::{self, Route},
     visitor::Visitor,
 };
-use crate::{Shared, ingress, registry::Lookup};
+use crate::{Shared, ingress, registry::Lookup, sockets::Proxied};
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -157,6 +157,11 @@ impl Door {
             let _ = (&socket).write(&ingress::connection_refusal());
             return;
         };
+        if self.edge.sockets.proxy_protocol.contains(peer.ip()) {
+            let door = self.clone();
+            self.edge.tasks.spawn(async move { door.unwrap_proxied(socket, peer, place).await });
+            return;
+        }
         let mut first = [0; FIRST_READ];
         match (&socket).read(&mut first) {
             Ok(0) => {}
@@ -167,6 +172,31 @@ impl Door {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let door = self.clone();
                 self.edge.tasks.spawn(async move { door.wait(socket, peer, place).await });
+            }
+            Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
+        }
+    }
+
+    /// A load balancer's connection: who the visitor is stands in front of the first bytes.
+    async fn unwrap_proxied(
+        &self,
+        socket: std::net::TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
+        let proxied = async {
+            let mut socket = TcpStream::from_std(socket)?;
+            let local = socket.local_addr()?;
+            let proxied = Proxied::accept(&self.edge, &mut socket, peer, local).await;
+            Ok::<_, io::Error>((socket.into_std()?, proxied))
+        };
+        match proxied.await {
+            Ok((_, None)) => {}
+            Ok((socket, Some(Proxied { peer, early, .. }))) if early.is_empty() => {
+                self.wait(socket, peer, place).await;
+            }
+            Ok((socket, Some(Proxied { peer, early, .. }))) => {
+                self.send_home(Handover { socket, early, peer, place });
             }
             Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
         }

@@ -25,7 +25,9 @@ use uniroute_shared::{
     message::{Fields, Piece, RequestHead, Source},
     policy::Refusal,
     session::{Receiver, Sender},
-    stream::{BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked},
+    stream::{
+        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_value,
+    },
 };
 
 use super::{error::ProxyError, guard::InForce, hold, visitor::Visitor};
@@ -125,13 +127,15 @@ const ADDED: usize = 4;
 
 /// What comes back, in order: any number of informational answers, then a final one.
 pub(crate) enum Reply {
-    Informational(u16, Fields),
+    Informational(u16, Bytes, Fields),
     Final(Answer),
 }
 
 /// The head of the final answer; its body follows.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// HTTP/1's phrase, where it is not the usual one.
+    pub(crate) reason: Bytes,
     /// Without the fields of the local server's connection.
     pub(crate) fields: Fields,
     /// What the head says; a body may still be over at once.
@@ -435,6 +439,7 @@ impl Exchange {
             (200..1000).contains(status) || (*status == 101 && self.kind.switches)
         });
         let status = status.ok_or_else(|| ProxyError::Answer(format!("status {}", head.status)))?;
+        let reason = reason(head.reason)?;
         let mut fields = checked("ResponseHead", head.headers)?;
         headers::to_next_hop(&mut fields);
         let framing = Framing::of(&fields).map_err(|why| ProxyError::Answer(why.into()))?;
@@ -450,7 +455,7 @@ impl Exchange {
         let without = end || bodyless || status == 101;
         let compressed = guard.is_some_and(|guard| guard.answered(status, &mut fields, without));
         if status == 101 {
-            return Ok(Answer { status, fields, length: None, end: false });
+            return Ok(Answer { status, reason, fields, length: None, end: false });
         }
         self.decline_switch();
         if let Way::Stream(_, reader) = std::mem::replace(&mut self.way, Way::Over)
@@ -459,7 +464,7 @@ impl Exchange {
             self.download = StreamBody::new(reader, OnDrop::Cancel);
         }
         let length = framing.length.filter(|_| !compressed);
-        Ok(Answer { status, fields, length, end: end || bodyless })
+        Ok(Answer { status, reason, fields, length, end: end || bodyless })
     }
 
     /// The upgrade was declined; the request had no body. An agent that has sent its whole answer by
@@ -512,9 +517,18 @@ fn informational(head: v1::ResponseHead) -> Result<Reply, ProxyError> {
     let status = u16::try_from(head.status).ok();
     let status = status.filter(|status| matches!(status, 100 | 102..=199));
     let status = status.ok_or_else(|| ProxyError::Answer(format!("status {}", head.status)))?;
+    let reason = reason(head.reason)?;
     let mut fields = checked("ResponseHead", head.headers)?;
     headers::to_next_hop(&mut fields);
-    Ok(Reply::Informational(status, fields))
+    Ok(Reply::Informational(status, reason, fields))
+}
+
+/// A reason phrase that can be written as it is (T10).
+fn reason(reason: Bytes) -> Result<Bytes, ProxyError> {
+    match is_value(&reason) {
+        true => Ok(reason),
+        false => Err(ProxyError::Answer("its reason phrase holds a forbidden byte".into())),
+    }
 }
 
 impl Clock {

@@ -32,7 +32,8 @@ use uniroute_shared::{
 use crate::{
     Shared,
     policy::{Policy, PolicyRefused},
-    registry::{Claim, Identity, Origin, SessionHandle, Wish},
+    registry::{Claim, Identity, Origin, SessionHandle, Wish, ports::Kind},
+    sockets::{self, WantedPort},
 };
 
 /// The whole handshake, from the connection to `Ready`.
@@ -222,7 +223,7 @@ async fn handshake(
                 return Ok(Shaken::Lane(session, place));
             }
             EdgeStep::Decide(init) => {
-                let (session, answers, claims) = decide(edge, id, origin, carried, &init)?;
+                let (session, answers, claims) = decide(edge, id, origin, carried, &init).await?;
                 agreed = Agreed::on(&init, carried.carrier());
                 if agreed.lanes > 0 {
                     carried.allow_lanes(agreed.lanes);
@@ -253,7 +254,7 @@ async fn handshake(
 type Decided = (Arc<SessionHandle>, Vec<ControlFrame>, Vec<Claim>);
 
 /// Checks the token and gives out the names.
-fn decide(
+async fn decide(
     edge: &Arc<Shared>,
     id: SessionId,
     origin: Origin,
@@ -284,16 +285,18 @@ fn decide(
         patient: AtomicBool::new(false),
         probe: Notify::new(),
     });
-    let mut claims = Vec::new();
-    let answers = init.tunnels.iter().map(|spec| match claim(edge, &session, spec) {
-        Ok(claim) => {
-            let created = created(edge, &spec.key, &claim);
-            claims.push(claim);
-            created
-        }
-        Err(refusal) => refused(&spec.key, &refusal),
-    });
-    Ok((Arc::clone(&session), answers.collect(), claims))
+    let (mut claims, mut answers) = (Vec::new(), Vec::new());
+    for spec in &init.tunnels {
+        answers.push(match claim(edge, &session, spec).await {
+            Ok(claim) => {
+                let created = created(edge, &spec.key, &claim);
+                claims.push(claim);
+                created
+            }
+            Err(refusal) => refused(&spec.key, &refusal),
+        });
+    }
+    Ok((session, answers, claims))
 }
 
 /// Why a tunnel can't be had.
@@ -320,19 +323,31 @@ impl Refusal {
     }
 }
 
-fn claim(edge: &Shared, session: &SessionHandle, spec: &v1::TunnelSpec) -> Result<Claim, Refusal> {
-    if !matches!(spec.kind(), v1::TunnelKind::Http | v1::TunnelKind::Unspecified) {
-        return Err(Refusal::Code(&Code::TUNNEL_KIND_UNSUPPORTED));
+async fn claim(
+    edge: &Arc<Shared>,
+    session: &SessionHandle,
+    spec: &v1::TunnelSpec,
+) -> Result<Claim, Refusal> {
+    let kind = v1::TunnelKind::try_from(spec.kind).map_err(|_| &Code::TUNNEL_KIND_UNSUPPORTED)?;
+    let http = matches!(kind, v1::TunnelKind::Http | v1::TunnelKind::Unspecified);
+    if spec.http.is_some() && !http {
+        // Nobody would look at it, and so who is kept out would come in.
+        return Err(PolicyRefused::NotHttp.into());
     }
-    let timeout = Duration::from_millis(spec.response_timeout_ms.into());
+    let number = u16::try_from(spec.port).map_err(|_| &Code::PORT_OUT_OF_RANGE)?;
+    let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
     let wish = Wish {
         name: &spec.name,
         name_is_hint: spec.name_is_hint,
+        kind: Kind::of(kind),
+        port: None,
         local_url: &spec.local_url,
-        response_timeout: (!timeout.is_zero()).then_some(timeout),
+        response_timeout: limit(spec.response_timeout_ms),
+        idle_timeout: limit(spec.idle_timeout_ms),
         policy: Policy::compile(spec.http.as_ref(), &edge.policies)?,
     };
-    Ok(edge.registry.claim(&session.identity, session.id, &wish)?)
+    let port = WantedPort { number, is_hint: spec.port_is_hint };
+    Ok(sockets::claim(edge, session, wish, port).await?)
 }
 
 fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
@@ -340,9 +355,10 @@ fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
         key: key.to_owned(),
         tunnel_id: claim.tunnel.id.as_bytes().to_vec().into(),
         name: claim.tunnel.name.to_string(),
-        public_url: edge.public_url(claim.tunnel.name.as_str()),
+        public_url: edge.public_url(&claim.tunnel),
         state: v1::TunnelState::Active.into(),
         epoch: claim.epoch,
+        port: claim.tunnel.port.as_ref().map_or(0, |port| port.number.into()),
     })
     .into()
 }
@@ -639,7 +655,7 @@ impl<'a> Control<'a> {
     }
 
     async fn open(&mut self, spec: v1::TunnelSpec) -> Result<(), EndReason> {
-        let answer = match claim(self.edge, &self.session, &spec) {
+        let answer = match claim(self.edge, &self.session, &spec).await {
             Ok(claim) => {
                 let created = created(self.edge, &spec.key, &claim);
                 self.edge.registry.activate(&self.session, &[claim]);

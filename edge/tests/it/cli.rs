@@ -462,7 +462,7 @@ async fn t22_only_what_is_said_listens() {
 }
 
 /// Where a process listens, as the kernel knows it.
-fn listeners(process: u32) -> HashSet<SocketAddr> {
+pub(crate) fn listeners(process: u32) -> HashSet<SocketAddr> {
     let folder = PathBuf::from(format!("/proc/{process}"));
     let sockets: HashSet<String> = std::fs::read_dir(folder.join("fd"))
         .unwrap()

@@ -105,11 +105,17 @@ impl TestEdge {
             workers: NonZeroUsize::new(2).unwrap(),
             max_connections: 2_000,
             max_sessions: 500,
+            sockets: Default::default(),
+            trusted_proxies: Default::default(),
         }
     }
 
     pub(crate) fn http(&self) -> SocketAddr {
         self.edge.http()
+    }
+
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.edge.https().unwrap()
     }
 
     pub(crate) fn quic(&self) -> Option<SocketAddr> {

@@ -16,6 +16,7 @@ mod quic;
 mod routing;
 mod sessions;
 mod smuggling;
+mod sockets;
 mod stalls;
 mod streaming;
 mod takeover;

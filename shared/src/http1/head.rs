@@ -48,6 +48,8 @@ pub struct StatusLine {
     pub status: u16,
     /// The number behind `HTTP/1.`: 0 or 1.
     pub minor: u8,
+    /// The reason phrase, empty if it is the usual one for the status, or missing.
+    pub reason: Bytes,
     /// As in [`RequestLine::fields`].
     pub fields: Fields,
 }
@@ -100,7 +102,12 @@ pub fn answer(block: &Bytes) -> Result<StatusLine, HeadError> {
     if status < 100 {
         return Err(HeadError::Malformed("the status is below 100"));
     }
-    Ok(StatusLine { status, minor, fields: fields_of(block, parsed.headers) })
+    Ok(StatusLine {
+        status,
+        minor,
+        reason: unusual_reason(block, status),
+        fields: fields_of(block, parsed.headers),
+    })
 }
 
 /// Reads a trailer section, which ends with an empty line.
@@ -186,12 +193,22 @@ pub fn put_request_line(method: &[u8], target: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Writes the first line of an answer.
-pub fn put_status_line(status: u16, out: &mut BytesMut) {
+/// The phrase of a status line that was read, if it says something of its own. Taken from the line
+/// itself, since the parser has no words for bytes above ASCII.
+fn unusual_reason(block: &Bytes, status: u16) -> Bytes {
+    // Empty lines before it were taken away: it begins with the version and the status.
+    let end = memchr::memchr(b'\r', block).unwrap_or(0);
+    let reason = block.slice(b"HTTP/1.1 200 ".len().min(end)..end);
+    if reason == usual_reason(status) { Bytes::new() } else { reason }
+}
+
+/// Writes the first line of an answer; with the usual phrase, where `reason` is empty.
+pub fn put_status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
     out.extend_from_slice(b"HTTP/1.1 ");
     put_decimal(status.into(), out);
     out.extend_from_slice(b" ");
-    out.extend_from_slice(reason(status).as_bytes());
+    let reason = if reason.is_empty() { usual_reason(status).as_bytes() } else { reason };
+    out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -224,7 +241,7 @@ pub fn put_end(out: &mut BytesMut) {
 }
 
 /// The words for a status, which say nothing that it does not (RFC 9110, section 15.1).
-fn reason(status: u16) -> &'static str {
+fn usual_reason(status: u16) -> &'static str {
     let status = http::StatusCode::from_u16(status).ok();
     status.and_then(|status| status.canonical_reason()).unwrap_or("")
 }
@@ -314,8 +331,8 @@ mod tests {
         put_request_line(b"GET", b"/a", &mut out);
         put_field(b"A", b"b", &mut out);
         put_end(&mut out);
-        put_status_line(404, &mut out);
-        put_status_line(799, &mut out);
+        put_status_line(404, b"", &mut out);
+        put_status_line(799, b"", &mut out);
         for number in [0, 7, 10, u64::MAX] {
             put_decimal(number, &mut out);
             out.extend_from_slice(b",");

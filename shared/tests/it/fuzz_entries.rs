@@ -90,6 +90,20 @@ fn messages() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
+/// PROXY headers, right and nearly so.
+fn proxy_headers() -> impl Strategy<Value = Vec<u8>> {
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\xc0\0\x02\x01\xc3\x50\x01\xbb";
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let headers = prop_oneof![
+        Just(&b"PROXY TCP4 203.0.113.9 192.0.2.1 50000 443\r\nGET"[..]),
+        Just(&b"PROXY TCP6 2001:db8::9 ::1 50000 443\r\n"[..]),
+        Just(&b"PROXY UNKNOWN\r\n"[..]),
+        Just(&v2[..]),
+        Just(&local[..]),
+    ];
+    headers.prop_map(<[u8]>::to_vec)
+}
+
 fn settings() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         Just("version = 1"),
@@ -149,6 +163,11 @@ proptest! {
     #[test]
     fn http1(text in messages(), changes in changes()) {
         entries::http1(&change(text.into_bytes(), changes));
+    }
+
+    #[test]
+    fn proxy_protocol(header in proxy_headers(), changes in changes()) {
+        entries::proxy_protocol(&change(header, changes));
     }
 
     #[test]

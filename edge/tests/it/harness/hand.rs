@@ -151,7 +151,11 @@ pub(crate) fn reply(status: u32, fields: &[(&[u8], &[u8])], end: bool) -> Bytes 
         name: Bytes::copy_from_slice(name),
         value: Bytes::copy_from_slice(value),
     };
-    let head = v1::ResponseHead { status, headers: fields.iter().map(header).collect() };
+    let head = v1::ResponseHead {
+        status,
+        headers: fields.iter().map(header).collect(),
+        ..Default::default()
+    };
     codec::message(&v1::StreamReply { reply: Some(Reply::Head(head)) }, end)
 }
 
@@ -216,6 +220,7 @@ impl HandEdge {
                 public_url: "http://a.test".into(),
                 state: v1::TunnelState::Active.into(),
                 epoch: 1,
+                port: tunnel.port,
             };
             hand.send(Frame::TunnelCreated(created)).await;
         }
