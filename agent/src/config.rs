@@ -440,7 +440,7 @@ mod tests {
     fn the_sample_is_valid() {
         let file: File = config_file::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 5);
+        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 6);
     }
 
     #[test]

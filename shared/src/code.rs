@@ -447,6 +447,18 @@ codes! {
         may already wait for agents to come back."
     fix: "Try again in a moment. If it happens often, see in the agent's output why it reconnects."
 
+    TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
+    title: "Too many connections to one tunnel"
+    cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."
+    fix: "Close idle ones, or give the tunnel an idle timeout. The edge's operator can raise the \
+        limit (`limits.tunnel_connections`)."
+
+    FLOW_LIMIT 5012 "flow-limit" Edge Warn status() retry()
+    title: "Too many flows of datagrams"
+    cause: "The UDP tunnel has as many visitors at once as it may, all of them busy, so a new one's \
+        datagram was dropped."
+    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels."
+
     BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
     title: "The body of the request is too large"
     cause: "The owner of the tunnel takes bodies up to a certain length, and this one is longer."
@@ -476,18 +488,6 @@ codes! {
     cause: "The signatures of webhooks are checked with the whole body at hand, and the edge holds as \
         much as it may."
     fix: "Try again in a moment; senders of webhooks do so by themselves."
-    TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
-    title: "Too many connections to one tunnel"
-    cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."
-    fix: "Close idle ones, or give the tunnel an idle timeout. The edge's operator can raise the \
-        limit (`limits.tunnel_connections`)."
-
-    FLOW_LIMIT 5012 "flow-limit" Edge Warn status() retry()
-    title: "Too many flows of datagrams"
-    cause: "The UDP tunnel has as many visitors at once as it may, all of them busy, so a new one's \
-        datagram was dropped."
-    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels."
-
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"
     cause: "The edge failed in a way that it should not. Neither the request nor the tunnel is to \
