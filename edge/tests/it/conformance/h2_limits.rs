@@ -72,12 +72,6 @@ fn openings() -> Vec<Case> {
             .unfenced()
             .ended()
             .origin_untouched(),
-        h2_case("h2/preface-without-settings", "RFC 9113, 3.4: settings come first")
-            .by_hand()
-            .send([PREFACE, &get(1, "/a", &[])].concat())
-            .goaway(&[PROTOCOL_ERROR])
-            .origin_untouched()
-            .nginx_differs("does not insist on settings"),
         h2_case("h2/http-1-behind-the-preface", rule)
             .by_hand()
             .send([PREFACE, super::case::get("/a", "").as_bytes()].concat())

@@ -130,7 +130,7 @@ fn kept_alive() -> Vec<Case> {
             "lives/behind-502-with-a-body",
             "T01: an unread body is dropped, or the connection ends",
         )
-        .send(post("Content-Length: 36\r\n", "GET /hidden HTTP/1.1\r\nHost: x.y\r\n\r\n\r\n"))
+        .send(post("Content-Length: 37\r\n", "GET /hidden HTTP/1.1\r\nHost: x.y\r\n\r\n\r\n"))
         .dark()
         .status(502),
         case("lives/http-1.0-closes", "RFC 9112, 9.3")

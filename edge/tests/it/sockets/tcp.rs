@@ -223,7 +223,8 @@ async fn a_slow_visitor_slows_the_server() {
 /// The port stays over a reconnect, and visitors that come meanwhile wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconnect_keeps_the_port_and_holds_visitors() {
-    let (local, edge) = (Local::echo().await, TestEdge::start());
+    let edge = TestEdge::with(|settings| settings.hold = uniroute_edge::config::HOLD);
+    let local = Local::echo().await;
     let link = Link::start(edge.http(), Nature::PLAIN).await;
     let settings = TestAgent::settings(link.address, vec![tunnel(Tcp, local.address)]);
     let settings =
