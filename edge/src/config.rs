@@ -149,6 +149,8 @@ pub struct Limits {
     pub held_requests: Option<usize>,
     /// See [`Sockets::max_tunnel_connections`].
     pub tunnel_connections: Option<usize>,
+    /// See [`Sockets::max_tunnel_flows`].
+    pub tunnel_flows: Option<usize>,
 }
 
 /// The file that `config init` writes: every key with its default.
@@ -249,6 +251,7 @@ impl File {
                 .limits
                 .tunnel_connections
                 .unwrap_or(default.max_tunnel_connections),
+            max_tunnel_flows: self.limits.tunnel_flows.unwrap_or(default.max_tunnel_flows),
         })
     }
 }

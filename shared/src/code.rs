@@ -457,7 +457,8 @@ codes! {
     title: "Too many flows of datagrams"
     cause: "The UDP tunnel has as many visitors at once as it may, all of them busy, so a new one's \
         datagram was dropped."
-    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels."
+    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels. The \
+        edge's operator can raise the limit (`limits.tunnel_flows`)."
 
     BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
     title: "The body of the request is too large"

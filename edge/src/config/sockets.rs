@@ -17,6 +17,8 @@ const DEV_HTTPS: u16 = 8443;
 /// Connections to one tunnel at a time. Fewer than the streams that a session may have: one tunnel
 /// leaves some to the others of its agent.
 const MAX_TUNNEL_CONNECTIONS: usize = 1_000;
+/// Flows of one UDP tunnel at a time. Fewer still: each new visitor has one.
+const MAX_TUNNEL_FLOWS: usize = 768;
 
 /// Checked settings.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct Sockets {
     pub proxy_protocol: Networks,
     /// Connections to one TCP or TLS tunnel at a time; the next one is closed.
     pub max_tunnel_connections: usize,
+    /// Flows of one UDP tunnel at a time; the quietest one makes room for the next.
+    pub max_tunnel_flows: usize,
 }
 
 impl Default for Sockets {
@@ -41,6 +45,7 @@ impl Default for Sockets {
             udp_ports: Some(PORTS),
             proxy_protocol: Networks::default(),
             max_tunnel_connections: MAX_TUNNEL_CONNECTIONS,
+            max_tunnel_flows: MAX_TUNNEL_FLOWS,
         }
     }
 }

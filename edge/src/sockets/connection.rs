@@ -17,6 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info};
@@ -40,6 +41,9 @@ use crate::{
     metrics::Traffic,
     registry::{Target, Tunnel},
 };
+
+/// How often it is looked at whether a visitor that has half closed its connection is still there.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A connection that is to go to a tunnel.
 pub(super) struct Visit {
@@ -126,13 +130,20 @@ async fn run(edge: Arc<Shared>, target: Arc<Target>, visit: Visit, occupied: Occ
         Ok(stream) => stream,
         Err(code) => return refuse(&edge, &socket, peer, code),
     };
-    let idle = Idle::new(target.idle_timeout);
+    let watch = Watch::new(target.idle_timeout);
     let traffic = edge.metrics.sockets.open(target.tunnel.kind);
-    let metered = Metered { socket: &mut socket, tunnel: &target.tunnel, traffic, idle: &idle };
+    let metered = Metered {
+        socket: &mut socket,
+        tunnel: &target.tunnel,
+        traffic,
+        watch: &watch,
+        done: false,
+    };
     metered.count(read, (&target.tunnel.bytes_in, &metered.traffic.bytes_in));
     let ended = tokio::select! {
         copied = copy::splice_connecting(metered, sender, reader) => copied.map_err(Ended::Copy),
-        () = idle.over() => Err(Ended::Idle),
+        () = watch.idle() => Err(Ended::Idle),
+        never = watch.look() => match never {},
         () = edge.stop.cancelled() => Err(Ended::Stopped),
     };
     if let Err(ended) = ended {
@@ -212,17 +223,29 @@ impl Drop for Occupied {
     }
 }
 
-/// When something moved last, where that matters.
-struct Idle {
+/// What is to be seen of a connection beside its bytes.
+struct Watch {
+    /// For how long nothing may move.
     limit: Option<Duration>,
     began: Instant,
-    /// Milliseconds after the beginning.
+    /// When something moved last, in milliseconds after the beginning.
     moved: AtomicU64,
+    /// The visitor has sent its last byte.
+    done: Notify,
 }
 
-impl Idle {
+impl Watch {
     fn new(limit: Option<Duration>) -> Self {
-        Self { limit, began: Instant::now(), moved: AtomicU64::new(0) }
+        Self { limit, began: Instant::now(), moved: AtomicU64::new(0), done: Notify::new() }
+    }
+
+    /// Wakes the connection's task now and then once the visitor has half closed it: nothing is read
+    /// any more then, which would tell that the visitor is gone, and there may be nothing to write.
+    async fn look(&self) -> std::convert::Infallible {
+        self.done.notified().await;
+        loop {
+            sleep(LOOK).await;
+        }
     }
 
     fn moves(&self) {
@@ -233,7 +256,7 @@ impl Idle {
     }
 
     /// Resolves when nothing has moved for as long as may be.
-    async fn over(&self) {
+    async fn idle(&self) {
         let Some(limit) = self.limit else { return std::future::pending().await };
         sleep(limit).await;
         loop {
@@ -252,7 +275,9 @@ struct Metered<'a> {
     socket: &'a mut TcpStream,
     tunnel: &'a Tunnel,
     traffic: Traffic,
-    idle: &'a Idle,
+    watch: &'a Watch,
+    /// The visitor has half closed it.
+    done: bool,
 }
 
 impl Metered<'_> {
@@ -260,7 +285,7 @@ impl Metered<'_> {
         let bytes = bytes as u64;
         of_tunnel.fetch_add(bytes, Ordering::Relaxed);
         of_all.inc_by(bytes);
-        self.idle.moves();
+        self.watch.moves();
     }
 }
 
@@ -271,8 +296,13 @@ impl AsyncRead for Metered<'_> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
+        let wants = buffer.remaining() > 0;
         ready!(Pin::new(&mut *self.socket).poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
+        if read == 0 && wants {
+            self.done = true;
+            self.watch.done.notify_one();
+        }
         self.count(read, (&self.tunnel.bytes_in, &self.traffic.bytes_in));
         Poll::Ready(Ok(()))
     }
@@ -289,7 +319,13 @@ impl AsyncWrite for Metered<'_> {
         Poll::Ready(Ok(written))
     }
 
+    /// Asked for whenever there is nothing to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.done
+            && let Some(error) = self.socket.take_error()?
+        {
+            return Poll::Ready(Err(error));
+        }
         Pin::new(&mut *self.socket).poll_flush(cx)
     }
 

@@ -42,11 +42,8 @@ use crate::{
     registry::{Target, Tunnel},
 };
 
-/// Flows of one tunnel at a time. Fewer than the streams that a session may have: some are left to
-/// the agent's other tunnels.
-const MAX_FLOWS: usize = 768;
-/// Where there are as many, the one that was quiet for the longest makes room, if it was for this
-/// long at least: a crowd of new visitors must not end what is under way.
+/// Where there are as many flows as may be, the one that was quiet for the longest makes room, if it
+/// was for this long at least: a crowd of new visitors must not end what is under way.
 const EVICT_AFTER: Duration = Duration::from_millis(200);
 /// A flow on which nothing has moved for this long ends, where the tunnel says nothing else.
 const IDLE: Duration = Duration::from_secs(60);
@@ -238,7 +235,7 @@ impl Flows {
 
     /// For one flow more.
     fn make_room(&mut self) -> Result<(), &'static Code> {
-        if self.flows.len() < MAX_FLOWS {
+        if self.flows.len() < self.edge.sockets.max_tunnel_flows {
             return Ok(());
         }
         let quietest = self.flows.iter().max_by_key(|(_, flow)| flow.state.quiet_for());

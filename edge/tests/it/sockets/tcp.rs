@@ -143,6 +143,34 @@ async fn a_reset_travels_both_ways() {
     );
 }
 
+/// A visitor that has half closed its connection and then vanishes is noticed, though nobody reads
+/// or writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_closed_visitor_that_vanishes_is_noticed() {
+    let silent = Local::start(|mut socket| async move {
+        let mut got = Vec::new();
+        socket.read_to_end(&mut got).await.unwrap();
+        // It would answer some day.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let edge = TestEdge::start();
+    let (_agent, public) = serve(&edge, tunnel(Tcp, silent.address)).await;
+    let mut visitor = connect(public).await;
+    visitor.write_all(b"hello").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    eventually("it is served", async || {
+        (edge.status().await["tunnels"][0]["bytes_in"] == 5).then_some(())
+    })
+    .await;
+    SockRef::from(&visitor).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(visitor);
+    eventually("the connection is over", async || {
+        (edge.status().await["tunnels"][0]["connections"] == 0).then_some(())
+    })
+    .await;
+}
+
 /// A server that is not there: the connection is cut, and the code counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_server_that_is_not_there() {

@@ -151,16 +151,17 @@ async fn a_still_flow_ends_and_the_next_datagram_begins_one() {
 /// More visitors than flows: those that are quiet make room.
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_are_bounded() {
-    let (echo, edge) = (Echo::start().await, TestEdge::start());
+    let echo = Echo::start().await;
+    let edge = TestEdge::with(|settings| settings.sockets.max_tunnel_flows = 8);
     let (_agent, public) = serve(&edge, tunnel(Udp, echo.address)).await;
     let mut sockets = Vec::new();
-    for _ in 0..1_000 {
+    for _ in 0..50 {
         let socket = visitor(public).await;
         socket.send(b"x").await.unwrap();
         sockets.push(socket);
     }
     counted(&edge, "UR-5012").await;
-    assert!(flows(&edge).await <= 768);
+    assert!(flows(&edge).await <= 8);
     // A new one is served all the same, once somebody is quiet.
     assert_eq!(ask(&visitor(public).await, b"late").await.1, b"late");
 }
@@ -192,7 +193,8 @@ async fn a_reconnect_keeps_the_port() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_later() {
     let edge = TestEdge::start();
-    let place = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Where no other test looks for a free port.
+    let place = UdpSocket::bind("127.0.0.2:0").await.unwrap();
     let address = place.local_addr().unwrap();
     drop(place);
     let (_agent, public) = serve(&edge, tunnel(Udp, address)).await;
