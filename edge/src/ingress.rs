@@ -1,7 +1,6 @@
 //! The public door: from an accepted connection to an answer.
 
 pub(crate) mod error;
-#[cfg_attr(not(test), expect(dead_code, reason = "the request path is to use it"))]
 pub(crate) mod forwarded;
 pub(crate) mod guard;
 pub(crate) mod hold;

@@ -85,7 +85,6 @@ pub(crate) struct Shared {
     /// Where tunnels' own ports are.
     pub(crate) ports_at: IpAddr,
     /// Proxies in front that are believed.
-    #[expect(dead_code, reason = "the request path is to ask it")]
     pub(crate) trusted: Networks,
     public: PublicUrl,
     /// Where agents may go instead of WebSocket.

@@ -8,8 +8,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::visitor::Visitor;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use uniroute_shared::{
+    headers,
     message::{Fields, is},
     network::Networks,
 };
@@ -61,6 +63,32 @@ pub(crate) fn of(
     forwarded
 }
 
+/// Frees `fields` of what belongs to the visitor's connection and of what claims to say where the
+/// request came from; where a trusted proxy has said it, what can be believed of it is written
+/// instead, and returned.
+pub(crate) fn settle(
+    visitor: &Visitor,
+    fields: &mut Fields,
+    authority: &Bytes,
+) -> Option<Box<Forwarded>> {
+    if !visitor.trusted {
+        headers::of_visitor(fields);
+        return None;
+    }
+    let came = of(visitor.peer.ip(), &visitor.edge.trusted, fields, visitor.scheme);
+    headers::to_next_hop(fields);
+    came.write(fields, authority);
+    Some(Box::new(came))
+}
+
+/// The port that an authority names, or its scheme's own.
+pub(crate) fn port<'a>(authority: &'a [u8], scheme: &str) -> &'a [u8] {
+    let default: &[u8] = if scheme == "https" { b"443" } else { b"80" };
+    let digits = authority.rsplit(|byte| *byte == b':').next();
+    let digits = digits.filter(|digits| digits.len() < authority.len());
+    digits.filter(|d| !d.is_empty() && d.iter().all(u8::is_ascii_digit)).unwrap_or(default)
+}
+
 /// What one proxy has said of its own peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Element {
@@ -94,16 +122,8 @@ impl Forwarded {
         fields.push(FOR, words.join(", "));
         fields.push(PROTO, self.proto);
         fields.push(HOST, host.clone());
-        fields.push(PORT, self.port(host).to_string());
+        fields.push(PORT, Bytes::copy_from_slice(port(host, self.proto)));
         fields.push(FORWARDED, self.standard(host));
-    }
-
-    /// What the visitor has connected to, as the host says it.
-    fn port(&self, host: &[u8]) -> u16 {
-        let default = if self.proto == "https" { 443 } else { 80 };
-        let digits = host.rsplit(|byte| *byte == b':').next().filter(|d| d.len() < host.len());
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        digits.and_then(|digits| digits.parse().ok()).unwrap_or(default)
     }
 
     /// RFC 7239, section 4.

@@ -60,8 +60,8 @@ impl Guard {
         asked: &Asked,
     ) -> Result<Guarded, ProxyError> {
         let Self { tunnel, policy, target } = self;
-        let address = visitor.peer.ip().to_canonical();
-        let https = visitor.scheme == "https";
+        let address = asked.address(visitor);
+        let https = asked.scheme(visitor) == "https";
         let seen = Seen { visitor: address, https, https_port: visitor.edge.https_port() };
         let pass = match policy.rules().admit(&asked.head, seen) {
             Admit::Pass(pass) => pass,

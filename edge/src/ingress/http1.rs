@@ -33,6 +33,7 @@ use uniroute_shared::{
 
 use super::{
     error::ProxyError,
+    forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
     visitor::Visitor,
 };
@@ -246,8 +247,8 @@ impl Server {
         body: &mut BodyReader,
         manner: &mut Manner,
     ) -> Result<Next, Failed> {
-        let asked = asked(id, line, length)?;
         let visitor = Arc::clone(&self.visitor);
+        let asked = asked(&visitor, id, line, length)?;
         let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
@@ -550,7 +551,12 @@ impl Pump<'_> {
 }
 
 /// A request's head, freed of what belongs to the connection.
-fn asked(id: RequestId, line: RequestLine, length: Length) -> Result<Asked, ProxyError> {
+fn asked(
+    visitor: &Visitor,
+    id: RequestId,
+    line: RequestLine,
+    length: Length,
+) -> Result<Asked, ProxyError> {
     let RequestLine { method, target, minor, mut fields } = line;
     ingress::check_method(&method)?;
     let (target, authority) = split_target(&method, &target)?;
@@ -562,7 +568,7 @@ fn asked(id: RequestId, line: RequestLine, length: Length) -> Result<Asked, Prox
     // What is behind such a head may not be what the head says, so it switches nothing.
     let bodyless = length == Length::Exact(0);
     let upgrade = headers::upgrade_token(&fields).filter(|_| minor == 1 && bodyless).cloned();
-    headers::of_visitor(&mut fields);
+    let came = forwarded::settle(visitor, &mut fields, &authority);
     let version = if minor == 1 { HttpVersion::HttpVersion11 } else { HttpVersion::HttpVersion10 };
     Ok(Asked {
         id,
@@ -572,6 +578,7 @@ fn asked(id: RequestId, line: RequestLine, length: Length) -> Result<Asked, Prox
             Length::Exact(length) => Some(length),
             Length::Chunked | Length::ToTheEnd => None,
         },
+        came,
     })
 }
 

@@ -43,6 +43,7 @@ use uniroute_shared::{
 use self::raw::RawStream;
 use super::{
     error::ProxyError,
+    forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
     router,
     visitor::Visitor,
@@ -225,8 +226,8 @@ impl Stream {
         parts: Parts,
         body: &mut Incoming,
     ) -> Result<(), Failed> {
-        let (asked, key) = asked(id, &parts, body)?;
         let visitor = Arc::clone(&self.visitor);
+        let (asked, key) = asked(&visitor, id, &parts, body)?;
         let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
@@ -319,6 +320,7 @@ impl Stream {
 /// A request's head as one of HTTP/1.1 would be; and the key of a WebSocket handshake, which HTTP/2
 /// has none of and the local server wants.
 fn asked(
+    visitor: &Visitor,
     id: RequestId,
     parts: &Parts,
     body: &Incoming,
@@ -342,7 +344,7 @@ fn asked(
     let target = Bytes::copy_from_slice(target.as_bytes());
     let length = Framing::of(&fields).map_err(ProxyError::BadRequest)?.length;
     join_cookies(&mut fields);
-    headers::of_visitor(&mut fields);
+    let came = forwarded::settle(visitor, &mut fields, &authority);
     fields.remove("host");
     fields.0.insert(
         0,
@@ -365,7 +367,7 @@ fn asked(
     let length = if body.is_over() { Some(0) } else { length };
     let version = HttpVersion::HttpVersion2;
     let head = RequestHead { method, target, authority, version, fields };
-    Ok((Asked { id, head, upgrade, length }, key))
+    Ok((Asked { id, head, upgrade, length, came }, key))
 }
 
 fn new_key() -> String {

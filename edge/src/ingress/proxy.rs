@@ -7,6 +7,7 @@
 
 use std::{
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -30,7 +31,13 @@ use uniroute_shared::{
     },
 };
 
-use super::{error::ProxyError, guard::InForce, hold, visitor::Visitor};
+use super::{
+    error::ProxyError,
+    forwarded::{self, Forwarded},
+    guard::InForce,
+    hold,
+    visitor::Visitor,
+};
 use crate::registry::{Target, Tunnel};
 
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
@@ -50,6 +57,9 @@ pub(crate) struct Asked {
     pub(crate) upgrade: Bytes,
     /// The body's length where the head says it; `Some(0)`: there is none.
     pub(crate) length: Option<u64>,
+    /// Where it came from by the word of a trusted proxy, which is in the head already; `None`: from
+    /// the connection's peer.
+    pub(crate) came: Option<Box<Forwarded>>,
 }
 
 impl Asked {
@@ -66,20 +76,30 @@ impl Asked {
         if head.fields.len() > head::MAX_HEADERS - ADDED {
             return Err(ProxyError::HeadTooLarge);
         }
+        let told = self.came.as_ref().map(|came| came.visitor.to_string());
+        let address = told.as_deref().unwrap_or(&visitor.address);
         let via = match head.version {
             v1::HttpVersion::HttpVersion10 => &b"1.0 uniroute"[..],
             v1::HttpVersion::HttpVersion2 => b"2 uniroute",
             _ => b"1.1 uniroute",
         };
+        let standard =
+            [visitor.node.as_bytes(), &head.authority, b"\";proto=", visitor.scheme.as_bytes()];
+        let standard = standard.concat();
         let added: [(&[u8], &[u8]); ADDED] = [
             (b"Via", via),
             (b"X-Forwarded-For", visitor.address.as_bytes()),
             (b"X-Forwarded-Proto", visitor.scheme.as_bytes()),
             (b"X-Forwarded-Host", &head.authority),
+            (b"X-Forwarded-Port", forwarded::port(&head.authority, visitor.scheme)),
+            (b"Forwarded", &standard),
         ];
+        // A trusted proxy's word is in the head, with what belongs to it.
+        let added = if self.came.is_some() { &added[..1] } else { &added };
+        let added = added.iter().copied();
         let Some(guard) = guard else {
-            let open = self.open(head, visitor, tunnel, 0);
-            return Ok(open.frame(|| head.fields.iter().chain(added), end));
+            let open = self.open(head, visitor, address, tunnel, 0);
+            return Ok(open.frame(|| head.fields.iter().chain(added.clone()), end));
         };
         let mut head = head.clone();
         for (name, value) in added {
@@ -89,26 +109,37 @@ impl Asked {
         if head.fields.len() > head::MAX_HEADERS {
             return Err(ProxyError::HeadTooLarge);
         }
-        let open = self.open(&head, visitor, tunnel, guard.route());
+        let open = self.open(&head, visitor, address, tunnel, guard.route());
         Ok(open.frame(|| head.fields.iter(), end))
+    }
+
+    /// The visitor's address.
+    pub(crate) fn address(&self, visitor: &Visitor) -> IpAddr {
+        self.came.as_ref().map_or(visitor.peer.ip().to_canonical(), |came| came.visitor)
+    }
+
+    /// How the visitor asked for it: `http` or `https`.
+    pub(crate) fn scheme(&self, visitor: &Visitor) -> &'static str {
+        self.came.as_ref().map_or(visitor.scheme, |came| came.proto)
     }
 
     fn open<'a>(
         &'a self,
         head: &'a RequestHead,
         visitor: &'a Visitor,
+        address: &'a str,
         tunnel: &'a Tunnel,
         route: u32,
     ) -> head::HttpOpen<'a> {
         head::HttpOpen {
             tunnel_id: tunnel.id.as_bytes(),
             request_id: self.id.as_bytes(),
-            visitor: &visitor.address,
+            visitor: address,
             traceparent: head.fields.get("traceparent").map_or(&[], |value| value),
             method: &head.method,
             target: &head.target,
             authority: &head.authority,
-            scheme: visitor.scheme,
+            scheme: self.scheme(visitor),
             version: head.version,
             upgrade: &self.upgrade,
             route,
@@ -123,7 +154,7 @@ impl Asked {
 }
 
 /// Fields that the edge adds to a request.
-const ADDED: usize = 4;
+const ADDED: usize = 6;
 
 /// What comes back, in order: any number of informational answers, then a final one.
 pub(crate) enum Reply {

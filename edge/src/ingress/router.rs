@@ -58,7 +58,7 @@ pub(crate) fn authority(target: Option<&Bytes>, fields: &Fields) -> Option<Bytes
         (Some(target), None) => target,
         (None, None) => return None,
     };
-    let plain = |byte: &u8| byte.is_ascii_graphic() && !b"@/\\#?,".contains(byte);
+    let plain = |byte: &u8| byte.is_ascii_graphic() && !b"@/\\#?,\"".contains(byte);
     (!authority.is_empty() && authority.iter().all(plain)).then(|| authority.clone())
 }
 

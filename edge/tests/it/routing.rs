@@ -27,6 +27,10 @@ struct Recorded {
 
 impl Recorded {
     async fn start() -> Self {
+        Self::over(TestEdge::start()).await
+    }
+
+    async fn over(edge: TestEdge) -> Self {
         let (sender, requests) = mpsc::channel(64);
         let upstream = RawUpstream::start(move |_, mut wire| {
             let sender = sender.clone();
@@ -38,7 +42,6 @@ impl Recorded {
             }
         })
         .await;
-        let edge = TestEdge::start();
         let agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
         Self { edge, requests, _agent: agent, _upstream: upstream }
     }
@@ -532,4 +535,29 @@ async fn t10_an_agent_lets_no_forged_head_through() {
         assert_eq!(error.kind(), UpstreamErrorKind::BadRequest, "{what}");
     }
     assert_eq!(mine.connections(), 0);
+}
+
+/// T03: only a trusted proxy's word counts, and only what it has added.
+#[tokio::test(flavor = "multi_thread")]
+async fn t03_a_trusted_proxy_says_where_a_request_came_from() {
+    let edge = TestEdge::with(|settings| {
+        settings.trusted_proxies = "127.0.0.0/8, 10.0.0.0/8".parse().unwrap();
+    });
+    let mut way = Recorded::over(edge).await;
+    let mut visitor = way.edge.visitor().await;
+    visitor
+        .send(format!(
+            "GET / HTTP/1.1\r\nhost: {}\r\nx-forwarded-for: 6.6.6.6, 203.0.113.7, 10.0.0.1\r\n\
+             x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n\r\n",
+            host("demo")
+        ))
+        .await;
+    visitor.answer("GET").await.assert_ok("ok");
+    let seen = within("the request", way.requests.recv()).await.unwrap().head;
+    assert_eq!(seen.get("x-forwarded-for"), Some("203.0.113.7, 10.0.0.1, 127.0.0.1"));
+    assert_eq!(seen.get("x-forwarded-proto"), Some("https"));
+    assert_eq!(seen.get("x-forwarded-host"), Some("shop.example"));
+    assert!(
+        seen.get("forwarded").unwrap().starts_with("for=203.0.113.7;host=shop.example;proto=https")
+    );
 }
