@@ -1,7 +1,10 @@
 //! T09 and T10: local servers and agents that lie. Whoever asked gets an honest 502 or an answer that
 //! visibly breaks, never something short that looks whole and never a header that was smuggled in.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use tokio::sync::Notify;
 use uniroute_proto::{
     codec::{self, Kind},
     head,
@@ -337,4 +340,33 @@ async fn t10_a_switch_says_what_was_asked_for() {
     assert!(head.get("connection").unwrap().eq_ignore_ascii_case("upgrade"));
     assert_eq!(head.get("content-length"), None);
     drop(request.reader);
+}
+
+/// What comes on an idle connection, without being asked for, is no answer to the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn t09_an_idle_connection_that_speaks_is_not_used_again() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const POISON: &str = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
+    let (said, wait) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (saying, waiting) = (Arc::clone(&said), Arc::clone(&wait));
+    let upstream = RawUpstream::start(move |_, mut wire| {
+        let (said, wait) = (Arc::clone(&saying), Arc::clone(&waiting));
+        async move {
+            wire.request().await;
+            wire.send(ANSWER).await;
+            wait.notified().await;
+            wire.send(POISON).await;
+            said.notify_one();
+            // Closed by the agent, or asked again.
+            wire.request().await;
+        }
+    })
+    .await;
+    let edge = TestEdge::start();
+    let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
+    edge.get("demo", "/").await.assert_ok("ok");
+    wait.notify_one();
+    said.notified().await;
+    wait.notify_one();
+    edge.get("demo", "/").await.assert_ok("ok");
 }

@@ -13,6 +13,8 @@ use uniroute_proto::v1;
 
 use super::{PolicyError, host::Origin};
 
+/// How often a path may be decoded between here and where it is looked up.
+const DECODINGS: usize = 2;
 /// Most routes of a tunnel.
 pub const MAX_ROUTES: usize = 64;
 /// Longest path and longest prefix, in bytes.
@@ -111,14 +113,27 @@ impl Routes {
         if is_plain(path) {
             return Ok(found);
         }
-        // Some decode all there is and then look at segments, some do both in turns.
-        let once = decoded(path);
-        let read = lenient(&once)?;
-        let others = [lenient(&decoded(&once))?, lenient(&decoded(&read))?, read];
-        match others.iter().all(|other| self.matching(other) == found) {
+        match self.is_read_as(found, path, DECODINGS)? {
             true => Ok(found),
             false => Err(AmbiguousPath),
         }
+    }
+
+    /// Whether everybody finds the same. Some look at segments as they are, some decode first, some do
+    /// both in turns.
+    fn is_read_as(
+        &self,
+        found: RouteMatch,
+        path: &[u8],
+        decodings: usize,
+    ) -> Result<bool, AmbiguousPath> {
+        let read = lenient(path)?;
+        if self.matching(&read) != found {
+            return Ok(false);
+        }
+        let Some(decodings) = decodings.checked_sub(1) else { return Ok(true) };
+        Ok(self.is_read_as(found, &decoded(path), decodings)?
+            && self.is_read_as(found, &decoded(&read), decodings)?)
     }
 
     fn matching(&self, path: &[u8]) -> RouteMatch {
@@ -192,7 +207,7 @@ fn is_plain(path: &[u8]) -> bool {
     !path.iter().any(special) && !path.windows(2).any(|two| two == b"//" || two == b"/.")
 }
 
-/// A decoded path as the most lenient server would read it: with every kind of slash as a border,
+/// A path as the most lenient server would read it: with every kind of slash as a border,
 /// without parameters and without empty segments but the last.
 fn lenient(path: &[u8]) -> Result<Vec<u8>, AmbiguousPath> {
     if path.contains(&0) {
@@ -427,7 +442,7 @@ mod tests {
             let Ok(found) = routes.find(path) else { return Ok(()) };
             let sent = routes.target(found, &target).unwrap_or(target);
             let sent = sent.split(|byte| *byte == b'?').next().unwrap();
-            for decodings in 0..=2 {
+            for decodings in 0..=DECODINGS {
                 let seen = as_a_lenient_server(sent, decodings);
                 let first = seen.first().map(Vec::as_slice);
                 match found.number {

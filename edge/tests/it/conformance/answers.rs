@@ -374,15 +374,6 @@ fn too_much() -> Vec<Case> {
             .reply(whole("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokexcess"))
             .statuses(&[200, 200])
             .client_lacks("excess"),
-        case("answers/unsolicited", "T09: bytes on an idle connection are no answer")
-            .send(get("/1", ""))
-            .reply(whole(OK).gate().say(POISON))
-            .gets("ok")
-            .open_gate()
-            .origin_done(1)
-            .send(get("/2", ""))
-            .statuses(&[200, 200])
-            .client_lacks("poison"),
         case("answers/two-for-head", "T09: a body for HEAD is not the next answer")
             .send(format!("HEAD /1 HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
             .methods(&["HEAD", "GET"])
