@@ -118,6 +118,9 @@ pub(crate) fn refusal(
     let accept = fields.get("accept").map(|accept| &accept[..]);
     let policy = fields.get("host").and_then(|host| policy(&visitor.edge, host));
     let detail = error.detail();
+    if fields.get("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        return page::grpc_response(error.code(), id, detail.as_deref());
+    }
     page::error_response(error.code(), id, detail.as_deref(), accept, policy.as_deref())
 }
 

@@ -279,9 +279,10 @@ impl Stream {
         for name in ["connection", "upgrade"] {
             parts.headers.remove(name);
         }
-        let mut stream = self.respond.send_response(Response::from_parts(parts, ()), to_head)?;
+        let end = to_head || body.is_empty();
+        let mut stream = self.respond.send_response(Response::from_parts(parts, ()), end)?;
         // Pages are shorter than any window that a sane visitor gives.
-        if to_head { Ok(()) } else { stream.send_data(body, true) }
+        if end { Ok(()) } else { stream.send_data(body, true) }
     }
 
     /// RFC 8441: the stream carries the protocol's bytes from here on.

@@ -1,9 +1,12 @@
 //! What a visitor gets instead of the local server's answer: a page for browsers, a JSON problem
-//! (RFC 9457) for other programs. Nothing outside is loaded and nothing is left unescaped.
+//! (RFC 9457) for other programs, a status of its own for gRPC. Nothing outside is loaded and nothing
+//! is left unescaped.
+
+use std::{fmt::Write as _, time::SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE,
     LOCATION, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -54,6 +57,7 @@ pub(crate) fn error_response(
     *response.status_mut() = status;
     let length = response.body().len();
     let headers = response.headers_mut();
+    headers.insert(DATE, date());
     headers.insert(ERROR_HEADER, text_value(code));
     headers.insert(REQUEST_ID_HEADER, text_value(request_id));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -64,6 +68,52 @@ pub(crate) fn error_response(
     response
 }
 
+/// The same for a gRPC call: a client that asks for a status in trailers would not show a page. An
+/// answer of a head alone (gRPC over HTTP2, "Trailers-Only").
+pub(crate) fn grpc_response(
+    code: &'static Code,
+    request_id: &RequestId,
+    detail: Option<&str>,
+) -> Response<Bytes> {
+    // As gRPC's own table has it (http-grpc-status-mapping).
+    let status = match code.status {
+        Some(401) => "16",
+        Some(403) => "7",
+        Some(404) => "12",
+        Some(429 | 502..=504) => "14",
+        Some(400 | 431) => "13",
+        _ => "2",
+    };
+    let detail = shortened(detail.unwrap_or(code.cause));
+    let message = format!("{code}: {}. {detail}", code.title);
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-message", text_value(&percent_encoded(&message)));
+    headers.insert(ERROR_HEADER, text_value(code));
+    headers.insert(REQUEST_ID_HEADER, text_value(request_id));
+    headers.insert(DATE, date());
+    response
+}
+
+/// What gRPC lets stand in a message, and the rest as its bytes in hexadecimal.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            byte => _ = write!(out, "%{byte:02X}"),
+        }
+    }
+    out
+}
+
+/// RFC 9110, section 6.6.1: whoever answers says when.
+fn date() -> HeaderValue {
+    text_value(&httpdate::fmt_http_date(SystemTime::now()))
+}
+
 /// The answer to a request for what is at `location`.
 pub(crate) fn moved(location: &Bytes) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
@@ -72,6 +122,7 @@ pub(crate) fn moved(location: &Bytes) -> Response<Bytes> {
     if let Ok(location) = HeaderValue::from_maybe_shared(location.clone()) {
         headers.insert(LOCATION, location);
     }
+    headers.insert(DATE, date());
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     // Browsers keep a 308 for ever otherwise, and the owner may change his mind.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -417,6 +468,20 @@ mod tests {
             assert!(!page.contains('`'), "{code}");
             let problem: Value = serde_json::from_slice(answer(code, None, None).body()).unwrap();
             assert_eq!(problem["status"], expected);
+        }
+    }
+
+    #[test]
+    fn a_grpc_call_gets_a_status() {
+        let response = grpc_response(&Code::NO_AGENT, &RequestId::new(), Some("50 % \u{fc}"));
+        let headers = response.headers();
+        assert_eq!(
+            (response.status().as_u16(), headers["grpc-status"].to_str().unwrap()),
+            (200, "14")
+        );
+        assert_eq!(headers["grpc-message"], "UR-2001: The tunnel is not connected. 50 %25 %C3%BC");
+        for &code in ALL {
+            assert!(grpc_response(code, &RequestId::new(), None).body().is_empty());
         }
     }
 

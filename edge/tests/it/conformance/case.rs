@@ -69,8 +69,6 @@ pub(crate) enum Step {
     FenceElsewhere,
     /// Lets the local server go on from its gate.
     OpenGate,
-    /// Waits until the local server has said all that it says to so many requests.
-    OriginDone(usize),
     /// Ends its own direction.
     Shut,
     /// Closes.
@@ -814,10 +812,6 @@ impl Case {
 
     pub(crate) fn open_gate(self) -> Self {
         self.step(Step::OpenGate)
-    }
-
-    pub(crate) fn origin_done(self, replies: usize) -> Self {
-        self.step(Step::OriginDone(replies))
     }
 
     pub(crate) fn shut(self) -> Self {

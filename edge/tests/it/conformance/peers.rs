@@ -151,8 +151,6 @@ struct State {
     replies: Vec<Reply>,
     /// How many of them are given.
     given: AtomicUsize,
-    /// How many are said to their end.
-    done: watch::Sender<usize>,
     gate: watch::Sender<usize>,
     bell: Bell,
     connections: Mutex<Vec<Connection>>,
@@ -178,7 +176,6 @@ impl Origin {
         let state = Arc::new(State {
             replies,
             given: AtomicUsize::new(0),
-            done: watch::Sender::new(0),
             gate: watch::Sender::new(0),
             bell: Bell::default(),
             connections: Mutex::default(),
@@ -196,13 +193,6 @@ impl Origin {
     /// Lets a script go on that waits at its gate.
     pub(crate) fn open_gate(&self) {
         self.state.gate.send_modify(|open| *open += 1);
-    }
-
-    /// Waits until so many replies are said to their end.
-    pub(crate) async fn done(&self, replies: usize) -> bool {
-        let mut done = self.state.done.subscribe();
-        let waiting = done.wait_for(|done| *done >= replies);
-        tokio::time::timeout(PATIENCE, waiting).await.is_ok_and(|seen| seen.is_ok())
     }
 
     /// Waits until some connection's record satisfies `look`; `false` if that takes too long.
@@ -291,7 +281,6 @@ async fn serve(socket: TcpStream, state: Arc<State>) {
                 return;
             }
         }
-        state.done.send_modify(|done| *done += 1);
         if connection.switched_at.lock().is_some() {
             log.until(|_, over| over).await;
             return;

@@ -267,11 +267,6 @@ async fn perform(step: &Step, client: &mut Client, way: &Way) -> Result<(), Stri
         }
         Step::FenceElsewhere => fence_elsewhere(way).await?,
         Step::OpenGate => way.origin.open_gate(),
-        Step::OriginDone(replies) => {
-            if !way.origin.done(*replies).await {
-                return Err(format!("the local server is done with {replies} requests"));
-            }
-        }
         Step::Shut => client.shut().await,
         Step::Leave => client.leave().await,
     }
