@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::{
     net::TcpListener,
     runtime,
@@ -54,6 +54,8 @@ use self::{
     registry::{Registry, Tunnel, ports::Kind},
 };
 
+/// Idle time after which the kernel looks whether a visitor is there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
 
@@ -492,8 +494,11 @@ pub(crate) fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets have it from the listener.
+    // Accepted sockets have both from the listener. A visitor that vanished without a word, while
+    // nothing is to be sent to him, is noticed by keepalive alone.
     socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -54,14 +54,14 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Pieces of an unwanted body that are thrown away for the sake of the connection.
 const MAX_DISCARDED: usize = 64;
 
-/// Serves `socket`, of which `early` was read already, to its end.
-pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes) {
+/// Serves `socket`, which was accepted at `since` and of which `early` was read already, to its end.
+pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes, since: Instant) {
     let peer = visitor.peer;
     let stop = visitor.edge.stop.clone().cancelled_owned();
     let mut server = Server {
         conn: Conn::server(socket, early),
         visitor,
-        timer: Deadline::at(Instant::now() + HEAD_TIMEOUT),
+        timer: Deadline::at(since + HEAD_TIMEOUT),
         stop: Box::pin(stop),
         stop_seen: None,
     };
@@ -208,7 +208,9 @@ impl Server {
                     // Where it ends is in doubt, so nothing behind it is taken for a request (T01).
                     manner.keep_alive = false;
                 }
-                self.discard(&mut body);
+                if !manner.expects {
+                    self.discard(&mut body);
+                }
                 manner.keep_alive &= body.is_over();
                 self.refuse(&error, id, &manner, &fields).await?;
                 Ok(if manner.keep_alive { Next::Request } else { Next::Linger })
@@ -468,7 +470,7 @@ fn poll_reply(
             error => Failed::Before(error),
         }));
     }
-    if body.is_over() && !exchange.is_uploading() {
+    if !exchange.is_uploading() {
         // He who says that he sends no more counts as gone; see THREATS on half-closed visitors.
         return conn.poll_left(cx).map(|_| Err(Failed::Visitor));
     }

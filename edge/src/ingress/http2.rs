@@ -138,6 +138,8 @@ where
     let mut idle = Deadline::at(Instant::now() + IDLE);
     let mut stop = pin!(visitor.edge.stop.cancelled());
     let mut stopping = false;
+    // A connection without a request was told to go.
+    let mut silent = false;
     loop {
         let accepted = poll_fn(|cx| {
             if !stopping && stop.as_mut().poll(cx).is_ready() {
@@ -149,6 +151,10 @@ where
             }
             while idle.poll(cx).is_ready() {
                 if counts.under_way.load(Ordering::Relaxed) == 0 {
+                    if std::mem::replace(&mut silent, true) {
+                        // It does not answer to the goodbye either.
+                        return Poll::Ready(None);
+                    }
                     connection.graceful_shutdown();
                 }
                 idle.set(Instant::now() + IDLE);

@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncReadExt as _, Interest, unix::AsyncFd},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, mpsc},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, warn};
 use uniroute_shared::carrier::upgrade::LANE_HEADER;
@@ -49,8 +49,15 @@ pub(crate) const HANDOVERS: usize = 1024;
 pub(crate) struct Handover {
     socket: std::net::TcpStream,
     early: Bytes,
+    admitted: Admitted,
+}
+
+/// What goes with a connection, whoever has it.
+struct Admitted {
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
+    /// When it was accepted: its first head is due some time after.
+    since: Instant,
 }
 
 /// Accepts until the edge stops; `worker` is this thread's number, and there is a listener for each
@@ -157,9 +164,10 @@ impl Door {
             let _ = (&socket).write(&ingress::connection_refusal());
             return;
         };
+        let admitted = Admitted { peer, place, since: Instant::now() };
         if self.edge.sockets.proxy_protocol.contains(peer.ip()) {
             let door = self.clone();
-            self.edge.tasks.spawn(async move { door.unwrap_proxied(socket, peer, place).await });
+            self.edge.tasks.spawn(async move { door.unwrap_proxied(socket, admitted).await });
             return;
         }
         let mut first = [0; FIRST_READ];
@@ -167,23 +175,19 @@ impl Door {
             Ok(0) => {}
             Ok(read) => {
                 let early = Bytes::copy_from_slice(&first[..read]);
-                self.send_home(Handover { socket, early, peer, place });
+                self.send_home(Handover { socket, early, admitted });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let door = self.clone();
-                self.edge.tasks.spawn(async move { door.wait(socket, peer, place).await });
+                self.edge.tasks.spawn(async move { door.wait(socket, admitted).await });
             }
             Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
         }
     }
 
     /// A load balancer's connection: who the visitor is stands in front of the first bytes.
-    async fn unwrap_proxied(
-        &self,
-        socket: std::net::TcpStream,
-        peer: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) {
+    async fn unwrap_proxied(&self, socket: std::net::TcpStream, admitted: Admitted) {
+        let peer = admitted.peer;
         let proxied = async {
             let mut socket = TcpStream::from_std(socket)?;
             let local = socket.local_addr()?;
@@ -193,22 +197,19 @@ impl Door {
         match proxied.await {
             Ok((_, None)) => {}
             Ok((socket, Some(Proxied { peer, early, .. }))) if early.is_empty() => {
-                self.wait(socket, peer, place).await;
+                self.wait(socket, Admitted { peer, ..admitted }).await;
             }
             Ok((socket, Some(Proxied { peer, early, .. }))) => {
-                self.send_home(Handover { socket, early, peer, place });
+                let admitted = Admitted { peer, ..admitted };
+                self.send_home(Handover { socket, early, admitted });
             }
             Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
         }
     }
 
     /// For the first bytes.
-    async fn wait(
-        &self,
-        socket: std::net::TcpStream,
-        peer: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) {
+    async fn wait(&self, socket: std::net::TcpStream, admitted: Admitted) {
+        let peer = admitted.peer;
         let reading = async {
             let mut socket = TcpStream::from_std(socket)?;
             let mut first = [0; FIRST_READ];
@@ -218,10 +219,10 @@ impl Door {
         match timeout(FIRST_BYTES, reading).await {
             Ok(Ok((_, early))) if early.is_empty() => {}
             Ok(Ok((socket, early))) if self.home(&early).is_none_or(|home| home == self.worker) => {
-                self.serve_here(socket, early, peer, place).await;
+                self.serve_here(socket, early, admitted).await;
             }
             Ok(Ok((socket, early))) => match socket.into_std() {
-                Ok(socket) => self.send_home(Handover { socket, early, peer, place }),
+                Ok(socket) => self.send_home(Handover { socket, early, admitted }),
                 Err(error) => debug!(%peer, %error, "a connection was lost"),
             },
             Ok(Err(error)) => debug!(%peer, %error, "a connection ended before it was served"),
@@ -239,30 +240,25 @@ impl Door {
     }
 
     fn serve(&self, connection: Handover) {
-        let Handover { socket, early, peer, place } = connection;
+        let Handover { socket, early, admitted } = connection;
+        let peer = admitted.peer;
         match TcpStream::from_std(socket) {
             Ok(socket) => {
                 let door = self.clone();
-                let serving = async move { door.serve_here(socket, early, peer, place).await };
+                let serving = async move { door.serve_here(socket, early, admitted).await };
                 self.edge.tasks.spawn(serving);
             }
             Err(error) => debug!(%peer, %error, "a connection was lost on its way to its worker"),
         }
     }
 
-    async fn serve_here(
-        &self,
-        socket: TcpStream,
-        early: Bytes,
-        peer: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) {
-        let _place = place;
+    async fn serve_here(&self, socket: TcpStream, early: Bytes, admitted: Admitted) {
+        let Admitted { peer, place: _place, since } = admitted;
         let visitor = Visitor::new(Arc::clone(&self.edge), self.worker, peer);
         match http2::begins(&early) {
             // Large, and alive for as long as the connection: apart from what most connections need.
             true => Box::pin(http2::serve(visitor, socket, early)).await,
-            false => http1::serve(visitor, socket, early).await,
+            false => http1::serve(visitor, socket, early, since).await,
         }
     }
 
