@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What abuse of the public door costs: a well-behaved visitor alone, and then beside one attack after the other.
 
-    bench/acceptance/abuse.py [--quick] [--only NAME,…] [--profile release|debug]
+    bench/acceptance/abuse.py [--quick] [--only NAME,…] [--profile release|debug] [--control]
 
 Needs the binaries (cargo build --release --workspace --bins). For each attack: the visitor's times (50 small
 requests a second on four connections, one more connection each second), RSS of edge and agent before, at the peak
@@ -20,6 +20,8 @@ RATE, CONNECTIONS = 50, 4
 ATTACKERS = 2
 HOST = b""
 PORT = 0
+# Where the attackers go.
+TARGET = 0
 
 
 # The well-behaved visitor.
@@ -157,7 +159,7 @@ def dial():
     """Not blocking; None when the machine has no port or descriptor left, or the edge takes no more."""
     s = socket.socket()
     s.setblocking(False)
-    if s.connect_ex(("127.0.0.1", PORT)) not in (0, errno.EINPROGRESS):
+    if s.connect_ex(("127.0.0.1", TARGET)) not in (0, errno.EINPROGRESS):
         s.close()
         return None
     return s
@@ -349,7 +351,7 @@ def churn(stats, until, _):
         s = socket.socket()
         s.settimeout(2)
         try:
-            s.connect(("127.0.0.1", PORT))
+            s.connect(("127.0.0.1", TARGET))
             s.send(begins[n % 4])
             if n % 8 < 4:
                 # With a reset.
@@ -570,12 +572,13 @@ def check(world, attack, args, alone, deadline):
 
 
 def main():
-    global HOST, PORT
+    global HOST, PORT, TARGET
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help=", ".join(attack.name for attack in ATTACKS) + ", patience")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter: a minute and a half")
     parser.add_argument("--profile", default="release", choices=["release", "debug"])
     parser.add_argument("--bin", help="folder of the binaries")
+    parser.add_argument("--control", action="store_true", help="attack another edge than the visitor's: what the machine adds by itself")
     args = parser.parse_args()
     run.BIN = args.bin or os.path.join(os.path.dirname(run.BIN), args.profile)
     only = [name for name in args.only.split(",") if name]
@@ -585,11 +588,16 @@ def main():
     deadline = began + (80 if args.quick else 320)
     with tempfile.TemporaryDirectory() as dir:
         origin = Process([f"{run.BIN}/uniroute-bench", "origin"], os.path.join(dir, "origin.log"))
-        world = None
+        world = other = None
         try:
             address = "127.0.0.1:" + wait_for("origin", lambda: re.search(r"listening 127.0.0.1:(\d+)", origin.text())).group(1)
             world = World(dir, address)
             HOST, PORT = world.host().encode(), world.port
+            TARGET = PORT
+            if args.control:
+                os.mkdir(os.path.join(dir, "other"))
+                other = World(os.path.join(dir, "other"), address)
+                TARGET = other.port
             warm_up()
             alone = [visit(3.0 if args.quick else 10.0)]
             patience = None
@@ -605,8 +613,9 @@ def main():
             if patience:
                 patience.check()
         finally:
-            if world:
-                world.end()
+            for w in (world, other):
+                if w:
+                    w.end()
             origin.kill()
     failures = run.failures
     print(f"{len(failures)} failed" + (": " + ", ".join(failures) if failures else "") + f"; {time.monotonic() - began:.0f} s")
