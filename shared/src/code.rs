@@ -447,6 +447,12 @@ codes! {
         may already wait for agents to come back."
     fix: "Try again in a moment. If it happens often, see in the agent's output why it reconnects."
 
+    BODY_TIMEOUT 5005 "body-timeout" Visitor Debug status(408) retry()
+    title: "The body of the request did not come"
+    cause: "Nothing of the request's body came for a minute, and the body is not whole."
+    fix: "Try again, over a better network if it happens often. A program that has nothing to send \
+        for so long should end its request, or use a WebSocket."
+
     TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
     title: "Too many connections to one tunnel"
     cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."

@@ -23,6 +23,8 @@ pub(crate) enum ProxyError {
     HeadTooLarge,
     #[error("the version is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
+    #[error("nothing of the request's body came for too long")]
+    BodyTimeout,
     /// The framing of the request's body is broken, or the visitor has left.
     #[error("the request's body: {0}")]
     Body(String),
@@ -79,6 +81,7 @@ impl ProxyError {
         match self {
             Self::BadHost => &Code::BAD_HOST,
             Self::BadRequest(_) | Self::Body(_) => &Code::BAD_REQUEST,
+            Self::BodyTimeout => &Code::BODY_TIMEOUT,
             Self::Version => &Code::HTTP_VERSION,
             Self::HoldFull => &Code::HOLD_LIMIT,
             Self::HeadTooLarge => &Code::HEAD_TOO_LARGE,

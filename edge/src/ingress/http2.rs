@@ -40,7 +40,7 @@ use uniroute_shared::{
     message::{Fields, Piece, RequestHead, Source},
 };
 
-use self::raw::RawStream;
+use self::{raw::RawStream, turns::Turns};
 use super::{
     error::ProxyError,
     forwarded,
@@ -51,6 +51,7 @@ use super::{
 use crate::ingress::{self, Place};
 
 mod raw;
+mod turns;
 
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -58,6 +59,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without a request is closed after this long, as with HTTP/1.1.
 const IDLE: Duration = Duration::from_secs(75);
+/// A connection that was told to end is closed after this long: its visitor may not answer.
+const GOODBYE: Duration = Duration::from_secs(10);
 /// Requests of one connection at a time.
 const MAX_STREAMS: u32 = 128;
 /// Bytes that a visitor may send on a stream, and on all of a connection, before they are read.
@@ -81,7 +84,7 @@ pub(crate) fn begins(first: &[u8]) -> bool {
 /// Serves `socket`, of which `early` was read already, to its end.
 pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes) {
     let (read, write) = socket.into_split();
-    let io = tokio::io::join(Cursor::new(early).chain(read), write);
+    let io = tokio::io::join(Turns::new(Cursor::new(early).chain(read)), write);
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(STREAM_WINDOW)
@@ -137,33 +140,36 @@ where
     let counts = Arc::new(Counts::default());
     let mut idle = Deadline::at(Instant::now() + IDLE);
     let mut stop = pin!(visitor.edge.stop.cancelled());
-    let mut stopping = false;
-    // A connection without a request was told to go.
-    let mut silent = false;
+    let (mut stopping, mut told, mut flooded) = (false, false, false);
     loop {
         let accepted = poll_fn(|cx| {
             if !stopping && stop.as_mut().poll(cx).is_ready() {
                 stopping = true;
                 connection.graceful_shutdown();
             }
-            if counts.is_flood() {
+            if !flooded && counts.is_flood() {
+                flooded = true;
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                idle.set(Instant::now() + GOODBYE);
             }
             while idle.poll(cx).is_ready() {
-                if counts.under_way.load(Ordering::Relaxed) == 0 {
-                    if std::mem::replace(&mut silent, true) {
-                        // It does not answer to the goodbye either.
-                        return Poll::Ready(None);
-                    }
+                let idles = counts.under_way.load(Ordering::Relaxed) == 0;
+                if flooded || told && idles {
+                    return Poll::Ready(None);
+                }
+                if idles {
                     connection.graceful_shutdown();
                 }
-                idle.set(Instant::now() + IDLE);
+                told |= idles;
+                idle.set(Instant::now() + if idles { GOODBYE } else { IDLE });
             }
             connection.poll_accept(cx)
         });
         let Some(accepted) = accepted.await else { return Ok(()) };
         let (request, respond) = accepted?;
-        idle.set(Instant::now() + IDLE);
+        if !flooded {
+            idle.set(Instant::now() + IDLE);
+        }
         counts.under_way.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(Arc::clone(&counts));
         let stream = Stream { visitor: Arc::clone(&visitor), respond, timer: None };
@@ -217,11 +223,15 @@ impl Stream {
             Err(Failed::TakenBack) => _ = counts.taken_back.fetch_add(1, Ordering::Relaxed),
             Err(Failed::Broken) => self.respond.send_reset(Reason::INTERNAL_ERROR),
             Err(Failed::Before(error)) => {
-                counts.answered.fetch_add(1, Ordering::Relaxed);
                 let page = ingress::refusal(&self.visitor, &error, &id, &fields);
-                if let Err(error) = self.send_page(page, to_head) {
-                    debug!(%error, "nobody reads the page");
-                }
+                let count = match self.send_page(page, to_head) {
+                    Ok(()) => &counts.answered,
+                    Err(error) => {
+                        debug!(%error, "nobody reads the page");
+                        &counts.taken_back
+                    }
+                };
+                count.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

@@ -43,6 +43,8 @@ use crate::registry::{Target, Tunnel};
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
 /// is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
+/// A body that is not whole has to go on after this long, while no answer has begun (T04).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a request is sent at most.
 const TRIES: usize = 4;
 /// What is kept of a request's body to send it again, in bytes.
@@ -189,6 +191,8 @@ pub(crate) struct Exchange {
     kept: Option<Kept>,
     tries: usize,
     clock: Clock,
+    /// Since when there is room for more of the body and the visitor sends nothing.
+    starved: Option<Instant>,
     /// The tunnel's policy, where it has one.
     guard: Option<Box<InForce>>,
 }
@@ -298,6 +302,7 @@ impl Exchange {
             kept: Some(Kept::of(whole)),
             tries: 0,
             clock: Clock::start(),
+            starved: None,
             guard,
         };
         match found {
@@ -335,6 +340,7 @@ impl Exchange {
 
     fn hold(&mut self) -> Result<(), ProxyError> {
         self.upload = Upload::Over;
+        self.starved = None;
         let edge = Arc::clone(&self.visitor.edge);
         let place = hold::Place::take(&edge, self.open.len())?;
         self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.tunnel), place)));
@@ -401,7 +407,8 @@ impl Exchange {
             let Poll::Ready(reply) = reader.poll_message::<v1::StreamReply>("StreamReply", cx)
             else {
                 let (target, uploading) = (Arc::clone(target), self.is_uploading());
-                return self.clock.poll(cx, timer, &target, uploading).map(Err);
+                let starved = self.starved;
+                return self.clock.poll(cx, timer, &target, uploading, starved).map(Err);
             };
             let (reply, end) = reply?;
             match reply.reply {
@@ -443,10 +450,12 @@ impl Exchange {
         cx: &mut Context<'_>,
         body: &mut S,
     ) -> Poll<Result<(), SendError<BodyError<S::Error>>>> {
+        // Without room for more he is not asked, and it is not for him to go on.
+        let since = self.starved.take();
         let Upload::Sending(sender, sending) = &mut self.upload else { return Poll::Ready(Ok(())) };
-        let tunnel = &self.tunnel;
+        let (kept, starved, tunnel) = (&mut self.kept, &mut self.starved, &self.tunnel);
         let guard = self.guard.as_deref_mut();
-        let mut body = Keeping { body, kept: &mut self.kept, tunnel, guard };
+        let mut body = Keeping { body, kept, tunnel, guard, since, starved };
         let result = ready!(sending.poll_send(cx, sender, &mut body));
         self.upload = Upload::Over;
         self.clock.sent = Instant::now();
@@ -570,12 +579,16 @@ impl Clock {
         timer: &mut Deadline,
         target: &Target,
         uploading: bool,
+        starved: Option<Instant>,
     ) -> Poll<ProxyError> {
         while timer.poll(cx).is_ready() {
             if !std::mem::replace(&mut self.probed, true) {
                 target.session.probe.notify_one();
             }
             let now = Instant::now();
+            if starved.is_some_and(|since| now >= since + BODY_TIMEOUT) {
+                return Poll::Ready(ProxyError::BodyTimeout);
+            }
             match target.response_timeout {
                 Some(limit) if !uploading && now >= self.sent + limit => {
                     return Poll::Ready(ProxyError::Timeout);
@@ -621,6 +634,9 @@ struct Keeping<'a, S> {
     kept: &'a mut Option<Kept>,
     tunnel: &'a Tunnel,
     guard: Option<&'a mut InForce>,
+    /// See [`Exchange::starved`], as it was and as it becomes.
+    since: Option<Instant>,
+    starved: &'a mut Option<Instant>,
 }
 
 impl<S: Source> Source for Keeping<'_, S> {
@@ -633,7 +649,12 @@ impl<S: Source> Source for Keeping<'_, S> {
             kept.again += 1;
             return Poll::Ready(Ok(Some(Piece::Data(piece.clone()))));
         }
-        let piece = ready!(self.body.poll_piece(cx)).map_err(BodyError::Broken);
+        let Poll::Ready(piece) = self.body.poll_piece(cx) else {
+            *self.starved = Some(self.since.unwrap_or_else(Instant::now));
+            return Poll::Pending;
+        };
+        self.since = None;
+        let piece = piece.map_err(BodyError::Broken);
         match &piece {
             Ok(Some(Piece::Data(data))) => {
                 if let Some(guard) = &mut self.guard {

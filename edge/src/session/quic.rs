@@ -55,8 +55,16 @@ pub(crate) async fn serve(edge: Arc<Shared>, endpoint: Endpoint) {
         let session = accept(Arc::clone(&edge), worker, incoming, handshake, place);
         edge.tasks.spawn_on(session, &edge.workers[worker]);
     }
-    // What the sessions say at their end still has to go out.
-    endpoint.wait_idle().await;
+    // What the sessions say at their end still has to go out; who comes now is told to go elsewhere.
+    let refusing = async {
+        while let Some(incoming) = endpoint.accept().await {
+            incoming.refuse();
+        }
+    };
+    tokio::select! {
+        () = endpoint.wait_idle() => {}
+        () = refusing => {}
+    }
 }
 
 async fn accept(
