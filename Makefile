@@ -18,6 +18,7 @@ demo: ## Run a site, an edge and an agent on this machine, and print the URL
 
 test: ## Install what the tests need, then run them all
 	scripts/install-test-deps.sh
+	scripts/install-python-peers.sh
 	$(CARGO) build --workspace --bins
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) nextest run --workspace && $(CARGO) test --workspace --doc \

@@ -2,7 +2,7 @@
 # Installs the Debian packages that tests and benches need, and only those that are missing.
 set -eu
 
-# PROGRAM or FILE that shows it is there, then the package.
+# PROGRAM or FILE (a pattern) that shows it is there, then the package.
 wanted='
 curl                                            curl
 valgrind                                        valgrind
@@ -10,11 +10,21 @@ nginx                                           nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so     libnginx-mod-stream
 go                                              golang-go
 /usr/share/gocode/src/github.com/hashicorp/yamux  golang-github-hashicorp-yamux-dev
+openssl                                         openssl
+dig                                             bind9-dnsutils
+knotd                                           knot
+psql                                            postgresql-client
+/usr/lib/postgresql/*/bin/initdb                postgresql
+/usr/lib/postgresql/*/bin/pgbench               postgresql-contrib
+setpriv                                         util-linux
+python3                                         python3
+/usr/lib/python3*/ensurepip/__init__.py         python3-venv
 '
 
 have() {
     case $1 in
-    /*) [ -e "$1" ] ;;
+    # shellcheck disable=SC2086 # versions are looked past by globbing
+    /*) ls $1 >/dev/null 2>&1 ;;
     # Debian keeps servers in sbin, which is not on every user's PATH.
     *) command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] ;;
     esac

@@ -269,8 +269,9 @@ impl Stream {
         via(&mut head);
         let stream = self.respond.send_response(head, answer.end)?;
         let left = answer.length.filter(|_| !answer.end);
+        let grpc = is_grpc(&answer.fields);
         let out = Outgoing::new(stream, answer.end);
-        let mut pump = Pump { out, body, exchange, left };
+        let mut pump = Pump { out, body, exchange, left, grpc };
         poll_fn(|cx| pump.poll(cx)).await
     }
 
@@ -417,6 +418,23 @@ fn via(head: &mut Response<()>) {
     head.headers_mut().append(http::header::VIA, via);
 }
 
+fn is_grpc(fields: &Fields) -> bool {
+    let kind = fields.get("content-type").map(|kind| kind.to_ascii_lowercase());
+    kind.is_some_and(|kind| {
+        let rest = kind.strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+    })
+}
+
+/// How a gRPC call ends that nobody ends any more. A reset would be an internal error to its client,
+/// and not a reason to try again.
+fn unavailable() -> Fields {
+    let mut fields = Fields::default();
+    fields.push("grpc-status", "14");
+    fields.push("grpc-message", "the answer broke off on its way through the tunnel");
+    fields
+}
+
 /// An answer's body on its way to the visitor, and the rest of his own on its way out.
 struct Pump<'a> {
     out: Outgoing,
@@ -424,6 +442,8 @@ struct Pump<'a> {
     exchange: Exchange,
     /// Bytes that the head promises.
     left: Option<u64>,
+    /// Trailers say how a call ended.
+    grpc: bool,
 }
 
 impl Pump<'_> {
@@ -446,7 +466,10 @@ impl Pump<'_> {
                 }
                 Err(error) => {
                     debug!(%error, "an answer broke off");
-                    return Poll::Ready(Err(Failed::Broken));
+                    if !self.grpc {
+                        return Poll::Ready(Err(Failed::Broken));
+                    }
+                    self.out.send(Some(Piece::Trailers(unavailable())))?;
                 }
             }
         }
@@ -483,6 +506,23 @@ mod tests {
         {
             assert!(!begins(other));
         }
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc; charset=utf-8", true),
+            // Its trailers are part of the body.
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let mut fields = Fields::default();
+            fields.push("content-type", kind);
+            assert_eq!(is_grpc(&fields), expected, "{kind}");
+        }
+        assert!(!is_grpc(&Fields::default()));
     }
 
     #[test]

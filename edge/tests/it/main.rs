@@ -5,6 +5,7 @@
 mod cli;
 mod conformance;
 mod errors;
+mod foreign;
 mod framing;
 mod harness;
 mod hold;

@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
     task::JoinHandle,
 };
@@ -32,7 +32,8 @@ pub(crate) fn agent(home: &Path) -> Command {
     command(&program, home)
 }
 
-fn command(program: &Path, home: &Path) -> Command {
+/// Any program, without the environment of whoever runs the tests.
+pub(crate) fn command(program: &Path, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("HOME", home).current_dir(home);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -68,6 +69,12 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap()
+    }
+
+    /// Writes a line to a standard input that is piped, and closes it.
+    pub(crate) async fn tell(&mut self, line: &str) {
+        let mut input = self.child.stdin.take().unwrap();
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
     /// The first line on standard output with `text` in it.
