@@ -3,7 +3,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Tests of the edge that don't mind what carries the sessions: they run over QUIC too.
-EITHER := errors framing origins routing smuggling sockets stalls streaming upgrades
+EITHER := errors framing origins policy routing smuggling sockets stalls streaming upgrades
 # As in: make bench ARGS="--quick --json bench.json"
 ARGS ?=
 
