@@ -143,16 +143,18 @@ impl StreamRequest {
             Service::Server(upstream) => upstream,
             Service::Files(files) => {
                 let told = |status| request.tell(tunnels, &tunnel, status, began);
-                let done = request.show(&files, sender, told).await;
+                // These are kept out of the future of everyday requests, which is moved about.
+                let done = Box::pin(request.show(&files, sender, told)).await;
                 return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
             }
         };
-        if request.upgrade.is_empty() {
-            let http2 = cancellable(sender, upstream.http2(request.is_grpc())).await?;
+        if request.upgrade.is_empty() && upstream.wants_http2(request.is_grpc()) {
+            let http2 = cancellable(sender, Box::pin(upstream.http2())).await?;
             if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
                 let told = |status| request.tell(tunnels, &tunnel, status, began);
                 let exchange = http2::Exchange { request: &request, upstream: &upstream, requests };
-                let done = exchange.run(sender, reader, tunnel.response_timeout, told).await;
+                let running = exchange.run(sender, reader, tunnel.response_timeout, told);
+                let done = Box::pin(running).await;
                 return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
             }
         }

@@ -97,24 +97,23 @@ impl Upstream {
         })
     }
 
-    /// A place for a request on the connection with HTTP/2; `None`: it goes out with HTTP/1.1. `grpc`:
-    /// it would rather not.
+    /// Whether a request is to go out with HTTP/2, if that can be. `grpc`: it would rather.
+    pub(crate) fn wants_http2(&self, grpc: bool) -> bool {
+        let refused = || self.refused_http2.lock().is_some_and(|at| at.elapsed() < ASK_AGAIN);
+        match self.protocol {
+            Protocol::Http2 => true,
+            Protocol::Auto => grpc && !refused(),
+            Protocol::Http1 => false,
+        }
+    }
+
+    /// A place for a request on the connection with HTTP/2; `None`: it goes out with HTTP/1.1.
     ///
     /// # Errors
     /// [`UpstreamError`] when there can be no connection.
     pub(crate) async fn http2(
         &self,
-        grpc: bool,
     ) -> Result<Option<h2::client::SendRequest<Bytes>>, UpstreamError> {
-        match self.protocol {
-            Protocol::Http2 => {}
-            Protocol::Auto if grpc => {
-                if self.refused_http2.lock().is_some_and(|at| at.elapsed() < ASK_AGAIN) {
-                    return Ok(None);
-                }
-            }
-            Protocol::Auto | Protocol::Http1 => return Ok(None),
-        }
         let connect = self.within_timeout(self.connector.connect_http2());
         match self.http2.request(&self.target, self.connect_timeout, connect).await {
             Ok(requests) => Ok(Some(requests)),
@@ -186,12 +185,8 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`] when none can be made within the connect timeout.
     pub(crate) async fn dial(&self) -> Result<UpstreamIo, UpstreamError> {
-        let connecting = tokio::time::timeout(self.connect_timeout, self.connector.connect());
-        connecting.await.unwrap_or_else(|_| {
-            let timeout = self.connect_timeout;
-            let message = format!("no connection to {} within {timeout:?}", self.target);
-            Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, message))
-        })
+        // Rare, and large: kept out of every request's future.
+        Box::pin(self.within_timeout(self.connector.connect())).await
     }
 
     fn take_idle(&self) -> Option<Idle> {

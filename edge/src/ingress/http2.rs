@@ -66,6 +66,9 @@ const MAX_STREAMS: u32 = 128;
 /// Bytes that a visitor may send on a stream, and on all of a connection, before they are read.
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes of a body that nobody wants which are thrown away, and for how long.
+const MAX_DISCARDED: usize = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of a request's fields, names and all.
 const MAX_HEADERS: u32 = 64 * 1024;
 /// Bytes of an answer that wait in a stream for the visitor's window.
@@ -219,7 +222,10 @@ impl Stream {
         let to_head = parts.method == Method::HEAD;
         let mut body = Incoming::new(body);
         match self.answer(id, parts, &mut body).await {
-            Ok(()) => _ = counts.answered.fetch_add(1, Ordering::Relaxed),
+            Ok(()) => {
+                counts.answered.fetch_add(1, Ordering::Relaxed);
+                discard(body).await;
+            }
             Err(Failed::TakenBack) => _ = counts.taken_back.fetch_add(1, Ordering::Relaxed),
             Err(Failed::Broken) => self.respond.send_reset(Reason::INTERNAL_ERROR),
             Err(Failed::Before(error)) => {
@@ -232,6 +238,7 @@ impl Stream {
                     }
                 };
                 count.fetch_add(1, Ordering::Relaxed);
+                discard(body).await;
             }
         }
     }
@@ -333,6 +340,24 @@ impl Stream {
             () = stop.cancelled() => Ok(()),
         }
     }
+}
+
+/// Throws away what comes of a body that nobody wants, for a while. A reset behind the answer would
+/// say the same (RFC 9113, section 8.1), but some clients lose the answer over it.
+async fn discard(mut body: Incoming) {
+    if body.is_over() {
+        return;
+    }
+    let discarding = async {
+        let mut left = MAX_DISCARDED;
+        while let Ok(Some(Piece::Data(data))) = poll_fn(|cx| body.poll_piece(cx)).await {
+            match left.checked_sub(data.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER, discarding).await;
 }
 
 /// A request's head as one of HTTP/1.1 would be; and the key of a WebSocket handshake, which HTTP/2
