@@ -31,6 +31,9 @@ pub const MAX_SESSIONS: usize = 15_000;
 /// How long requests wait for an agent that has gone: longer than a restart takes, shorter than
 /// most visitors' patience.
 pub const HOLD: Duration = Duration::from_secs(10);
+/// How long a visitor may take nothing of an answer that waits for him: longer than other servers
+/// allow, for people pause downloads.
+pub const STALL: Duration = Duration::from_secs(120);
 /// Requests that wait so at a time.
 pub const MAX_HELD: usize = 10_000;
 
@@ -59,6 +62,9 @@ pub struct Settings {
     pub hold: Duration,
     /// Requests that wait so at a time, in all tunnels together.
     pub max_held: usize,
+    /// How long a visitor may take nothing of an answer that waits for him, before his connection is
+    /// closed; zero: for ever.
+    pub stall: Duration,
     /// Threads, each with its own runtime.
     pub workers: NonZeroUsize,
     /// Connections at a time; the next one is answered 503 and closed.
@@ -147,6 +153,8 @@ pub struct Limits {
     pub hold_seconds: Option<f64>,
     /// See [`Settings::max_held`].
     pub held_requests: Option<usize>,
+    /// See [`Settings::stall`]; 0 to 86,400.
+    pub stall_seconds: Option<f64>,
     /// See [`Sockets::max_tunnel_connections`].
     pub tunnel_connections: Option<usize>,
     /// See [`Sockets::max_tunnel_flows`].
@@ -177,6 +185,9 @@ pub enum SettingsError {
     /// `hold_seconds` is no time to wait.
     #[error("limits.hold_seconds is {0}, which is no number of seconds from 0 to 300")]
     Hold(f64),
+    /// `stall_seconds` is no time to wait.
+    #[error("limits.stall_seconds is {0}, which is no number of seconds from 0 to 86400")]
+    Stall(f64),
     /// `https` is no address.
     #[error("https {0:?} is neither an address such as 0.0.0.0:443 nor \"off\"")]
     Https(String),
@@ -231,6 +242,7 @@ impl File {
             any_host_is_own: false,
             heartbeat: HEARTBEAT,
             hold: hold(self.limits.hold_seconds)?,
+            stall: stall(self.limits.stall_seconds)?,
             max_held: self.limits.held_requests.unwrap_or(MAX_HELD),
             workers: self.workers.unwrap_or_else(cores),
             max_connections: self.limits.connections.unwrap_or(MAX_CONNECTIONS),
@@ -303,6 +315,16 @@ fn hold(seconds: Option<f64>) -> Result<Duration, SettingsError> {
         None => Ok(HOLD),
         Some(seconds) if (0.0..=300.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Some(seconds) => Err(SettingsError::Hold(seconds)),
+    }
+}
+
+fn stall(seconds: Option<f64>) -> Result<Duration, SettingsError> {
+    match seconds {
+        None => Ok(STALL),
+        Some(seconds) if (0.0..=86_400.0).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        Some(seconds) => Err(SettingsError::Stall(seconds)),
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// Requests whose agent is not there right now.
     pub(crate) hold: Hold,
+    /// How long a visitor may take nothing of an answer that waits for him.
+    pub(crate) stall: Duration,
     pub(crate) metrics: Metrics,
     /// What the policies of its tunnels share.
     pub(crate) policies: Arc<policy::Common>,
@@ -335,6 +337,7 @@ fn shared(
         tokens: settings.tokens,
         heartbeat: settings.heartbeat,
         registry: Registry::new(settings.hold),
+        stall: settings.stall,
         hold: Hold::new(settings.hold, settings.max_held),
         metrics: Metrics::new(),
         policies: Arc::default(),

@@ -453,6 +453,13 @@ codes! {
     fix: "Try again, over a better network if it happens often. A program that has nothing to send \
         for so long should end its request, or use a WebSocket."
 
+    VISITOR_STALLED 5006 "visitor-stalled" Visitor Info status() retry()
+    title: "The visitor takes nothing of the answer"
+    cause: "An answer waited for the visitor to read on, and he did not for as long as the edge allows, \
+        so his connection was closed."
+    fix: "Nothing, if downloads are paused for long. The edge's operator can give more time \
+        (`limits.stall_seconds`)."
+
     TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
     title: "Too many connections to one tunnel"
     cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."

@@ -35,7 +35,7 @@ use super::{
     error::ProxyError,
     forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
-    visitor::Visitor,
+    visitor::{Patience, Visitor},
 };
 use crate::{
     ingress::{self, Place},
@@ -287,7 +287,9 @@ impl Server {
         let framing = self.write_answer(&answer, manner);
         let (conn, trailers) = (&mut self.conn, manner.trailers);
         let left = answer.length.unwrap_or(u64::MAX);
-        let mut pump = Pump { conn, body, exchange, framing, trailers, left, over: answer.end };
+        let patience = Patience::new(&visitor, &mut self.timer);
+        let over = answer.end;
+        let mut pump = Pump { conn, body, exchange, framing, trailers, left, patience, over };
         poll_fn(|cx| pump.poll(cx)).await?;
         Ok(Next::Request)
     }
@@ -486,6 +488,7 @@ struct Pump<'a> {
     trailers: bool,
     /// Bytes that the head promises; what is more or less would blur where the next answer begins.
     left: u64,
+    patience: Patience<'a>,
     /// All of the answer is written.
     over: bool,
 }
@@ -500,7 +503,11 @@ impl Pump<'_> {
             exchange.stop_upload();
         }
         while !self.over {
-            ready!(self.conn.poll_room(cx)).map_err(Failed::Io)?;
+            let room = self.conn.poll_room(cx).map_err(Failed::Io)?;
+            if self.patience.poll(cx, room.is_ready()).is_ready() {
+                return Poll::Ready(Err(Failed::Visitor));
+            }
+            ready!(room);
             match self.exchange.poll_download(cx) {
                 Poll::Ready(Ok(piece)) if self.fits(&piece) => self.write(piece),
                 Poll::Ready(Ok(_)) => {
@@ -520,7 +527,11 @@ impl Pump<'_> {
                 }
             }
         }
-        self.conn.poll_flush(cx).map_err(Failed::Io)
+        let flushed = self.conn.poll_flush(cx).map_err(Failed::Io)?;
+        if self.patience.poll(cx, flushed.is_ready()).is_ready() {
+            return Poll::Ready(Err(Failed::Visitor));
+        }
+        flushed.map(Ok)
     }
 
     fn fits(&mut self, piece: &Option<Piece>) -> bool {

@@ -46,7 +46,7 @@ use super::{
     forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
     router,
-    visitor::Visitor,
+    visitor::{Patience, Visitor},
 };
 use crate::ingress::{self, Place};
 
@@ -278,7 +278,9 @@ impl Stream {
         let left = answer.length.filter(|_| !answer.end);
         let grpc = is_grpc(&answer.fields);
         let out = Outgoing::new(stream, answer.end);
-        let mut pump = Pump { out, body, exchange, left, grpc };
+        let timer = self.timer.get_or_insert_with(|| Deadline::at(Instant::now() + IDLE));
+        let patience = Patience::new(&visitor, timer);
+        let mut pump = Pump { out, body, exchange, left, grpc, patience };
         poll_fn(|cx| pump.poll(cx)).await
     }
 
@@ -469,6 +471,7 @@ struct Pump<'a> {
     left: Option<u64>,
     /// Trailers say how a call ended.
     grpc: bool,
+    patience: Patience<'a>,
 }
 
 impl Pump<'_> {
@@ -483,7 +486,11 @@ impl Pump<'_> {
             if self.out.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Failed::TakenBack));
             }
-            ready!(self.out.poll_room(cx))?;
+            let room = self.out.poll_room(cx)?;
+            if self.patience.poll(cx, room.is_ready()).is_ready() {
+                return Poll::Ready(Err(Failed::TakenBack));
+            }
+            ready!(room);
             match ready!(self.exchange.poll_download(cx)) {
                 Ok(piece) => {
                     self.measure(&piece)?;

@@ -3,7 +3,13 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
+
+use tokio::time::Instant;
+use tracing::info;
+use uniroute_shared::{code::Code, deadline::Deadline};
 
 use crate::Shared;
 
@@ -33,5 +39,43 @@ impl Visitor {
         let trusted = edge.trusted.contains(ip);
         let address = ip.to_string();
         Arc::new(Self { edge, worker, peer, address, node, scheme: "http", trusted })
+    }
+}
+
+/// With a visitor who takes nothing of an answer that waits for him: it has an end, for his request
+/// holds one of the session's streams.
+pub(crate) struct Patience<'a> {
+    visitor: &'a Visitor,
+    timer: &'a mut Deadline,
+    /// Zero: for ever.
+    limit: Duration,
+    waits: bool,
+}
+
+impl<'a> Patience<'a> {
+    /// With the connection's or the request's timer.
+    pub(crate) fn new(visitor: &'a Visitor, timer: &'a mut Deadline) -> Self {
+        timer.clear();
+        Self { visitor, timer, limit: visitor.edge.stall, waits: false }
+    }
+
+    /// Ready when he has taken nothing for too long. `has_room`: he has just taken something.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, has_room: bool) -> Poll<()> {
+        if has_room {
+            if std::mem::take(&mut self.waits) {
+                self.timer.clear();
+            }
+            return Poll::Pending;
+        }
+        if !std::mem::replace(&mut self.waits, true) && !self.limit.is_zero() {
+            self.timer.set(Instant::now() + self.limit);
+        }
+        if self.timer.poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let code = &Code::VISITOR_STALLED;
+        self.visitor.edge.metrics.failed(code);
+        info!(%code, peer = %self.visitor.peer, "a visitor takes nothing of his answer");
+        Poll::Ready(())
     }
 }

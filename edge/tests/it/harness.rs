@@ -101,6 +101,7 @@ impl TestEdge {
             tokens: TokenSet::parse(TOKEN).unwrap(),
             heartbeat: uniroute_edge::config::HEARTBEAT,
             hold: Duration::ZERO,
+            stall: uniroute_edge::config::STALL,
             max_held: uniroute_edge::config::MAX_HELD,
             workers: NonZeroUsize::new(2).unwrap(),
             max_connections: 2_000,

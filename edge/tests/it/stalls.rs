@@ -7,7 +7,7 @@ use uniroute_shared::{carrier::quic::STREAM_WINDOW, lanes::DEFAULT_LANES};
 
 use crate::harness::{
     TestAgent, TestEdge, eventually, host, over_quic,
-    upstream::{TestUpstream, channel, text},
+    upstream::{RawUpstream, TestUpstream, channel, text},
     wire::Wire,
 };
 
@@ -161,4 +161,26 @@ async fn uploads_that_nobody_reads_hold_a_bounded_queue_and_nobody_up() {
     let done = writers.iter().filter(|writer| writer.is_finished()).count();
     assert_eq!(done, 0, "they wait, and are not cut");
     writers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// A visitor who never reads holds a stream of his agent's session: not for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_never_reads_is_let_go() {
+    let edge = TestEdge::with(|settings| settings.stall = Duration::from_millis(300));
+    let upstream = RawUpstream::start(|_, mut wire| async move {
+        wire.request().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n").await;
+        let piece = vec![0; 1_000_000];
+        while wire.try_send(&piece).await.is_ok() {}
+    })
+    .await;
+    let _agent = TestAgent::start(&edge, "demo", &upstream.url()).await;
+    let mut visitor = edge.visitor().await;
+    visitor.send(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", host("demo"))).await;
+    eventually("the visitor is let go", async || {
+        let metrics = edge.ask_admin("/metrics").await;
+        metrics.text().contains("UR-5006").then_some(())
+    })
+    .await;
+    drop(visitor);
 }
