@@ -5,6 +5,7 @@ set -eu
 # PROGRAM or FILE (a pattern) that shows it is there, then the package.
 wanted='
 curl                                            curl
+nghttp                                          nghttp2-client
 valgrind                                        valgrind
 nginx                                           nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so     libnginx-mod-stream

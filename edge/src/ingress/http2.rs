@@ -95,6 +95,7 @@ pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes
         .max_header_list_size(MAX_HEADERS)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(REMEMBERED)
+        .max_pending_accept_reset_streams(MAX_TAKEN_BACK)
         .enable_connect_protocol()
         .handshake(io);
     let peer = visitor.peer;

@@ -53,7 +53,8 @@ async def hang(messages, context):
         yield b"began"
         await asyncio.sleep(60)
         seen[word] = ["slept"]
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
+        # The latter where the call was over before its first message was taken.
         seen[word] += ["cancelled"]
         raise
 
@@ -256,6 +257,26 @@ async def a_thousand_short_calls(channel):
             assert await call(b"%d" % number) == b"%d" % number
 
     await asyncio.gather(*map(one, range(1000)))
+
+
+@case
+async def many_calls_cancelled_at_once(channel):
+    """A call beside them goes on, on the same connection."""
+    beside = both_stream(channel, "Chat")()
+    await beside.write(b"before")
+    assert await beside.read() == b"re: before"
+    words = [f"many-{number}" for number in range(200)]
+    calls = [both_stream(channel, "Hang")(metadata=[("word", word)]) for word in words]
+    # As many as the edge takes at a time: the others begin, and are over, as these are cancelled.
+    began = lambda: [word for word in words if word in seen]
+    await eventually("most calls have begun", lambda: len(began()) > 100)
+    for call in calls:
+        call.cancel()
+    await eventually("the server sees it", lambda: all("cancelled" in seen[word] for word in began()))
+    await beside.write(b"after")
+    assert await beside.read() == b"re: after"
+    await beside.done_writing()
+    assert await beside.read() is grpc.aio.EOF
 
 
 async def the_server_goes_away(channel, server):

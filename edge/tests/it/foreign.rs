@@ -2,6 +2,7 @@
 //! What speaks a protocol in detail is a Python program in `tests/foreign`: its cases say of
 //! themselves how they went, and a test here counts them.
 
+mod curl;
 mod dns;
 mod grpc;
 mod postgres;

@@ -465,6 +465,17 @@ fn floods() -> Vec<Case> {
             .origin_sees_at_most(1_200)
             .nginx_differs("ends it by its number of requests, without this code"),
         h2_case(
+            "h2/requests-taken-back-at-once",
+            "RFC 9113, 5.1: what a client may do who gives up, as gRPC ones do with many calls",
+        )
+        .send(
+            (0..80)
+                .flat_map(|n| [get(2 * n + 1, "/a", &[]), rst(2 * n + 1, CANCEL)].concat())
+                .chain(get(161, "/b", &[]))
+                .collect::<Vec<u8>>(),
+        )
+        .stream(161, 200),
+        h2_case(
             "h2/reset-by-a-fault",
             "T04: CVE-2025-8671, streams that the server itself has to reset",
         )

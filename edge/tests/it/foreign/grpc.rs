@@ -15,12 +15,12 @@ async fn passes(words: &str, protocol: &str, count: usize) {
 /// The agent finds out that the local server speaks HTTP/2.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_a_server_that_is_asked() {
-    passes("calls", "auto", 14).await;
+    passes("calls", "auto", 15).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_to_a_server_that_is_known() {
-    passes("calls", "h2", 14).await;
+    passes("calls", "h2", 15).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
