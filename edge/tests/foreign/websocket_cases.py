@@ -603,6 +603,7 @@ async def a_visitor_that_does_not_read_stops_the_server(to):
     await eventually("the server sends", lambda: record() and record().sent)
     stopped = await still(lambda: record().sent)
     # What sockets and windows hold, and no more: a message is 64 KiB.
+    print(f"# stopped after {stopped} messages")
     assert stopped < 64 * 16, stopped
     # It goes on when the visitor reads, and nothing is missing.
     data, number = b"", 0
@@ -631,6 +632,7 @@ async def a_server_that_does_not_read_stops_the_visitor(to):
 
     sending = asyncio.create_task(send())
     stopped = await still(lambda: sent)
+    print(f"# stopped after {stopped} messages")
     assert 0 < stopped < 64 * 16, stopped
     record().go.set()
     await sending

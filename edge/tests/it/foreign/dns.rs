@@ -72,6 +72,7 @@ async fn queries_by_udp_and_by_tcp() {
     let ended = run(python("dns_queries.py", home).args(["127.0.0.1", &public])).await;
     let passed = ended.out.lines().filter(|line| line.starts_with("ok ")).count();
     assert!(ended.code == Some(0) && passed == 5, "{}\n{}", ended.out, ended.err);
+    println!("{}", ended.out);
 
     for (flags, expected) in [
         (&["h7.example.test", "A", "+notcp"][..], &["10.0.0.7", "status: NOERROR", "(UDP)"][..]),
