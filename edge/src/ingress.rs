@@ -25,6 +25,7 @@ use uniroute_shared::{
     code::Level,
     id::RequestId,
     message::{Fields, RequestHead},
+    session::OpenError,
 };
 
 use self::{error::ProxyError, guard::Guard, hold::Found, router::Route, visitor::Visitor};
@@ -62,7 +63,13 @@ pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, Pro
             if let Some(policy) = target.policy.clone() {
                 return Ok(Place::Guarded(Guard { tunnel, policy, target: Some(target) }));
             }
-            Ok(Place::Tunnel(tunnel, hold::open(target)?))
+            match hold::open(target) {
+                // All streams of its session are taken: perhaps not for long.
+                Err(ProxyError::Open(OpenError::TooManyStreams)) if !edge.hold.time().is_zero() => {
+                    Ok(Place::Tunnel(tunnel, None))
+                }
+                found => Ok(Place::Tunnel(tunnel, found?)),
+            }
         }
         // Only for a while: a tunnel whose agent is off all day is not worth any wait.
         Lookup::Offline(_, Some(since)) if since.elapsed() >= edge.hold.time() => {

@@ -21,6 +21,12 @@ use crate::{
 /// Bytes of heads that wait at a time.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// For how long a request waits for one of its session's streams, if all are taken: a burst is no
+/// reason to turn anybody away.
+const BUSY: Duration = Duration::from_secs(1);
+/// How often it looks whether one is free.
+const BUSY_LOOK: Duration = Duration::from_millis(20);
+
 /// A stream to the agent that serves a tunnel.
 pub(crate) type Found = (Arc<Target>, Sender, Receiver);
 
@@ -118,20 +124,27 @@ pub(crate) async fn wait(
     tunnel: Arc<Tunnel>,
     _place: Place,
 ) -> Result<Found, ProxyError> {
-    let deadline = Instant::now() + edge.hold.time;
+    let began = Instant::now();
+    let deadline = began + edge.hold.time;
     edge.metrics.held.inc();
     loop {
         // Enrolled before the look, so that nobody who comes in between is missed.
         let mut arrived = std::pin::pin!(tunnel.arrived.notified());
         arrived.as_mut().enable();
-        if let Some(found) = find(&edge, &tunnel)? {
-            return match found.0.tunnel.id == tunnel.id {
-                true => Ok(found),
-                false => Err(ProxyError::Offline),
-            };
-        }
+        let look = match find(&edge, &tunnel) {
+            Ok(Some(found)) => {
+                return match found.0.tunnel.id == tunnel.id {
+                    true => Ok(found),
+                    false => Err(ProxyError::Offline),
+                };
+            }
+            Ok(None) => edge.hold.time,
+            Err(ProxyError::Open(OpenError::TooManyStreams)) if began.elapsed() < BUSY => BUSY_LOOK,
+            Err(error) => return Err(error),
+        };
         tokio::select! {
             () = &mut arrived => {}
+            () = tokio::time::sleep(look), if look == BUSY_LOOK => {}
             () = tokio::time::sleep_until(deadline) => return Err(ProxyError::Offline),
             () = edge.stop.cancelled() => return Err(ProxyError::Draining),
         }

@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of a connection's beginning that are read before it is known who serves it.
 const FIRST_READ: usize = 2048;
 /// Connections that are accepted before others have their turn.
-const IN_A_ROW: usize = 16;
+const IN_A_ROW: usize = 4;
 /// Connections that may wait to be taken over by a worker; further ones stay where they are.
 pub(crate) const HANDOVERS: usize = 1024;
 
@@ -152,6 +152,8 @@ impl Door {
                 Err(_) => return,
             }
         }
+        // There are more: without this, it would be the others' turn after thousands of them.
+        tokio::task::yield_now().await;
     }
 
     /// Gives a connection to its worker: at once if its first bytes came with it, as they mostly do.
