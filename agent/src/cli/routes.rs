@@ -29,7 +29,7 @@ pub(crate) enum RoutesCommand {
 /// A request that might come.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// As a visitor would write it, such as https://my-site.example.com/api?x=1. The tunnel is the
+    /// As a visitor would write it, such as `https://my-site.example.com/api?x=1`. The tunnel is the
     /// one whose name the host begins with.
     url: String,
     /// The tunnel, by the word in [tunnels.NAME], where the host does not tell it.
