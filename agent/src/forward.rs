@@ -305,8 +305,7 @@ impl Request {
 
     /// gRPC needs HTTP/2 (its calls go both ways at once, and end with trailers).
     fn is_grpc(&self) -> bool {
-        let kind = self.fields.get("content-type");
-        kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) && self.fields.contains("te")
+        headers::is_grpc(&self.fields) && self.fields.contains("te")
     }
 
     fn head(&self) -> Head<'_> {
@@ -317,12 +316,6 @@ impl Request {
             upgrade: &self.upgrade,
             chunked: self.body == Some(None),
         }
-    }
-
-    /// Asking twice is as good as once (RFC 9110, section 9.2.2).
-    fn is_idempotent(&self) -> bool {
-        const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"];
-        METHODS.contains(&&self.method[..])
     }
 
     /// Sends it and waits for the final answer's head. A body is sent once; without one a request
@@ -338,7 +331,7 @@ impl Request {
         // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
         let limit = tunnel.response_timeout.filter(|_| self.body.is_none());
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let repeatable = self.body.is_none() && self.is_idempotent();
+        let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
         let (mut connection, reused) = match self.upgrade.is_empty() {
             true => cancellable(sender, upstream.connection(repeatable)).await??,
             // On a connection of its own: it will not come back.

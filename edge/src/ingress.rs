@@ -23,6 +23,7 @@ use uniroute_proto::TUNNEL_PATH;
 use uniroute_shared::{
     carrier::upgrade,
     code::Level,
+    headers,
     id::RequestId,
     message::{Fields, RequestHead},
     session::OpenError,
@@ -125,7 +126,7 @@ pub(crate) fn refusal(
     let accept = fields.get("accept").map(|accept| &accept[..]);
     let policy = fields.get("host").and_then(|host| policy(&visitor.edge, host));
     let detail = error.detail();
-    if fields.get("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+    if headers::is_grpc(fields) {
         return page::grpc_response(error.code(), id, detail.as_deref());
     }
     page::error_response(error.code(), id, detail.as_deref(), accept, policy.as_deref())

@@ -150,6 +150,23 @@ pub fn is_protocol(token: &[u8]) -> bool {
     !token.is_empty() && token.iter().all(plain) && !token.eq_ignore_ascii_case(b"h2c")
 }
 
+/// Whether asking twice is as good as once (RFC 9110, section 9.2.2).
+#[must_use]
+pub fn is_idempotent(method: &[u8]) -> bool {
+    const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"];
+    METHODS.contains(&method)
+}
+
+/// Whether the message is one of gRPC over HTTP/2; gRPC-Web is HTTP like other.
+#[must_use]
+pub fn is_grpc(fields: &Fields) -> bool {
+    let name = b"application/grpc";
+    fields.get("content-type").is_some_and(|kind| {
+        let (begin, rest) = kind.split_at(kind.len().min(name.len()));
+        begin.eq_ignore_ascii_case(name) && matches!(rest.first(), None | Some(b'+' | b';'))
+    })
+}
+
 /// Where a request's body ends. `minor` is the number behind `HTTP/1.`.
 ///
 /// # Errors

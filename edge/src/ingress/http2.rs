@@ -277,7 +277,7 @@ impl Stream {
         via(&mut head);
         let stream = self.respond.send_response(head, answer.end)?;
         let left = answer.length.filter(|_| !answer.end);
-        let grpc = is_grpc(&answer.fields);
+        let grpc = headers::is_grpc(&answer.fields);
         let out = Outgoing::new(stream, answer.end);
         let timer = self.timer.get_or_insert_with(|| Deadline::at(Instant::now() + IDLE));
         let patience = Patience::new(&visitor, timer);
@@ -446,14 +446,6 @@ fn via(head: &mut Response<()>) {
     head.headers_mut().append(http::header::VIA, via);
 }
 
-fn is_grpc(fields: &Fields) -> bool {
-    let kind = fields.get("content-type").map(|kind| kind.to_ascii_lowercase());
-    kind.is_some_and(|kind| {
-        let rest = kind.strip_prefix(b"application/grpc");
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
-    })
-}
-
 /// How a gRPC call ends that nobody ends any more. A reset would be an internal error to its client,
 /// and not a reason to try again.
 fn unavailable() -> Fields {
@@ -553,9 +545,9 @@ mod tests {
         ] {
             let mut fields = Fields::default();
             fields.push("content-type", kind);
-            assert_eq!(is_grpc(&fields), expected, "{kind}");
+            assert_eq!(headers::is_grpc(&fields), expected, "{kind}");
         }
-        assert!(!is_grpc(&Fields::default()));
+        assert!(!headers::is_grpc(&Fields::default()));
     }
 
     #[test]

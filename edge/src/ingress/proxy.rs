@@ -147,12 +147,6 @@ impl Asked {
             route,
         }
     }
-
-    /// Asking twice is as good as once (RFC 9110, section 9.2.2).
-    fn is_idempotent(&self) -> bool {
-        const METHODS: [&[u8]; 6] = [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"];
-        METHODS.contains(&&self.head.method[..])
-    }
 }
 
 /// Fields that the edge adds to a request.
@@ -287,7 +281,7 @@ impl Exchange {
             length: asked.length,
             switches: !asked.upgrade.is_empty(),
             to_head: asked.head.method == "HEAD",
-            idempotent: asked.is_idempotent(),
+            idempotent: headers::is_idempotent(&asked.head.method),
         };
         let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
         tunnel.requests.fetch_add(1, Ordering::Relaxed);

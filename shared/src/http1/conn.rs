@@ -278,11 +278,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Conn<Io> {
     pub fn into_parts(self) -> (Io, Bytes) {
         (self.io, self.input.freeze())
     }
-
-    /// The connection itself.
-    pub fn io(&self) -> &Io {
-        &self.io
-    }
 }
 
 /// The body that a connection reads at this time.

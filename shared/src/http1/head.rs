@@ -213,7 +213,7 @@ pub fn put_status_line(status: u16, reason: &[u8], out: &mut BytesMut) {
 }
 
 /// Writes a number.
-pub fn put_decimal(mut number: u64, out: &mut BytesMut) {
+fn put_decimal(mut number: u64, out: &mut BytesMut) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
