@@ -26,7 +26,6 @@ use uniroute_shared::{
     headers,
     id::RequestId,
     message::{Fields, RequestHead},
-    session::OpenError,
 };
 
 use self::{error::ProxyError, guard::Guard, hold::Found, router::Route, visitor::Visitor};
@@ -64,13 +63,7 @@ pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, Pro
             if let Some(policy) = target.policy.clone() {
                 return Ok(Place::Guarded(Guard { tunnel, policy, target: Some(target) }));
             }
-            match hold::open(target) {
-                // All streams of its session are taken: perhaps not for long.
-                Err(ProxyError::Open(OpenError::TooManyStreams)) if !edge.hold.time().is_zero() => {
-                    Ok(Place::Tunnel(tunnel, None))
-                }
-                found => Ok(Place::Tunnel(tunnel, found?)),
-            }
+            Ok(Place::Tunnel(tunnel, hold::open(edge, target)?))
         }
         // Only for a while: a tunnel whose agent is off all day is not worth any wait.
         Lookup::Offline(_, Some(since)) if since.elapsed() >= edge.hold.time() => {

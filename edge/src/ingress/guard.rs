@@ -134,7 +134,8 @@ impl Guarded {
         visitor: &Arc<Visitor>,
         asked: &Asked,
     ) -> Result<Exchange, ProxyError> {
-        let found = self.target.map(hold::open).transpose()?.flatten();
+        let found =
+            self.target.map(|target| hold::open(&visitor.edge, target)).transpose()?.flatten();
         Exchange::begin_guarded(visitor, self.tunnel, found, asked, self.in_force, self.whole)
     }
 }

@@ -91,34 +91,29 @@ impl Drop for Place {
     }
 }
 
-/// A stream of whoever serves `tunnel` now; `None`: nobody does, and it may be waited for.
+/// A stream of `target`; `None`: it may be waited for, since its session has just ended or all its
+/// streams are taken.
 ///
 /// # Errors
-/// [`ProxyError`] when there is nothing to wait for.
-pub(crate) fn find(edge: &Shared, tunnel: &Tunnel) -> Result<Option<Found>, ProxyError> {
-    match edge.registry.lookup(tunnel.name.as_str()) {
-        Lookup::Live(target) => open(target),
-        Lookup::Offline(..) => Ok(None),
-        Lookup::Unknown => Err(ProxyError::Offline),
-    }
-}
-
-/// A stream of `target`; `None`: its session takes no more, so that another one is to be waited for.
-///
-/// # Errors
-/// [`ProxyError`] when the session has as many as it may.
-pub(crate) fn open(target: Arc<Target>) -> Result<Option<Found>, ProxyError> {
-    match target.session.carried.open() {
-        Ok((sender, receiver)) => Ok(Some((target, sender, receiver))),
-        Err(error @ OpenError::TooManyStreams) => Err(error.into()),
+/// [`ProxyError`] when they are and nothing waits here.
+pub(crate) fn open(edge: &Shared, target: Arc<Target>) -> Result<Option<Found>, ProxyError> {
+    match stream(target) {
+        Ok(found) => Ok(Some(found)),
+        Err(error @ OpenError::TooManyStreams) if edge.hold.time.is_zero() => Err(error.into()),
         Err(_) => Ok(None),
     }
 }
 
-/// Waits for an agent that serves `tunnel`.
+fn stream(target: Arc<Target>) -> Result<Found, OpenError> {
+    let (sender, receiver) = target.session.carried.open()?;
+    Ok((target, sender, receiver))
+}
+
+/// Waits for an agent that serves `tunnel`, and has a stream for it.
 ///
 /// # Errors
-/// [`ProxyError::Offline`] when none came in time, [`ProxyError::Draining`] when the edge stops.
+/// [`ProxyError::Offline`] when none came in time, [`ProxyError::Open`] when all streams stay taken,
+/// [`ProxyError::Draining`] when the edge stops.
 pub(crate) async fn wait(
     edge: Arc<Shared>,
     tunnel: Arc<Tunnel>,
@@ -131,20 +126,25 @@ pub(crate) async fn wait(
         // Enrolled before the look, so that nobody who comes in between is missed.
         let mut arrived = std::pin::pin!(tunnel.arrived.notified());
         arrived.as_mut().enable();
-        let look = match find(&edge, &tunnel) {
-            Ok(Some(found)) => {
-                return match found.0.tunnel.id == tunnel.id {
-                    true => Ok(found),
-                    false => Err(ProxyError::Offline),
-                };
+        let found = match edge.registry.lookup(tunnel.name.as_str()) {
+            // Whoever has the name by now may be somebody else.
+            Lookup::Live(target) if target.tunnel.id == tunnel.id => Some(stream(target)),
+            Lookup::Offline(..) => None,
+            Lookup::Live(_) | Lookup::Unknown => return Err(ProxyError::Offline),
+        };
+        let busy = match found {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(error @ OpenError::TooManyStreams)) => {
+                if began.elapsed() >= BUSY {
+                    return Err(error.into());
+                }
+                true
             }
-            Ok(None) => edge.hold.time,
-            Err(ProxyError::Open(OpenError::TooManyStreams)) if began.elapsed() < BUSY => BUSY_LOOK,
-            Err(error) => return Err(error),
+            Some(Err(_)) | None => false,
         };
         tokio::select! {
             () = &mut arrived => {}
-            () = tokio::time::sleep(look), if look == BUSY_LOOK => {}
+            () = tokio::time::sleep(BUSY_LOOK), if busy => {}
             () = tokio::time::sleep_until(deadline) => return Err(ProxyError::Offline),
             () = edge.stop.cancelled() => return Err(ProxyError::Draining),
         }
