@@ -45,6 +45,9 @@ use crate::{
 /// Where there are as many flows as may be, the one that was quiet for the longest makes room, if it
 /// was for this long at least: a crowd of new visitors must not end what is under way.
 const EVICT_AFTER: Duration = Duration::from_millis(200);
+/// The same for one whose last datagram was an answer: a resolver asks from a new port each time, and
+/// is done with it then.
+const EVICT_ANSWERED_AFTER: Duration = Duration::from_millis(20);
 /// A flow on which nothing has moved for this long ends, where the tunnel says nothing else.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often flows are looked at.
@@ -124,6 +127,8 @@ struct State {
     began: Instant,
     /// When something moved last, in milliseconds after `began`.
     moved: AtomicU64,
+    /// What moved last was an answer.
+    answered: AtomicBool,
     idle: Duration,
     /// Its stream is over.
     ended: AtomicBool,
@@ -131,9 +136,17 @@ struct State {
 }
 
 impl State {
-    fn moves(&self) {
+    fn moves(&self, answer: bool) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved.store(now, Ordering::Relaxed);
+        self.answered.store(answer, Ordering::Relaxed);
+    }
+
+    /// Whether it may end for the sake of a new one.
+    fn makes_room(&self) -> bool {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let after = if answered { EVICT_ANSWERED_AFTER } else { EVICT_AFTER };
+        self.is_over() || self.quiet_for() >= after
     }
 
     fn quiet_for(&self) -> Duration {
@@ -196,11 +209,12 @@ impl Flows {
         let state = Arc::new(State {
             began: self.began,
             moved: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             idle: target.idle_timeout.unwrap_or(IDLE),
             ended: AtomicBool::new(false),
             traffic: self.edge.metrics.sockets.open(self.tunnel.kind),
         });
-        state.moves();
+        state.moves(false);
         self.spawn_answers(&target, visitor, &state, receiver);
         Ok(Flow { sender, state })
     }
@@ -238,9 +252,8 @@ impl Flows {
         if self.flows.len() < self.edge.sockets.max_tunnel_flows {
             return Ok(());
         }
-        let quietest = self.flows.iter().max_by_key(|(_, flow)| flow.state.quiet_for());
-        let quietest = quietest
-            .filter(|(_, flow)| flow.state.is_over() || flow.state.quiet_for() >= EVICT_AFTER);
+        let dispensable = self.flows.iter().filter(|(_, flow)| flow.state.makes_room());
+        let quietest = dispensable.max_by_key(|(_, flow)| flow.state.quiet_for());
         let visitor = quietest.map(|(visitor, _)| *visitor).ok_or(&Code::FLOW_LIMIT)?;
         self.flows.remove(&visitor);
         Ok(())
@@ -254,7 +267,7 @@ impl Flows {
 impl Flow {
     /// Whether the stream took it; an error once it takes nothing any more.
     fn send(&mut self, payload: &[u8]) -> Result<bool, ()> {
-        self.state.moves();
+        self.state.moves(false);
         match self.sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => return Ok(false),
             Poll::Ready(ready) => ready.map_err(|_| ())?,
@@ -331,7 +344,7 @@ impl Answers {
     }
 
     async fn answer(&self, payload: &[u8]) {
-        self.state.moves();
+        self.state.moves(true);
         let length = payload.len() as u64;
         match self.socket.send_to(payload, self.visitor).await {
             Ok(_) => {
