@@ -6,6 +6,8 @@
 
 mod admin;
 pub mod config;
+#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+mod events;
 mod ingress;
 mod metrics;
 mod names;
@@ -13,6 +15,8 @@ mod policy;
 mod registry;
 mod session;
 mod sockets;
+#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+mod store;
 
 use std::{
     io,

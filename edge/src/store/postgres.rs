@@ -1,0 +1,29 @@
+//! The rows in Postgres.
+
+use super::{Row, Statement, StoreError, Value};
+
+#[derive(Clone, Debug)]
+pub(super) struct Postgres;
+
+fn missing() -> StoreError {
+    StoreError::Other("not here yet".into())
+}
+
+#[expect(clippy::unused_async, reason = "not here yet")]
+impl Postgres {
+    pub(super) async fn rows(&self, _: &str, _: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        Err(missing())
+    }
+
+    pub(super) async fn listed(&self, _: &str, _: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        Err(missing())
+    }
+
+    pub(super) async fn execute(&self, _: &str, _: Vec<Value>) -> Result<u64, StoreError> {
+        Err(missing())
+    }
+
+    pub(super) async fn transaction(&self, _: Vec<Statement>) -> Result<Vec<Vec<Row>>, StoreError> {
+        Err(missing())
+    }
+}
