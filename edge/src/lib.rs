@@ -16,7 +16,7 @@ mod registry;
 mod session;
 mod sockets;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
-mod store;
+pub mod store;
 
 use std::{
     io,

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 /// What is shared between edges. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub(crate) struct State {
+pub struct State {
     backend: Backend,
 }
 
@@ -41,39 +41,39 @@ enum Backend {
 /// Why a call has failed: the other side does not answer. It may have been done.
 #[derive(Debug, thiserror::Error)]
 #[error("the shared state does not answer: {0}")]
-pub(crate) struct StateError(pub(crate) String);
+pub struct StateError(pub String);
 
 /// Who serves a name.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Route {
-    pub(crate) tunnel: Uuid,
+pub struct Route {
+    pub tunnel: Uuid,
     /// Of the claim; the highest one counts.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// The edge that has a session of it.
-    pub(crate) edge: String,
+    pub edge: String,
 }
 
 /// A session that serves a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Presence {
-    pub(crate) session: Uuid,
-    pub(crate) edge: String,
-    pub(crate) epoch: u64,
-    pub(crate) agent: String,
+pub struct Presence {
+    pub session: Uuid,
+    pub edge: String,
+    pub epoch: u64,
+    pub agent: String,
 }
 
 /// Running totals of a tunnel, or what is to be added to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    pub(crate) requests: u64,
-    pub(crate) errors: u64,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
+pub struct Totals {
+    pub requests: u64,
+    pub errors: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
 }
 
 /// What comes from other edges, and from this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub enum Told {
     Message(String),
     /// Messages may have been missed: the connection was lost, or this receiver was too slow.
     Gap,
@@ -82,7 +82,7 @@ pub(crate) enum Told {
 impl State {
     /// Says that `route.edge` serves `name` for `ttl`; to be said again before that is over. `false`:
     /// a claim with a higher epoch is there, and nothing was changed. Atomic.
-    pub(crate) async fn put_route(
+    pub async fn put_route(
         &self,
         name: &str,
         route: &Route,
@@ -95,7 +95,7 @@ impl State {
     }
 
     /// Who serves `name`, if anybody says so.
-    pub(crate) async fn route(&self, name: &str) -> Result<Option<Route>, StateError> {
+    pub async fn route(&self, name: &str) -> Result<Option<Route>, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.route(name)),
             Backend::Redis(redis) => redis.route(name).await,
@@ -103,7 +103,7 @@ impl State {
     }
 
     /// Takes back what `edge` has said with `epoch` or a lower one. Atomic.
-    pub(crate) async fn drop_route(
+    pub async fn drop_route(
         &self,
         name: &str,
         edge: &str,
@@ -119,7 +119,7 @@ impl State {
     }
 
     /// Says that a session serves `tunnel`, for `ttl`. Each session expires by itself.
-    pub(crate) async fn put_session(
+    pub async fn put_session(
         &self,
         tunnel: Uuid,
         presence: &Presence,
@@ -135,7 +135,7 @@ impl State {
     }
 
     /// The sessions that serve `tunnel`, on all edges; highest epoch first.
-    pub(crate) async fn sessions(&self, tunnel: Uuid) -> Result<Vec<Presence>, StateError> {
+    pub async fn sessions(&self, tunnel: Uuid) -> Result<Vec<Presence>, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.sessions(tunnel)),
             Backend::Redis(redis) => redis.sessions(tunnel).await,
@@ -143,7 +143,7 @@ impl State {
     }
 
     /// The session has ended.
-    pub(crate) async fn drop_session(&self, tunnel: Uuid, session: Uuid) -> Result<(), StateError> {
+    pub async fn drop_session(&self, tunnel: Uuid, session: Uuid) -> Result<(), StateError> {
         match &self.backend {
             Backend::Memory(memory) => {
                 memory.drop_session(tunnel, session);
@@ -154,7 +154,7 @@ impl State {
     }
 
     /// Adds to a tunnel's running totals, which are kept for a day after the last addition.
-    pub(crate) async fn add_totals(&self, tunnel: Uuid, more: Totals) -> Result<(), StateError> {
+    pub async fn add_totals(&self, tunnel: Uuid, more: Totals) -> Result<(), StateError> {
         match &self.backend {
             Backend::Memory(memory) => {
                 memory.add_totals(tunnel, more);
@@ -165,7 +165,7 @@ impl State {
     }
 
     /// A tunnel's running totals.
-    pub(crate) async fn totals(&self, tunnel: Uuid) -> Result<Totals, StateError> {
+    pub async fn totals(&self, tunnel: Uuid) -> Result<Totals, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.totals(tunnel)),
             Backend::Redis(redis) => redis.totals(tunnel).await,
@@ -177,7 +177,7 @@ impl State {
     /// the parts of all edges with a living lease add up to 1 at most. Parts follow the demand; an
     /// edge with little has at least a tenth of an even part, so that a sudden first request finds
     /// something. Atomic.
-    pub(crate) async fn share(
+    pub async fn share(
         &self,
         key: &str,
         edge: &str,
@@ -191,7 +191,7 @@ impl State {
     }
 
     /// Says how many requests wait at `edge` for the agent of `tunnel`; 0 takes it back.
-    pub(crate) async fn set_waiting(
+    pub async fn set_waiting(
         &self,
         tunnel: Uuid,
         edge: &str,
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// How many requests wait for the agent of `tunnel`, by edge.
-    pub(crate) async fn waiting(&self, tunnel: Uuid) -> Result<Vec<(String, u64)>, StateError> {
+    pub async fn waiting(&self, tunnel: Uuid) -> Result<Vec<(String, u64)>, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.waiting(tunnel)),
             Backend::Redis(redis) => redis.waiting(tunnel).await,
@@ -218,7 +218,7 @@ impl State {
     /// Takes the lock `name` for `ttl`, or takes it again if `holder` has it. The fence is higher
     /// than that of every holder before, and stays while the holder does. `None`: another one has it.
     /// Atomic.
-    pub(crate) async fn lock(
+    pub async fn lock(
         &self,
         name: &str,
         holder: &str,
@@ -231,7 +231,7 @@ impl State {
     }
 
     /// Gives the lock back, if `holder` still has it.
-    pub(crate) async fn unlock(&self, name: &str, holder: &str) -> Result<(), StateError> {
+    pub async fn unlock(&self, name: &str, holder: &str) -> Result<(), StateError> {
         match &self.backend {
             Backend::Memory(memory) => {
                 memory.unlock(name, holder);
@@ -242,7 +242,7 @@ impl State {
     }
 
     /// Leaves `value` under `key` of `space` for `ttl`, over what was there.
-    pub(crate) async fn mark(
+    pub async fn mark(
         &self,
         space: &str,
         key: &str,
@@ -259,7 +259,7 @@ impl State {
     }
 
     /// Everything in `space` that has not expired: key, value, and how long it will stay.
-    pub(crate) async fn marks(
+    pub async fn marks(
         &self,
         space: &str,
     ) -> Result<Vec<(String, String, Duration)>, StateError> {
@@ -270,7 +270,7 @@ impl State {
     }
 
     /// Takes a mark away; whether it was there.
-    pub(crate) async fn unmark(&self, space: &str, key: &str) -> Result<bool, StateError> {
+    pub async fn unmark(&self, space: &str, key: &str) -> Result<bool, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.unmark(space, key)),
             Backend::Redis(redis) => redis.unmark(space, key).await,
@@ -279,7 +279,7 @@ impl State {
 
     /// Tells every edge, this one too. At most once: who is not connected misses it, and is told of
     /// the gap.
-    pub(crate) async fn publish(&self, message: String) -> Result<(), StateError> {
+    pub async fn publish(&self, message: String) -> Result<(), StateError> {
         match &self.backend {
             Backend::Memory(memory) => {
                 memory.publish(message);
@@ -290,7 +290,7 @@ impl State {
     }
 
     /// What is published from now on. A receiver that lags behind by 1,024 is told so.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Told> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Told> {
         match &self.backend {
             Backend::Memory(memory) => memory.subscribe(),
             Backend::Redis(redis) => redis.subscribe(),
@@ -298,7 +298,7 @@ impl State {
     }
 
     /// Whether the other side answers now; always, in memory.
-    pub(crate) fn is_well(&self) -> bool {
+    pub fn is_well(&self) -> bool {
         match &self.backend {
             Backend::Memory(_) => true,
             Backend::Redis(redis) => redis.is_well(),
@@ -306,7 +306,7 @@ impl State {
     }
 
     /// Whether other edges may be there.
-    pub(crate) fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Redis(_))
     }
 }

@@ -11,11 +11,12 @@ mod postgres;
 mod sqlite;
 mod value;
 
-pub(crate) use self::value::{FromValue, Row, Timestamp, Value, values};
+pub(crate) use self::value::values;
+pub use self::value::{FromValue, Row, Timestamp, Value};
 
 /// Durable rows. Cloning is cheap; all clones share the connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub struct Store {
     backend: Backend,
 }
 
@@ -27,18 +28,18 @@ enum Backend {
 
 /// One statement of a transaction.
 #[derive(Debug)]
-pub(crate) struct Statement {
-    pub(crate) sql: std::borrow::Cow<'static, str>,
-    pub(crate) params: Vec<Value>,
+pub struct Statement {
+    pub sql: std::borrow::Cow<'static, str>,
+    pub params: Vec<Value>,
     /// The transaction is rolled back with [`StoreError::Stale`] unless this many rows are changed
     /// or returned.
-    pub(crate) expect: Option<u64>,
+    pub expect: Option<u64>,
 }
 
 /// Why a call has failed. Nothing of it was done then, except where the connection was lost while
 /// the database was at it ([`StoreError::Unavailable`]).
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// A unique index refuses the row; its name, such as `idx_users_email`.
     #[error("there is such a row already ({0})")]
     Duplicate(String),
@@ -61,12 +62,12 @@ pub(crate) enum StoreError {
 
 impl Statement {
     /// A statement that may change any number of rows.
-    pub(crate) fn new(sql: impl Into<std::borrow::Cow<'static, str>>, params: Vec<Value>) -> Self {
+    pub fn new(sql: impl Into<std::borrow::Cow<'static, str>>, params: Vec<Value>) -> Self {
         Self { sql: sql.into(), params, expect: None }
     }
 
     /// A statement that has to change or return exactly `rows` rows.
-    pub(crate) fn expect(mut self, rows: u64) -> Self {
+    pub fn expect(mut self, rows: u64) -> Self {
         self.expect = Some(rows);
         self
     }
@@ -77,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; see there.
-    pub(crate) async fn rows(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+    pub async fn rows(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         match &self.backend {
             Backend::Postgres(postgres) => postgres.rows(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.rows(sql, params).await,
@@ -88,11 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::rows`].
-    pub(crate) async fn row(
-        &self,
-        sql: &str,
-        params: Vec<Value>,
-    ) -> Result<Option<Row>, StoreError> {
+    pub async fn row(&self, sql: &str, params: Vec<Value>) -> Result<Option<Row>, StoreError> {
         Ok(self.rows(sql, params).await?.into_iter().next())
     }
 
@@ -100,11 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::rows`].
-    pub(crate) async fn listed(
-        &self,
-        sql: &str,
-        params: Vec<Value>,
-    ) -> Result<Vec<Row>, StoreError> {
+    pub async fn listed(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         match &self.backend {
             Backend::Postgres(postgres) => postgres.listed(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.listed(sql, params).await,
@@ -115,7 +108,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::rows`].
-    pub(crate) async fn execute(&self, sql: &str, params: Vec<Value>) -> Result<u64, StoreError> {
+    pub async fn execute(&self, sql: &str, params: Vec<Value>) -> Result<u64, StoreError> {
         match &self.backend {
             Backend::Postgres(postgres) => postgres.execute(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.execute(sql, params).await,
@@ -126,7 +119,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::rows`], and [`StoreError::Stale`] where [`Statement::expect`] is not met.
-    pub(crate) async fn transaction(
+    pub async fn transaction(
         &self,
         statements: Vec<Statement>,
     ) -> Result<Vec<Vec<Row>>, StoreError> {

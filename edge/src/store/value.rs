@@ -8,20 +8,20 @@ use super::StoreError;
 
 /// An instant: microseconds since 1970 (UTC). JSON has it as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Timestamp(pub(crate) i64);
+pub struct Timestamp(pub i64);
 
 impl Timestamp {
     /// By the clock of this machine.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    pub(crate) fn plus(self, duration: std::time::Duration) -> Self {
+    pub fn plus(self, duration: std::time::Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
-    pub(crate) fn minus(self, duration: std::time::Duration) -> Self {
+    pub fn minus(self, duration: std::time::Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 }
@@ -54,7 +54,7 @@ impl serde::Serialize for Timestamp {
 
 /// One value of a statement or a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
     Null,
     Bool(bool),
     Int(i64),
@@ -103,11 +103,11 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 macro_rules! values {
     ($($value:expr),* $(,)?) => { vec![$($crate::store::Value::from($value)),*] };
 }
-pub(crate) use values;
+pub use values;
 
 /// One row of an answer; its columns are read in the order of the statement.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub struct Row {
     values: std::vec::IntoIter<Value>,
 }
 
@@ -120,7 +120,7 @@ impl Row {
     ///
     /// # Errors
     /// When it is of another kind, or there is none.
-    pub(crate) fn take<T: FromValue>(&mut self) -> Result<T, StoreError> {
+    pub fn take<T: FromValue>(&mut self) -> Result<T, StoreError> {
         let value = self.values.next();
         let value = value.ok_or_else(|| StoreError::Other("a row is too short".into()))?;
         T::from_value(value)
@@ -129,7 +129,7 @@ impl Row {
 }
 
 /// What a column can be read as.
-pub(crate) trait FromValue: Sized {
+pub trait FromValue: Sized {
     /// # Errors
     /// The value, when it is of another kind.
     fn from_value(value: Value) -> Result<Self, Value>;
