@@ -103,7 +103,7 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 macro_rules! values {
     ($($value:expr),* $(,)?) => { vec![$($crate::store::Value::from($value)),*] };
 }
-pub use values;
+pub(crate) use values;
 
 /// One row of an answer; its columns are read in the order of the statement.
 #[derive(Debug)]
