@@ -200,12 +200,14 @@ CREATE TABLE captures (
 );
 CREATE INDEX idx_captures_tunnel_id ON captures (tunnel_id, id);
 
--- Every change, and everything suspicious: who, what, from where. Never updated.
+-- Every change, and everything suspicious: who, what, from where. Never updated. Edges read it, too,
+-- to learn of changes that nobody told them of.
 CREATE TABLE audit_log (
     id BLOB PRIMARY KEY,
     at INTEGER NOT NULL,
     -- Whose it is: users see their own, operators all.
     user_id BLOB,
+    tunnel_id BLOB,
     -- Who did it: a user; NULL: an agent, an edge or the command line, as `actor` says.
     actor_id BLOB,
     actor TEXT NOT NULL,
