@@ -8,6 +8,8 @@ mod admin;
 pub mod config;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod events;
+#[allow(dead_code, reason = "being built")]
+mod histogram;
 mod ingress;
 mod metrics;
 mod names;
