@@ -13,7 +13,7 @@ pub(crate) mod ports;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uniroute_proto::v1;
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
@@ -29,7 +30,12 @@ use uniroute_shared::{
 };
 
 use self::ports::{Kind, Port, PortWish};
-use crate::{names, policy::Policy};
+use crate::{
+    limits::{Gate, accounts::Account},
+    policy::Policy,
+    session::permit::Permit,
+    traffic::Counts,
+};
 
 /// How long a name stays with its identity after its last session ended without closing it.
 pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
@@ -37,8 +43,6 @@ pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
 pub(crate) const MAX_NAMES: usize = 100_000;
 /// Names that nobody came back for are looked for no more often than this.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Tries to find a free random name; with 64 bits of chance the first one does.
-const RANDOM_TRIES: usize = 8;
 /// Recent times to the first byte that a tunnel's median is taken from.
 const LATENCIES: usize = 32;
 
@@ -60,9 +64,16 @@ pub(crate) struct Tunnel {
     /// Where its visitors come in, if it has a port of its own.
     pub(crate) port: Option<Port>,
     pub(crate) created: Instant,
-    pub(crate) requests: AtomicU64,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
+    /// Whose it is.
+    pub(crate) account: Arc<Account>,
+    pub(crate) counts: Counts,
+    /// Its own limit of requests a second.
+    pub(crate) gate: Gate,
+    rate: AtomicU32,
+    /// Its owner lets nobody in for now.
+    paused: AtomicBool,
+    /// Of the last claim in the store: whoever has a lower one writes nothing there.
+    fence: AtomicU64,
     /// Somebody serves it again: for requests that are held.
     pub(crate) arrived: Notify,
     /// Connections that are open now, of kinds that have connections.
@@ -88,23 +99,67 @@ impl Tunnel {
         port: Option<Port>,
         local_url: String,
         policy: Option<Arc<Policy>>,
+        grant: &Grant,
     ) -> Self {
-        Self {
-            id: TunnelId::new(),
+        let tunnel = Self {
+            id: grant.id,
             name,
             kind,
             port,
             created: Instant::now(),
-            requests: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
+            account: Arc::clone(&grant.account),
+            counts: Counts::default(),
+            gate: Gate::default(),
+            rate: AtomicU32::new(0),
+            paused: AtomicBool::new(grant.paused),
+            fence: AtomicU64::new(grant.fence),
             arrived: Notify::new(),
             connections: AtomicUsize::new(0),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             policy: Mutex::new(policy),
             unhealthy: Mutex::new(None),
+        };
+        tunnel.limit(grant.rate);
+        tunnel
+    }
+
+    /// Requests a second that are let through from now on; `None`: any number.
+    pub(crate) fn limit(&self, rate: Option<u32>) {
+        if self.rate.swap(rate.unwrap_or(0), Ordering::Relaxed) != rate.unwrap_or(0) {
+            self.gate.set(rate, 1.0);
         }
+    }
+
+    /// See [`Tunnel::limit`].
+    pub(crate) fn rate(&self) -> Option<u32> {
+        Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Why a connection of another kind than HTTP is not let in now.
+    pub(crate) fn refuses(&self) -> Option<&'static Code> {
+        let now = tokio::time::Instant::now();
+        match () {
+            () if self.is_paused() => Some(&Code::PAUSED),
+            () if self.gate.pass(now).is_err() => Some(&Code::TUNNEL_RATE),
+            () if self.account.gate.pass(now).is_err() => Some(&Code::USER_RATE),
+            () if !self.account.may_transfer() => Some(&Code::TRANSFER_USED),
+            () => None,
+        }
+    }
+
+    /// Whether that is new.
+    pub(crate) fn pause(&self, paused: bool) -> bool {
+        self.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
+    /// Of the last claim in the store.
+    pub(crate) fn fence(&self) -> u64 {
+        self.fence.load(Ordering::Relaxed)
     }
 
     /// Takes down how long an answer's head took.
@@ -158,6 +213,8 @@ pub(crate) struct Origin {
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     pub(crate) identity: Identity,
+    /// What its token allows.
+    pub(crate) permit: Arc<Permit>,
     pub(crate) peer: std::net::SocketAddr,
     /// The thread that it runs on.
     pub(crate) worker: usize,
@@ -176,6 +233,62 @@ pub(crate) struct SessionHandle {
     pub(crate) patient: AtomicBool,
     /// A request waits suspiciously long: see whether the agent is still there.
     pub(crate) probe: Notify,
+    /// Tunnels of it have changed, and its agent is to be told.
+    pub(crate) changed: Notify,
+    /// Those that it serves no more, to be told of too.
+    pub(crate) closed: Mutex<Vec<v1::CloseTunnel>>,
+    /// It is to end at once, for this reason.
+    pub(crate) cut: Cut,
+}
+
+impl SessionHandle {
+    /// A tunnel of it is no more: its agent is told why.
+    pub(crate) fn close(&self, tunnel: &Tunnel, code: &'static Code) {
+        let close = v1::CloseTunnel {
+            tunnel_id: tunnel.id.as_bytes().to_vec().into(),
+            code: code.number.into(),
+            message: format!("{}. {}", code.title, code.fix),
+        };
+        self.closed.lock().push(close);
+        self.changed.notify_one();
+    }
+
+    /// What [`SessionHandle::close`] has said since.
+    pub(crate) fn take_closed(&self) -> Vec<v1::CloseTunnel> {
+        std::mem::take(&mut *self.closed.lock())
+    }
+}
+
+/// Says once that a session is to end, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    code: OnceLock<&'static Code>,
+    token: CancellationToken,
+}
+
+impl Cut {
+    pub(crate) fn now(&self, code: &'static Code) {
+        let _ = self.code.set(code);
+        self.token.cancel();
+    }
+
+    /// Until it is said.
+    pub(crate) async fn wanted(&self) -> &'static Code {
+        self.token.cancelled().await;
+        self.code.get().copied().unwrap_or(&Code::SESSION_CUT)
+    }
+}
+
+/// What the store says of a name that was claimed.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub(crate) id: TunnelId,
+    /// The claim's epoch in the store.
+    pub(crate) fence: u64,
+    pub(crate) account: Arc<Account>,
+    /// Requests a second.
+    pub(crate) rate: Option<u32>,
+    pub(crate) paused: bool,
 }
 
 /// Where a request goes: a tunnel and the session that serves it.
@@ -237,10 +350,6 @@ pub(crate) struct Claim {
 /// What a session wishes for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish<'a> {
-    /// Empty: the edge chooses.
-    pub(crate) name: &'a str,
-    /// The name came from an earlier session's choice: another one will do.
-    pub(crate) name_is_hint: bool,
     pub(crate) kind: Kind,
     /// For kinds that have one.
     pub(crate) port: Option<PortWish<'a>>,
@@ -298,7 +407,8 @@ impl Registry {
     pub(crate) fn target_of(&self, tunnel: &Tunnel) -> Option<Arc<Target>> {
         let table = self.table.read();
         let target = table.names.get(&tunnel.name)?.target.as_ref()?;
-        (target.tunnel.id == tunnel.id).then(|| Arc::clone(target))
+        // The same row of the store may have become another kind, at another port.
+        std::ptr::eq(&*target.tunnel, tunnel).then(|| Arc::clone(target))
     }
 
     /// Forgets names that nobody came back for.
@@ -306,31 +416,54 @@ impl Registry {
         self.table.write().forget_expired();
     }
 
-    /// Gives a name to a session: nobody is routed to it before [`Registry::activate`].
+    /// The name that `identity` has a port by: an agent that asks for its port gets its tunnel.
+    pub(crate) fn name_of_port(
+        &self,
+        identity: &Identity,
+        kind: Kind,
+        number: u16,
+    ) -> Option<Subdomain> {
+        self.table.read().name_of_port(identity, kind, number)
+    }
+
+    /// What `identity` has `name` by; for when the store can't be asked.
+    pub(crate) fn known(&self, identity: &Identity, name: &Subdomain) -> Option<Grant> {
+        let table = self.table.read();
+        let entry = table.names.get(name).filter(|entry| entry.identity == *identity)?;
+        let tunnel = &entry.tunnel;
+        Some(Grant {
+            id: tunnel.id,
+            fence: tunnel.fence(),
+            account: Arc::clone(&tunnel.account),
+            rate: tunnel.rate(),
+            paused: tunnel.is_paused(),
+        })
+    }
+
+    /// Whether `owner` had `name` here and has given it up, or nobody came back for it: any agent of
+    /// his may have it.
+    pub(crate) fn is_given_up(&self, owner: &str, name: &Subdomain) -> bool {
+        let table = self.table.read();
+        let entry = table.names.get(name).filter(|entry| *entry.identity.owner == *owner);
+        entry.is_some_and(|entry| entry.closed || entry.is_expired(table.hold))
+    }
+
+    /// Gives a session the name that the store has granted: nobody is routed to it before
+    /// [`Registry::activate`]. Whoever else had it here has lost it.
+    ///
+    /// # Errors
+    /// When there is no port, or no room.
     pub(crate) fn claim(
         &self,
         identity: &Identity,
         session: SessionId,
+        name: Subdomain,
         wish: &Wish<'_>,
+        grant: &Grant,
     ) -> Result<Claim, &'static Code> {
         let mut table = self.table.write();
         table.forget_expired();
-        if let Some(name) = table.name_of_port(identity, wish) {
-            return table.claim(identity, session, name, wish);
-        }
-        if wish.name.is_empty() {
-            return table.claim_random(identity, session, wish);
-        }
-        let name = Subdomain::parse(wish.name).map_err(|_| &Code::NAME_INVALID)?;
-        if names::is_reserved(name.as_str()) {
-            return Err(&Code::NAME_RESERVED);
-        }
-        match table.claim(identity, session, name, wish) {
-            Err(&Code::NAME_TAKEN) if wish.name_is_hint => {
-                table.claim_random(identity, session, wish)
-            }
-            result => result,
-        }
+        table.claim(identity, session, name, wish, grant)
     }
 
     /// Lets requests in for `claims`. Sessions that lost their last name to this one are told.
@@ -370,6 +503,11 @@ impl Registry {
         old.inspect(|session| session.replaced.cancel()).is_some()
     }
 
+    /// A session that is ready, or goes.
+    pub(crate) fn session_by_id(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
+        self.table.read().sessions.get(id).cloned()
+    }
+
     /// The session that is named so and gave out `token`.
     pub(crate) fn session(&self, id: &str, token: &[u8]) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();
@@ -401,7 +539,9 @@ impl Registry {
     }
 
     /// The session has ended: its names have no target, and stay with their identity for a while.
-    pub(crate) fn release(&self, session: SessionId) {
+    /// Returns the tunnels that nobody serves now.
+    pub(crate) fn release(&self, session: SessionId) -> Vec<Arc<Tunnel>> {
+        let mut unserved = Vec::new();
         let mut table = self.table.write();
         table.sessions.remove(&session);
         let now = Instant::now();
@@ -409,6 +549,7 @@ impl Registry {
             let Some(entry) = table.names.get_mut(&name) else { continue };
             if entry.target.as_ref().is_some_and(|target| target.session.id == session) {
                 entry.target = None;
+                unserved.push(Arc::clone(&entry.tunnel));
             }
             if entry.claimant == session {
                 match &entry.target {
@@ -420,6 +561,7 @@ impl Registry {
                 }
             }
         }
+        unserved
     }
 
     /// The tunnel, if `session` is the one that serves it.
@@ -452,6 +594,58 @@ impl Registry {
         table.names.values().filter(there).map(row).collect()
     }
 
+    /// The tunnel with this identifier, if it is known here.
+    pub(crate) fn by_id(&self, id: TunnelId) -> Option<Arc<Tunnel>> {
+        let table = self.table.read();
+        let mut tunnels = table.names.values().map(|entry| &entry.tunnel);
+        tunnels.find(|tunnel| tunnel.id == id).cloned()
+    }
+
+    /// Who serves the tunnel with this identifier now.
+    pub(crate) fn serving(&self, id: TunnelId) -> Option<Arc<SessionHandle>> {
+        let table = self.table.read();
+        let mut targets = table.names.values().filter_map(|entry| entry.target.as_ref());
+        let target = targets.find(|target| target.tunnel.id == id)?;
+        Some(Arc::clone(&target.session))
+    }
+
+    /// Tunnels with a limit of their own.
+    pub(crate) fn limited(&self) -> Vec<Arc<Tunnel>> {
+        let table = self.table.read();
+        let limited = table.names.values().filter(|entry| entry.tunnel.rate().is_some());
+        limited.map(|entry| Arc::clone(&entry.tunnel)).collect()
+    }
+
+    /// The tunnel is no more, or another edge has it with a higher fence: nobody is routed to it here.
+    /// Returns the session that served it.
+    pub(crate) fn lose(&self, id: TunnelId, fence: u64) -> Option<Arc<SessionHandle>> {
+        let mut table = self.table.write();
+        let lost = |entry: &&Entry| entry.tunnel.id == id && entry.tunnel.fence() < fence;
+        let name = table.names.values().find(lost)?.tunnel.name.clone();
+        let target = table.names.remove(&name).and_then(|entry| entry.target)?;
+        Some(Arc::clone(&target.session))
+    }
+
+    /// How many sessions of `account` are ready now.
+    pub(crate) fn sessions_of(&self, account: &Arc<Account>) -> usize {
+        let table = self.table.read();
+        let mine = |session: &&Arc<SessionHandle>| Arc::ptr_eq(&session.permit.account, account);
+        table.sessions.values().filter(mine).count()
+    }
+
+    /// Everything that is served now.
+    pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
+        let table = self.table.read();
+        table.names.values().filter_map(|entry| entry.target.clone()).collect()
+    }
+
+    /// Whether `session` still serves something.
+    pub(crate) fn serves(&self, session: &SessionId) -> bool {
+        let table = self.table.read();
+        let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == *session);
+        table.claims_of(session).any(serves)
+    }
+
     /// Sessions that are there now, those of them over QUIC, and names.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let table = self.table.read();
@@ -468,15 +662,12 @@ impl Table {
         session: SessionId,
         name: Subdomain,
         wish: &Wish<'_>,
+        grant: &Grant,
     ) -> Result<Claim, &'static Code> {
-        let free = |entry: &Entry| {
-            entry.is_expired(self.hold) || (entry.closed && entry.identity != *identity)
-        };
-        if self.names.get(&name).is_some_and(free) {
-            self.names.remove(&name);
-        }
-        if self.names.get(&name).is_some_and(|held| held.identity != *identity) {
-            return Err(&Code::NAME_TAKEN);
+        let others =
+            |held: &Entry| held.identity != *identity || held.tunnel.id != grant.id;
+        if self.names.get(&name).is_some_and(others) {
+            self.forget(&name);
         }
         if !self.names.contains_key(&name) && self.names.len() >= MAX_NAMES {
             return Err(&Code::TOO_MANY_TUNNELS);
@@ -493,8 +684,9 @@ impl Table {
         let entry = self.names.entry(name.clone()).or_insert_with(|| {
             let port = port.map(Port::new);
             let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
+            let local_url = wish.local_url.to_owned();
             let tunnel =
-                Tunnel::new(name, wish.kind, port, wish.local_url.to_owned(), wish.policy.clone());
+                Tunnel::new(name, wish.kind, port, local_url, wish.policy.clone(), grant);
             Entry {
                 identity: identity.clone(),
                 tunnel: Arc::new(tunnel),
@@ -512,31 +704,22 @@ impl Table {
         if !claimed.contains(&entry.tunnel.name) {
             claimed.push(entry.tunnel.name.clone());
         }
-        entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
+        tunnel.set_local_url(wish.local_url.to_owned());
+        tunnel.fence.fetch_max(grant.fence, Ordering::Relaxed);
+        tunnel.limit(grant.rate);
+        tunnel.pause(grant.paused);
         let Wish { response_timeout, idle_timeout, .. } = *wish;
         let policy = wish.policy.clone();
         Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy })
     }
 
-    /// Takes a name from the session that serves it: of the same identity, which wants something
-    /// else now.
+    /// Takes a name from the session that serves it: it is another tunnel's now.
     fn forget(&mut self, name: &Subdomain) {
         let target = self.names.remove(name).and_then(|entry| entry.target);
         if let Some(target) = target {
             self.tell_replaced(target.session.id);
         }
-    }
-
-    fn claim_random(
-        &mut self,
-        identity: &Identity,
-        session: SessionId,
-        wish: &Wish<'_>,
-    ) -> Result<Claim, &'static Code> {
-        let free = (0..RANDOM_TRIES).map(|_| names::random_name());
-        let free = free.into_iter().find(|name| !self.names.contains_key(name));
-        self.claim(identity, session, free.ok_or(&Code::TOO_MANY_TUNNELS)?, wish)
     }
 
     /// Sends the session away if it serves no name any more.

@@ -1,5 +1,7 @@
 //! Every way in which a visitor's request can fail, and the code of the table that it has.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use uniroute_proto::{
     codec::CodecError,
@@ -40,6 +42,11 @@ pub(crate) enum ProxyError {
     BadUpgrade(String),
     #[error("no agent is connected for this name")]
     Offline,
+    #[error("the tunnel's owner has paused it")]
+    Paused,
+    /// More is asked for than may be; after this long it would be no more.
+    #[error("{}", .0.title)]
+    Limited(&'static Code, Duration),
     #[error("the edge is shutting down")]
     Draining,
     #[error("the edge holds as many agents as it may")]
@@ -101,7 +108,8 @@ impl ProxyError {
             Self::Read(_) | Self::Answer(_) => &Code::AGENT_PROTOCOL,
             Self::Timeout => &Code::ANSWER_TIMEOUT,
             Self::Policy(refusal) => refusal.code(),
-            Self::Access(code) => code,
+            Self::Access(code) | Self::Limited(code, _) => code,
+            Self::Paused => &Code::PAUSED,
             // Nobody asks: it is answered before.
             Self::Moved(_) => &Code::INTERNAL,
             Self::Upstream(error) => upstream_code(error.kind()),

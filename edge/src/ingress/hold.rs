@@ -128,7 +128,7 @@ pub(crate) async fn wait(
         arrived.as_mut().enable();
         let found = match edge.registry.lookup(tunnel.name.as_str()) {
             // Whoever has the name by now may be somebody else.
-            Lookup::Live(target) if target.tunnel.id == tunnel.id => Some(stream(target)),
+            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(target)),
             Lookup::Offline(..) => None,
             Lookup::Live(_) | Lookup::Unknown => return Err(ProxyError::Offline),
         };

@@ -35,6 +35,7 @@ use super::{
     error::ProxyError,
     forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
+    record::Counted,
     visitor::{Patience, Visitor},
 };
 use crate::{
@@ -251,7 +252,7 @@ impl Server {
     ) -> Result<Next, Failed> {
         let visitor = Arc::clone(&self.visitor);
         let asked = asked(&visitor, id, line, length)?;
-        let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
+        let mut exchange = match ingress::place(&visitor, &asked)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
                 let mut guarded = guard.admit(&visitor, &asked).await?;
@@ -393,8 +394,11 @@ impl Server {
     }
 
     async fn splice(self, exchange: Exchange) {
-        let Some((sender, from_stream)) = exchange.into_raw() else { return };
-        let copied = copy::splice(self.conn.into_parts(), sender, from_stream);
+        let Some((sender, from_stream, mut record)) = exchange.into_raw() else { return };
+        let (socket, early) = self.conn.into_parts();
+        record.received(early.len());
+        let io = Counted::new(socket, record);
+        let copied = copy::splice((io, early), sender, from_stream);
         tokio::select! {
             copied = copied => if let Err(error) = copied {
                 debug!(%error, "an upgraded connection broke off");

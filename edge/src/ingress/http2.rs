@@ -45,6 +45,7 @@ use super::{
     error::ProxyError,
     forwarded,
     proxy::{Answer, Asked, Exchange, Reply},
+    record::Counted,
     router,
     visitor::{Patience, Visitor},
 };
@@ -252,7 +253,7 @@ impl Stream {
     ) -> Result<(), Failed> {
         let visitor = Arc::clone(&self.visitor);
         let (asked, key) = asked(&visitor, id, &parts, body)?;
-        let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
+        let mut exchange = match ingress::place(&visitor, &asked)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
                 let mut guarded = guard.admit(&visitor, &asked).await?;
@@ -326,7 +327,7 @@ impl Stream {
             accept.is_some_and(|accept| accept == accept_key(key.as_bytes()).as_bytes())
         });
         let raw = exchange.into_raw().filter(|_| proven);
-        let (sender, from_stream) =
+        let (sender, from_stream, record) =
             raw.ok_or_else(|| ProxyError::Answer("it switches protocols without a proof".into()))?;
         for name in ["sec-websocket-accept", "content-length"] {
             fields.remove(name);
@@ -334,7 +335,7 @@ impl Stream {
         let mut head = head(200, &fields)?;
         via(&mut head);
         let stream = self.respond.send_response(head, false)?;
-        let io = RawStream::new(stream, body);
+        let io = Counted::new(RawStream::new(stream, body), record);
         let stop = self.visitor.edge.stop.clone();
         tokio::select! {
             copied = copy::splice((io, Bytes::new()), sender, from_stream) => {
