@@ -30,6 +30,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// The kind that has this word.
+            pub(crate) fn parse(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
             /// The words of all kinds.
             pub(crate) const WORDS: &'static [&'static str] = &[$($word,)*];
         }
@@ -97,4 +105,27 @@ pub(crate) struct Event {
     /// More of it, for people and programs; never a secret.
     #[serde(default)]
     pub(crate) data: serde_json::Value,
+}
+
+/// Tells everybody on this edge what happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    told: tokio::sync::broadcast::Sender<Event>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { told: tokio::sync::broadcast::Sender::new(1_024) }
+    }
+}
+
+impl Events {
+    pub(crate) fn publish(&self, event: Event) {
+        // Nobody listening is fine.
+        let _ = self.told.send(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Event> {
+        self.told.subscribe()
+    }
 }

@@ -7,11 +7,20 @@
 //! which is PostgreSQL's way; times come from the caller, never from the database's clock. The data
 //! path does not get here.
 
+pub(crate) mod audit;
+pub(crate) mod domains;
+pub(crate) mod idempotency;
+pub(crate) mod invites;
+pub(crate) mod keys;
+pub(crate) mod plans;
 mod postgres;
+mod select;
 mod sqlite;
+pub(crate) mod tokens;
+pub(crate) mod users;
 mod value;
 
-pub(crate) use self::value::values;
+pub(crate) use self::{select::Select, value::values};
 pub use self::value::{FromValue, Row, Timestamp, Value};
 
 /// Durable rows. Cloning is cheap; all clones share the connections.
