@@ -51,6 +51,14 @@ macro_rules! kinds {
                 }
             }
 
+            /// The kind that has this word.
+            pub(crate) fn parse(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
             /// The words of all kinds.
             pub(crate) const WORDS: &'static [&'static str] = &[$($word,)*];
         }

@@ -5,6 +5,8 @@
 //! command line and signals.
 
 mod admin;
+#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+mod auth;
 pub mod config;
 mod abuse;
 mod background;

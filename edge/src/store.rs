@@ -7,16 +7,25 @@
 //! which is PostgreSQL's way; times come from the caller, never from the database's clock. The data
 //! path does not get here.
 
+pub(crate) mod audit;
+pub(crate) mod domains;
 mod health;
+pub(crate) mod idempotency;
+pub(crate) mod invites;
+pub(crate) mod keys;
 mod migrate;
+pub(crate) mod plans;
 mod postgres;
+mod select;
 mod sqlite;
+pub(crate) mod tokens;
 mod url;
+pub(crate) mod users;
 mod value;
 
 use std::sync::Arc;
 
-pub(crate) use self::value::values;
+pub(crate) use self::{select::Select, value::values};
 use self::{health::Counters, url::Place};
 pub use self::{
     health::{StoreFigures, StoreHealth},

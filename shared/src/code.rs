@@ -474,6 +474,117 @@ codes! {
     fix: "Use the same secret at the sender and in the settings of the tunnel. If requests are \
         called too old, see to the clocks."
 
+    LOGIN_NEEDED 4020 "login-needed" Access Debug status(401) retry()
+    title: "A valid access token is needed"
+    cause: "The request has no access token, or one that is over, was not made here, or belongs to a \
+        login or an account that has ended."
+    fix: "Log in, or renew the access token with the refresh token, and send it as \
+        `authorization: Bearer TOKEN`."
+
+    LOGIN_REFUSED 4021 "login-refused" Access Info status(401) retry()
+    title: "E-mail address or password is wrong"
+    cause: "There is no active account with this e-mail address and this password."
+    fix: "Check both. An administrator can set a new password."
+
+    REFRESH_REFUSED 4022 "refresh-refused" Access Info status(401) retry()
+    title: "The refresh token is not good"
+    cause: "The refresh token is over, was not made here, or has been used before: each is good \
+        once. If it had been used, its login has ended, for somebody else may have it."
+    fix: "Log in again."
+
+    ROLE_NEEDED 4023 "role-needed" Access Info status(403) retry()
+    title: "Your account may not do this"
+    cause: "This is for accounts with another role, or for the owner."
+    fix: "Ask an administrator of the edge."
+
+    SIGNUP_CLOSED 4024 "signup-closed" Access Info status(403) retry()
+    title: "Accounts are not open to everybody"
+    cause: "The operator of the edge makes accounts, or invites people to make one."
+    fix: "Ask the operator of the edge for an account or an invitation."
+
+    INVITE_REFUSED 4025 "invite-refused" Access Info status(403) retry()
+    title: "The invitation is not good"
+    cause: "The invitation is over, has been used or taken back, or is for another e-mail address."
+    fix: "Ask the operator of the edge for a new one."
+
+    LOGIN_LOCKED 4026 "login-locked" Access Info status(429) retry()
+    title: "Too many wrong passwords in a row"
+    cause: "Several wrong passwords came for this account or from your address, so none is looked \
+        at for a while; each more wrong one doubles the time, up to 15 minutes."
+    fix: "Wait as long as `retry-after` says, then try again with the right one."
+
+    LOGINS_BUSY 4027 "logins-busy" Access Info status(503) retry(1)
+    title: "Too many logins at once"
+    cause: "Checking a password takes a while on purpose, and as many checks wait as may."
+    fix: "Try again in a moment."
+
+    NO_SUCH_THING 4030 "no-such-thing" Access Debug status(404) retry()
+    title: "There is no such thing"
+    cause: "Nothing is at this path of the API, or nothing that this account can see has this id."
+    fix: "Check path and id. `/api/v1/openapi.json` lists all paths."
+
+    API_METHOD 4031 "api-method" Access Debug status(405) retry()
+    title: "The path does not take this method"
+    cause: "The API has this path, with other methods only; the field `allow` names them."
+    fix: "Use one of these."
+
+    INPUT_INVALID 4032 "input-invalid" Access Debug status(400) retry()
+    title: "The request is not as the API describes it"
+    cause: "Parts of the request have the wrong type or form, are missing, or are not known."
+    fix: "Correct what `errors` names. `/api/v1/openapi.json` describes every request."
+
+    BODY_UNREADABLE 4033 "body-unreadable" Access Debug status(400) retry()
+    title: "The body is not valid JSON"
+    cause: "The body ends too early, or is no JSON in UTF-8."
+    fix: "Look at the place that `detail` names."
+
+    MEDIA_TYPE 4034 "media-type" Access Debug status(415) retry()
+    title: "The body has to be JSON"
+    cause: "The field `content-type` is missing or is not `application/json`."
+    fix: "Send JSON, and say so."
+
+    API_BODY_TOO_LARGE 4035 "api-body-too-large" Access Debug status(413) retry()
+    title: "The body is too large"
+    cause: "Requests to the API have bodies of at most 256 KiB."
+    fix: "Send less at once."
+
+    ALREADY_THERE 4040 "already-there" Access Info status(409) retry()
+    title: "This is taken, or in use"
+    cause: "The name or address belongs to somebody, is reserved, or what is to go is in use."
+    fix: "Choose another one, or see to what `detail` names first."
+
+    CHANGED_MEANWHILE 4041 "changed-meanwhile" Access Info status(412) retry()
+    title: "It has been changed in the meantime"
+    cause: "The `if-match` of the request names a version that is not the last one."
+    fix: "Read it again, and decide anew."
+
+    KEY_REUSED 4042 "key-reused" Access Info status(422) retry()
+    title: "The idempotency key was used for another request"
+    cause: "A request with this `idempotency-key` came within the last 24 hours, and it was not the \
+        same one."
+    fix: "Use a new key for each new request."
+
+    KEY_UNDER_WAY 4043 "key-under-way" Access Info status(409) retry()
+    title: "The same request is under way"
+    cause: "A request with this `idempotency-key` has come and is not answered yet."
+    fix: "Ask again in a moment, with the same key."
+
+    PLAN_LIMIT 4044 "plan-limit" Access Info status(403) retry()
+    title: "The account has as many as it may"
+    cause: "The plan of the account, or the edge, allows no more of these."
+    fix: "Delete some that are not needed, or ask the operator of the edge for another plan."
+
+    NOT_POSSIBLE 4045 "not-possible" Access Info status(422) retry()
+    title: "This cannot be done"
+    cause: "The request is well formed, and what it asks for makes no sense or is not allowed."
+    fix: "See `detail` and `errors`."
+
+    STORE_AWAY 4050 "store-away" Access Warn status(503) retry(2)
+    title: "The edge cannot reach its store"
+    cause: "The database of the edge does not answer, or takes no changes. Tunnels that are \
+        connected go on."
+    fix: "Try again in a moment. The edge's operator sees the reason in its log."
+
     CONNECTION_LIMIT 5001 "connection-limit" Edge Warn status(503) retry(5)
     title: "Too many connections"
     cause: "The edge has as many connections open as it may, in all or from this address."
