@@ -23,7 +23,10 @@ use crate::{
     Shared,
     events::{Event, Kind},
     limits::addresses,
-    store::{StoreError, Timestamp},
+    store::{
+        StoreError, Timestamp,
+        audit::{self, Actor},
+    },
 };
 
 /// Addresses whose strikes are remembered.
@@ -277,7 +280,8 @@ fn tell(edge: &Arc<Shared>, rule: Rule, address: IpAddr, time: Duration) {
 }
 
 async fn write(edge: &Shared, event: &Event) -> Result<(), StoreError> {
-    edge.store.audit(event, &crate::services::Actor::edge(&edge.id)).await
+    let entry = audit::entry(event, &Actor::edge(&edge.id));
+    edge.store.transaction(vec![entry]).await.map(drop)
 }
 
 #[cfg(test)]

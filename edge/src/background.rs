@@ -42,13 +42,6 @@ pub(crate) struct Background {
     handle: runtime::Handle,
 }
 
-/// The thread, at work.
-pub(crate) struct Running {
-    pub(crate) thread: thread::JoinHandle<()>,
-    /// All its tasks have come to their end.
-    pub(crate) done: CancellationToken,
-}
-
 impl Background {
     /// Starts the thread and opens both; `halt` ends it.
     ///
@@ -66,7 +59,10 @@ impl Background {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = match runtime {
                     Ok(runtime) => runtime,
-                    Err(error) => return _ = opened.send(Err(StartError::Worker(error))),
+                    Err(error) => {
+                        let _ = opened.send(Err(StartError::Worker(error)));
+                        return;
+                    }
                 };
                 let flush = places.flush;
                 let open = runtime.block_on(open(places)).map(|(store, state)| {
@@ -97,10 +93,10 @@ impl Background {
     }
 
     /// Sets it to work for `edge`.
-    pub(crate) fn start(self, edge: Arc<Shared>) -> Running {
-        let done = edge.written.clone();
+    pub(crate) fn start(self, edge: Arc<Shared>) -> thread::JoinHandle<()> {
+        // Its end is seen by whoever joins it.
         let _ = self.edge.send(edge);
-        Running { thread: self.thread, done }
+        self.thread
     }
 }
 

@@ -155,7 +155,14 @@ async fn reload_user(edge: &Arc<Shared>, user: Uuid) {
     if user == crate::session::permit::OWNER {
         return;
     }
-    match edge.store.user_allowance(user).await {
+    let found = async {
+        let Some(row) = edge.store.user(user).await?.filter(|row| row.is_active) else {
+            return Ok::<_, StoreError>(None);
+        };
+        let plan = edge.store.plan(&row.plan).await?;
+        Ok(Some(plan.map(|plan| plan.limits).unwrap_or_default()))
+    };
+    match found.await {
         Ok(Some(allowance)) => {
             account.allow(&allowance);
             for target in edge.registry.targets() {

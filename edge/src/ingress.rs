@@ -7,6 +7,7 @@ pub(crate) mod hold;
 mod http1;
 mod http2;
 pub(crate) mod listener;
+mod own;
 mod page;
 pub(crate) mod proxy;
 pub(crate) mod record;
@@ -17,12 +18,9 @@ pub(crate) mod visitor;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header::RETRY_AFTER};
-use tokio::sync::OwnedSemaphorePermit;
+use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use tracing::{debug, error, info, warn};
-use uniroute_proto::TUNNEL_PATH;
 use uniroute_shared::{
-    carrier::upgrade,
     code::{Code, Level},
     headers,
     id::RequestId,
@@ -116,23 +114,6 @@ pub(crate) fn check_method(method: &Bytes) -> Result<(), ProxyError> {
         }
         _ => Ok(()),
     }
-}
-
-/// The edge's own host: a place for an agent, and the answer that lets it in.
-pub(crate) fn own_page(
-    edge: &Shared,
-    path: &[u8],
-    request: &Request<()>,
-) -> Result<(Response<Bytes>, OwnedSemaphorePermit), ProxyError> {
-    if path != TUNNEL_PATH.as_bytes() {
-        return Err(ProxyError::NotFound);
-    }
-    if edge.is_stopping() {
-        return Err(ProxyError::Draining);
-    }
-    let answer = upgrade::response(request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
-    let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
-    Ok((answer, place))
 }
 
 /// The page for a request that has failed; counted and logged. `fields` are the request's.

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Shared,
     histogram::Histogram,
-    store::{StoreError, Timestamp},
+    store::{Aged, StoreError, Timestamp},
 };
 
 /// How often it is looked whether a job is due.
@@ -133,7 +133,7 @@ async fn try_run(edge: &Shared, job: Job) -> Result<(), StoreError> {
         Ok((until, said)) => (*until, said.clone()),
         Err(error) => (done_until, format!("failed: {error}").chars().take(200).collect()),
     };
-    let finished = edge.store.finish_job(job.name(), fence, until, &said).await;
+    let finished = edge.store.finish_job(job.name(), fence, until, &said, now).await;
     let _ = edge.state.unlock(&lock, &edge.id).await;
     finished?;
     match outcome {
@@ -149,10 +149,7 @@ async fn roll_up(edge: &Shared, done_until: Option<Timestamp>, now: Timestamp) -
     let this = hour_of(now.minus(SETTLED));
     let first = match done_until {
         Some(done) => hour_of(done).0 - AGAIN * HOUR,
-        None => match edge.store.first_minute().await? {
-            Some(minute) => hour_of(minute).0,
-            None => return Ok((Some(this), "nothing yet".into())),
-        },
+        None => hour_of(now.minus(edge.retention.minutes)).0,
     };
     let mut hours = 0;
     let mut hour = first;
@@ -170,12 +167,20 @@ fn hour_of(at: Timestamp) -> Timestamp {
 }
 
 async fn orphans(edge: &Shared, now: Timestamp) -> Outcome {
-    let sessions = edge.store.close_orphans(now.minus(ORPHAN), now).await?;
-    let names = edge.store.expire_held(now).await?;
-    for row in &names {
-        info!(tunnel.id = %row.id, name = row.subdomain, "nobody came back for a name: it is free");
+    let alive = [edge.id.clone()];
+    let (mut sessions, mut names) = (0, 0);
+    loop {
+        let closed = edge.store.close_orphans(&alive, now.minus(ORPHAN)).await?;
+        let freed = edge.store.expire_held(now).await?;
+        for row in &freed {
+            info!(tunnel.id = %row.id, name = row.subdomain, "nobody came back for a name: it is free");
+        }
+        sessions += closed.len();
+        names += freed.len();
+        if closed.is_empty() && freed.is_empty() {
+            return Ok((None, format!("{sessions} sessions closed, {names} names freed")));
+        }
     }
-    Ok((None, format!("{sessions} sessions closed, {} names freed", names.len())))
 }
 
 async fn retain(edge: &Shared, now: Timestamp) -> Outcome {
@@ -183,11 +188,12 @@ async fn retain(edge: &Shared, now: Timestamp) -> Outcome {
     let store = &edge.store;
     store.make_partitions(now, AHEAD).await?;
     let requests = store.delete_requests(now.minus(keep.requests)).await?;
-    let minutes = store.delete_minutes(now.minus(keep.minutes)).await?;
-    let hours = store.delete_hours(now.minus(keep.hours)).await?;
-    let audit = store.delete_audit(now.minus(keep.audit)).await?;
-    let sessions = store.delete_sessions(now.minus(keep.sessions)).await?;
-    let keys = store.delete_idempotency(now.minus(Duration::from_secs(24 * 60 * 60))).await?;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let minutes = store.delete_aged(Aged::Minutes, now.minus(keep.minutes)).await?;
+    let hours = store.delete_aged(Aged::Hours, now.minus(keep.hours)).await?;
+    let audit = store.delete_aged(Aged::Audit, now.minus(keep.audit)).await?;
+    let sessions = store.delete_aged(Aged::Sessions, now.minus(keep.sessions)).await?;
+    let keys = store.delete_aged(Aged::IdempotencyKeys, now.minus(day)).await?;
     let said = format!(
         "{requests} requests, {minutes} minutes, {hours} hours, {audit} events, {sessions} sessions, {keys} keys deleted"
     );

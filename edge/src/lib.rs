@@ -4,13 +4,13 @@
 //! [`Edge::start`] binds and serves, [`Edge::shutdown`] drains. The binary `uniroute-edge` adds a
 //! command line and signals.
 
-mod admin;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
-mod auth;
-pub mod config;
 mod abuse;
+mod admin;
+mod api;
+mod auth;
 mod background;
 mod changes;
+pub mod config;
 mod events;
 mod histogram;
 mod ingress;
@@ -22,6 +22,7 @@ mod names;
 mod policy;
 mod presence;
 mod registry;
+mod services;
 mod session;
 mod sockets;
 pub mod state;
@@ -33,7 +34,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -166,12 +167,12 @@ impl Shared {
     /// Where visitors find a tunnel.
     pub(crate) fn public_url(&self, tunnel: &Tunnel) -> String {
         let port = tunnel.port.as_ref().map(|port| port.number);
-        self.public.of(&tunnel.name, tunnel.kind, port)
+        self.public.of(tunnel.name.as_str(), tunnel.kind, port)
     }
 
     /// The same for one that is not here yet.
     pub(crate) fn public_url_of(&self, name: &Subdomain, kind: Kind) -> String {
-        self.public.of(name, kind, None)
+        self.public.of(name.as_str(), kind, None)
     }
 
     /// The port that visitors reach https on.
@@ -225,6 +226,24 @@ impl Shared {
         Arc::clone(&self.sessions).try_acquire_owned().ok()
     }
 
+    fn durable_now(&self) -> metrics::DurableNow {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        metrics::DurableNow {
+            rows_waiting: self.journal.waiting() as u64,
+            rows_written: count(&self.journal.written),
+            rows_left_out: count(&self.journal.left_out),
+            rows_lost: count(&self.journal.lost),
+            books_lost: count(&self.books.lost),
+            events_lost: self.events.dropped(),
+            bans: self.abuse.all().len() as u64,
+            addresses: self.addresses.len() as u64,
+            store: self.store.figures(),
+            store_is_well: self.store.health().is_well(),
+            state: self.state.counts(),
+            state_is_well: self.state.is_well(),
+        }
+    }
+
     pub(crate) fn now(&self) -> metrics::Now {
         let (sessions, over_quic, names) = self.registry.counts();
         metrics::Now {
@@ -235,6 +254,7 @@ impl Shared {
             connections: self.max_connections - self.connections.available_permits(),
             waiting: self.hold.held(),
             window_bytes: self.windows.granted(),
+            durable: self.durable_now(),
         }
     }
 }
@@ -327,7 +347,7 @@ impl Edge {
         let halt = CancellationToken::new();
         let (background, store, state) =
             Background::open(settings.places(), halt.clone())?;
-        let secret = settings.secret()?;
+        let (secret, signup) = (settings.secret()?, settings.durable.signup);
         let runtimes: Vec<_> =
             (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;
         let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
@@ -342,7 +362,7 @@ impl Edge {
             (store, state, background.handle().clone()),
         ));
         let reset_key = secret.derive("quic stateless reset", "");
-        live::serve_api(&shared, api, secret);
+        live::serve_api(&shared, signup, secret);
 
         let mut edge = Self {
             shared: Arc::clone(&shared),
@@ -354,7 +374,7 @@ impl Edge {
             threads: Vec::new(),
             written: shared.written.clone(),
         };
-        edge.threads.push(background.start(Arc::clone(&shared)).thread);
+        edge.threads.push(background.start(Arc::clone(&shared)));
         let (mut https, mut admin, mut door) = (https.into_iter(), admin, door);
         for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
@@ -447,8 +467,9 @@ fn shared(
     });
     let id = format!("edge-{}", SessionId::new());
     let events = Events::default();
+    let durable = settings.durable;
     Shared {
-        books: Books::new(&id, settings.quarantine, events.clone()),
+        books: Books::new(&id, durable.quarantine, events.clone()),
         id,
         public: Arc::new(PublicUrl {
             scheme: public.scheme,
@@ -458,18 +479,18 @@ fn shared(
         }),
         permits: Permits::default(),
         accounts: Accounts::default(),
-        addresses: Addresses::new(settings.address_connections, settings.address_rate),
-        rate: settings.rate,
-        gate: Gate::new(settings.rate),
-        abuse: Abuse::new(settings.bans),
-        journal: Journal::new(&settings.log),
+        addresses: Addresses::new(durable.address_connections, durable.address_requests_per_second),
+        rate: durable.requests_per_second,
+        gate: Gate::new(durable.requests_per_second),
+        abuse: Abuse::new(durable.bans),
+        journal: Journal::new(&durable.log),
         store,
         state,
         events,
-        quarantine: settings.quarantine,
-        retention: settings.retention,
-        feed: settings.feed,
-        jobs_every: settings.jobs_every,
+        quarantine: durable.quarantine,
+        retention: durable.retention,
+        feed: durable.feed,
+        jobs_every: durable.jobs,
         api: OnceLock::new(),
         background,
         drained: CancellationToken::new(),

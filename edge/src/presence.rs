@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info};
-use uniroute_shared::{code::Code, id::TunnelId};
+use uniroute_shared::code::Code;
 use uuid::Uuid;
 
 use crate::{
@@ -76,7 +76,7 @@ async fn tell_store(edge: &Arc<Shared>) {
     }
     let sessions: Vec<Uuid> = edge.registry.sessions().iter().map(|s| s.id.into()).collect();
     for batch in sessions.chunks(BATCH) {
-        if let Err(error) = edge.store.heartbeat_sessions(batch, now).await {
+        if let Err(error) = edge.store.heartbeat(batch, now).await {
             return debug!(%error, "sessions can't be renewed now");
         }
     }
@@ -100,9 +100,8 @@ fn end_expired(edge: &Shared) {
 
 /// How many requests wait here, and for which tunnels.
 async fn tell_waiting(edge: &Arc<Shared>) {
-    for (tunnel, waiting) in edge.hold.changes() {
-        let id = Uuid::from(TunnelId::from(tunnel));
-        let said = edge.state.set_waiting(id, &edge.id, waiting, books::PRESENCE).await;
+    for (tunnel, waiting) in edge.hold.counts() {
+        let said = edge.state.set_waiting(tunnel.into(), &edge.id, waiting, books::PRESENCE).await;
         if let Err(error) = said {
             return debug!(%error, "others don't know how many requests wait");
         }

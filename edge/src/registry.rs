@@ -220,6 +220,7 @@ pub(crate) struct SessionHandle {
     pub(crate) worker: usize,
     pub(crate) agent_name: String,
     pub(crate) agent_version: String,
+    pub(crate) region: String,
     pub(crate) since: Instant,
     pub(crate) carried: Session,
     /// The last measured round trip, in microseconds; 0 before the first.
@@ -256,6 +257,16 @@ impl SessionHandle {
     /// What [`SessionHandle::close`] has said since.
     pub(crate) fn take_closed(&self) -> Vec<v1::CloseTunnel> {
         std::mem::take(&mut *self.closed.lock())
+    }
+}
+
+impl SessionHandle {
+    /// It serves nothing any more: it may finish what it has, unless its owner wanted it gone.
+    pub(crate) fn cut_or_replace(&self, code: &'static Code) {
+        match *code {
+            Code::TUNNEL_DELETED => self.cut.now(code),
+            _ => self.replaced.cancel(),
+        }
     }
 }
 
@@ -756,6 +767,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::limits::accounts::Accounts;
 
     fn identity(agent: &str) -> Identity {
         Identity { owner: "owner".into(), agent: AgentId::parse(agent).unwrap() }
@@ -768,10 +780,12 @@ mod tests {
         Arc::new(SessionHandle {
             id: SessionId::new(),
             identity: identity(agent),
+            permit: Arc::new(Permit::all(account())),
             peer: ([127, 0, 0, 1], 1).into(),
             worker: 0,
             agent_name: String::new(),
             agent_version: String::new(),
+            region: String::new(),
             since: Instant::now(),
             carried: mux.into(),
             rtt_us: AtomicU32::new(0),
@@ -780,13 +794,41 @@ mod tests {
             replaced: CancellationToken::new(),
             patient: AtomicBool::new(false),
             probe: Notify::new(),
+            changed: Notify::new(),
+            closed: Mutex::default(),
+            cut: Cut::default(),
         })
     }
 
-    fn wish(name: &str) -> Wish<'_> {
+    /// As the store would: the same tunnel for the same name.
+    fn grant(name: &str) -> Grant {
+        let bytes = name.bytes().fold(7_u128, |id, byte| id * 257 + u128::from(byte));
+        Grant {
+            id: TunnelId::from(uuid::Uuid::from_u128(bytes)),
+            fence: 1,
+            account: account(),
+            rate: None,
+            paused: false,
+        }
+    }
+
+    fn account() -> Arc<Account> {
+        Accounts::default().enter(uuid::Uuid::nil(), &Default::default())
+    }
+
+    fn claim(
+        registry: &Registry,
+        session: &SessionHandle,
+        name: &str,
+        wish: &Wish<'_>,
+    ) -> Result<Claim, &'static Code> {
+        let name = Subdomain::parse(name).unwrap();
+        let grant = grant(name.as_str());
+        registry.claim(&session.identity, session.id, name, wish, &grant)
+    }
+
+    fn wish() -> Wish<'static> {
         Wish {
-            name,
-            name_is_hint: false,
             kind: Kind::Http,
             port: None,
             local_url: "http://localhost:3000",
@@ -801,9 +843,9 @@ mod tests {
     fn a_session_that_never_got_ready_takes_nothing_with_it() {
         let registry = Registry::default();
         let (old, new) = (session("a"), session("a"));
-        let claim = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
-        registry.activate(&old, &[claim]);
-        registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        let got = claim(&registry, &old, "demo", &wish()).unwrap();
+        registry.activate(&old, &[got]);
+        claim(&registry, &new, "demo", &wish()).unwrap();
         registry.release(new.id);
         assert_eq!(serving(&registry, "demo"), Some(old.id));
         assert_eq!(registry.tunnels_of(&old.id).len(), 1, "it is the old one's again");
@@ -825,10 +867,10 @@ mod tests {
     fn the_newest_session_of_an_identity_takes_its_name_at_once() {
         let registry = Registry::default();
         let (old, new) = (session("a"), session("a"));
-        let first = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
+        let first = claim(&registry, &old, "demo", &wish()).unwrap();
         assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)), "no request before Ready");
         registry.activate(&old, std::slice::from_ref(&first));
-        let second = registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        let second = claim(&registry, &new, "demo", &wish()).unwrap();
         assert!(second.epoch > first.epoch);
         assert_eq!(
             serving(&registry, "demo"),
@@ -845,29 +887,41 @@ mod tests {
         assert_eq!(serving(&registry, "demo"), Some(new.id));
     }
 
+    /// The store has said so; see its tests for when it does.
     #[test]
-    fn another_identity_gets_a_name_only_when_it_is_given_up() {
+    fn whoever_the_store_gives_a_name_to_has_it() {
         let registry = Registry::default();
         let (mine, other) = (session("a"), session("b"));
-        let claim = registry.claim(&mine.identity, mine.id, &wish("demo")).unwrap();
-        registry.activate(&mine, std::slice::from_ref(&claim));
-        let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
-        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
-        registry.release(mine.id);
-        assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)));
-        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
-        let hint = Wish { name_is_hint: true, ..wish("demo") };
-        assert_ne!(
-            registry.claim(&other.identity, other.id, &hint).unwrap().tunnel.name.as_str(),
-            "demo"
-        );
-        assert!(registry.close(mine.id, claim.tunnel.id));
-        assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
+        let first = claim(&registry, &mine, "demo", &wish()).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        let name = Subdomain::parse("demo").unwrap();
+        assert!(registry.known(&mine.identity, &name).is_some());
+        assert!(registry.known(&other.identity, &name).is_none());
+        assert!(!registry.is_given_up("owner", &name));
+        let second = claim(&registry, &other, "demo", &wish()).unwrap();
+        assert!(mine.replaced.is_cancelled());
+        registry.activate(&other, &[second]);
+        assert_eq!(serving(&registry, "demo"), Some(other.id));
+        registry.release(other.id);
+        assert!(!registry.is_given_up("owner", &name), "its agent may come back");
+        assert!(registry.close(other.id, grant("demo").id));
+        assert!(!registry.is_given_up("somebody", &name));
     }
 
-    fn tcp<'a>(name: &'a str, number: u16, range: &'a RangeInclusive<u16>) -> Wish<'a> {
+    #[test]
+    fn a_tunnel_that_went_elsewhere_is_served_here_no_more() {
+        let (registry, mine) = (Registry::default(), session("a"));
+        let first = claim(&registry, &mine, "demo", &wish()).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        assert!(registry.lose(first.tunnel.id, first.tunnel.fence()).is_none(), "it is our own");
+        assert!(registry.lose(first.tunnel.id, first.tunnel.fence() + 1).is_some());
+        assert!(matches!(registry.lookup("demo"), Lookup::Unknown));
+        assert!(!registry.serves(&mine.id));
+    }
+
+    fn tcp(number: u16, range: &RangeInclusive<u16>) -> Wish<'_> {
         let port = PortWish { number, is_hint: false, range, unusable: &[] };
-        Wish { kind: Kind::Tcp, port: Some(port), ..wish(name) }
+        Wish { kind: Kind::Tcp, port: Some(port), ..wish() }
     }
 
     fn port_of(claim: &Claim) -> u16 {
@@ -878,57 +932,58 @@ mod tests {
     fn a_port_comes_stays_and_goes_with_its_name() {
         let (registry, range) = (Registry::default(), 7000..=7001);
         let (mine, again, other) = (session("a"), session("a"), session("b"));
-        let claim =
-            |session: &SessionHandle, wish| registry.claim(&session.identity, session.id, &wish);
+        let tcp_claim = |session: &SessionHandle, name: &str, number| {
+            claim(&registry, session, name, &tcp(number, &range))
+        };
         let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
-        let first = claim(&mine, tcp("db", 7000, &range)).unwrap();
+        let first = tcp_claim(&mine, "db", 7000).unwrap();
         registry.activate(&mine, std::slice::from_ref(&first));
         assert_eq!(port_of(&first), 7000);
-        assert_eq!(refused(claim(&other, tcp("x", 7000, &range))), 1111);
-        assert_eq!(refused(claim(&mine, tcp("x", 7000, &range))), 1111, "it has it already");
-        assert_eq!(refused(claim(&mine, tcp("x", 6999, &range))), 1112);
+        assert_eq!(refused(tcp_claim(&other, "x", 7000)), 1111);
+        assert_eq!(refused(tcp_claim(&mine, "x", 7000)), 1111, "it has it already");
+        assert_eq!(refused(tcp_claim(&mine, "x", 6999)), 1112);
         // The next session of the same agent gets the very tunnel: by its name, or by its port.
-        for wish in [tcp("db", 0, &range), tcp("", 7000, &range)] {
-            let second = claim(&again, wish).unwrap();
-            assert_eq!(second.tunnel.id, first.tunnel.id);
+        let name = registry.name_of_port(&again.identity, Kind::Tcp, 7000).unwrap();
+        assert_eq!(name.as_str(), "db");
+        assert!(registry.name_of_port(&other.identity, Kind::Tcp, 7000).is_none());
+        for number in [0, 7000] {
+            let second = tcp_claim(&again, "db", number).unwrap();
+            assert!(Arc::ptr_eq(&second.tunnel, &first.tunnel));
         }
         assert!(!first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
-        // Under another port it is another tunnel, and nobody listens on the old one any more.
-        let moved = claim(&again, tcp("db", 7001, &range)).unwrap();
-        assert_ne!(moved.tunnel.id, first.tunnel.id);
+        // Under another port it is another one, and nobody listens on the old one any more.
+        let moved = tcp_claim(&again, "db", 7001).unwrap();
+        assert!(!Arc::ptr_eq(&moved.tunnel, &first.tunnel));
         assert!(first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
         assert!(mine.replaced.is_cancelled());
         // The one that is left, then none.
-        assert_eq!(port_of(&claim(&other, tcp("y", 0, &range)).unwrap()), 7000);
-        assert_eq!(refused(claim(&other, tcp("z", 0, &range))), 1114);
+        assert_eq!(port_of(&tcp_claim(&other, "y", 0).unwrap()), 7000);
+        assert_eq!(refused(tcp_claim(&other, "z", 0)), 1114);
         assert!(registry.close(again.id, moved.tunnel.id));
         assert!(moved.tunnel.port.as_ref().unwrap().closed.is_cancelled());
-        assert_eq!(port_of(&claim(&other, tcp("z", 0, &range)).unwrap()), 7001);
+        assert_eq!(port_of(&tcp_claim(&other, "z", 0).unwrap()), 7001);
     }
 
     #[test]
     fn a_port_that_was_only_a_hint_may_be_another() {
         let (registry, range) = (Registry::default(), 7000..=7001);
         let (mine, other) = (session("a"), session("b"));
-        registry.claim(&mine.identity, mine.id, &tcp("db", 7000, &range)).unwrap();
+        claim(&registry, &mine, "db", &tcp(7000, &range)).unwrap();
         let unusable = [7000];
         for (number, unusable) in [(7000, &[][..]), (8000, &[]), (7000, &unusable)] {
             let port = PortWish { number, is_hint: true, range: &range, unusable };
-            let hint = Wish { port: Some(port), ..tcp("x", 0, &range) };
-            let got = registry.claim(&other.identity, other.id, &hint).unwrap();
-            assert_eq!(port_of(&got), 7001);
+            let hint = Wish { port: Some(port), ..tcp(0, &range) };
+            assert_eq!(port_of(&claim(&registry, &other, "x", &hint).unwrap()), 7001);
         }
     }
 
     #[test]
     fn a_name_that_becomes_another_kind_is_another_tunnel() {
         let (registry, s) = (Registry::default(), session("a"));
-        let web = registry.claim(&s.identity, s.id, &wish("demo")).unwrap();
+        let web = claim(&registry, &s, "demo", &wish()).unwrap();
         registry.activate(&s, std::slice::from_ref(&web));
         assert!(registry.target_of(&web.tunnel).is_some());
-        let tls = Wish { kind: Kind::Tls, ..wish("demo") };
-        let tls = registry.claim(&s.identity, s.id, &tls).unwrap();
-        assert_ne!(tls.tunnel.id, web.tunnel.id);
+        let tls = claim(&registry, &s, "demo", &Wish { kind: Kind::Tls, ..wish() }).unwrap();
         assert!(registry.target_of(&web.tunnel).is_none(), "nobody is led to the old one");
         registry.activate(&s, std::slice::from_ref(&tls));
         assert!(registry.target_of(&tls.tunnel).is_some());
@@ -936,18 +991,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_may_have() {
-        let (registry, s) = (Registry::default(), session("a"));
-        let code = |name| registry.claim(&s.identity, s.id, &wish(name)).unwrap_err().number;
-        assert_eq!((code("admin"), code("a_b"), code("-x")), (1102, 1103, 1103));
-        assert!(matches!(registry.lookup("nobody"), Lookup::Unknown));
-    }
-
-    #[test]
     fn a_resume_token_replaces_its_whole_session_and_only_for_its_identity() {
         let (registry, s) = (Registry::default(), session("a"));
-        let claim = registry.claim(&s.identity, s.id, &wish("")).unwrap();
-        registry.activate(&s, &[claim]);
+        let got = claim(&registry, &s, "demo", &wish()).unwrap();
+        registry.activate(&s, &[got]);
         assert!(!registry.resume(&identity("b"), &s.resume_token));
         assert!(!registry.resume(&s.identity, b""));
         assert!(!s.replaced.is_cancelled());

@@ -2,7 +2,7 @@
 //! and the control stream. What it holds in the registry goes with it.
 
 pub(crate) mod books;
-mod claims;
+pub(crate) mod claims;
 mod control;
 pub(crate) mod permit;
 pub(crate) mod quic;

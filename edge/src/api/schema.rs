@@ -8,10 +8,20 @@ use std::collections::HashMap;
 
 use regex::Regex;
 use serde_json::Value;
-use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::{
+    Ref, RefOr, Schema,
+    schema::{
+        AdditionalProperties, KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type,
+    },
+};
 use uuid::Uuid;
 
-use crate::{services::Fault, store::Timestamp};
+use crate::{
+    auth::{Role, agent_tokens::TunnelKind},
+    events::Kind,
+    services::{Fault, statistics::Step},
+    store::Timestamp,
+};
 
 /// Faults that are told of one request.
 const MAX_FAULTS: usize = 50;
@@ -337,6 +347,35 @@ pub(super) fn plan_name() -> Object {
 /// What the name of a plan is made of.
 pub(super) const PLAN_NAME: &str = "^[a-z0-9][a-z0-9_-]*$";
 
+/// Whether a path's text is the name of a plan.
+pub(super) fn is_plan_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let inner = |byte: u8| plain(byte) || matches!(byte, b'_' | b'-');
+    text.len() <= 64 && text.bytes().next().is_some_and(plain) && text.bytes().all(inner)
+}
+
+/// An IP address.
+pub(super) fn address() -> Object {
+    use super::super::auth::agent_tokens::{V4, V6};
+    let mut address = text(2, 39, &format!("^({V4}|{V6})$"));
+    address.examples = vec!["203.0.113.9".into()];
+    address
+}
+
+/// Whatever it is.
+pub(super) fn anything() -> Object {
+    let all = [Type::Object, Type::Null];
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter(all))
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+        .build()
+}
+
+/// What a token may be used for.
+pub(super) fn scopes() -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name("TokenScopes"))
+}
+
 /// A part of a path that was asked for.
 pub(super) fn path_part() -> Object {
     text(1, 200, PLAIN)
@@ -344,6 +383,43 @@ pub(super) fn path_part() -> Object {
 
 pub(super) fn method() -> Object {
     text(1, 32, "^[A-Z]+$")
+}
+
+pub(super) fn boolean() -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).build()
+}
+
+/// One of some words.
+fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+}
+
+pub(super) fn role() -> Object {
+    words(Role::ALL.map(Role::as_str))
+}
+
+pub(super) fn kind() -> Object {
+    words(TunnelKind::ALL.map(TunnelKind::as_str))
+}
+
+pub(super) fn tunnel_status() -> Object {
+    words(["active", "paused"])
+}
+
+pub(super) fn step() -> Object {
+    words(Step::ALL)
+}
+
+/// Kinds of events.
+pub(super) fn event_kind() -> Object {
+    words(Kind::WORDS.iter().copied())
+}
+
+pub(super) fn time() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
 }
 
 /// Requests in a second, or `null`: no limit.
@@ -391,7 +467,7 @@ pub(super) fn metadata() -> Object {
         .schema_type(Type::Object)
         .max_properties(Some(16))
         .property_names(Some(text(1, 32, "^[A-Za-z0-9_.-]+$")))
-        .additional_properties(Some(text(0, 200, "^[ -~]*$")))
+        .additional_properties(Some(Schema::Object(text(0, 200, "^[ -~]*$"))))
         .examples([serde_json::json!({ "team": "web" })])
         .build()
 }

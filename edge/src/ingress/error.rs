@@ -38,6 +38,10 @@ pub(crate) enum ProxyError {
     NotHttp(String),
     #[error("the edge has no such page")]
     NotFound,
+    #[error("the body is larger than the edge reads")]
+    OwnBodyTooLarge,
+    #[error("the edge has failed")]
+    Internal,
     #[error("not a proper WebSocket upgrade: {0}")]
     BadUpgrade(String),
     #[error("no agent is connected for this name")]
@@ -96,6 +100,8 @@ impl ProxyError {
             Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
             Self::NotHttp(_) => &Code::NOT_HTTP,
             Self::NotFound => &Code::NOT_FOUND_ON_EDGE,
+            Self::OwnBodyTooLarge => &Code::BODY_TOO_LARGE,
+            Self::Internal => &Code::INTERNAL,
             Self::BadUpgrade(_) => &Code::BAD_UPGRADE,
             Self::Offline => &Code::NO_AGENT,
             Self::Draining => &Code::DRAINING,

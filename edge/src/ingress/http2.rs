@@ -43,9 +43,9 @@ use uniroute_shared::{
 use self::{raw::RawStream, turns::Turns};
 use super::{
     error::ProxyError,
-    forwarded,
+    forwarded, own,
     proxy::{Answer, Asked, Exchange, Reply},
-    record::Counted,
+    record,
     router,
     visitor::{Patience, Visitor},
 };
@@ -261,7 +261,12 @@ impl Stream {
                 guarded.begin(&visitor, &asked)?
             }
             // Agents connect with HTTP/1.1.
-            Place::Edge => return Err(ProxyError::NotFound.into()),
+            Place::Edge => {
+                own::find(&visitor.edge, &asked)?;
+                let answer = Box::pin(own::answer(&visitor, &asked, body)).await?;
+                let to_head = parts.method == Method::HEAD;
+                return self.send_page(answer, to_head).map_err(Into::into);
+            }
         };
         let answer = loop {
             match poll_fn(|cx| self.poll_reply(cx, &mut exchange, body)).await? {
@@ -335,7 +340,7 @@ impl Stream {
         let mut head = head(200, &fields)?;
         via(&mut head);
         let stream = self.respond.send_response(head, false)?;
-        let io = Counted::new(RawStream::new(stream, body), record);
+        let io = record::Counted::new(RawStream::new(stream, body), record);
         let stop = self.visitor.edge.stop.clone();
         tokio::select! {
             copied = copy::splice((io, Bytes::new()), sender, from_stream) => {

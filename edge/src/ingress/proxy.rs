@@ -354,7 +354,7 @@ impl Exchange {
         self.upload = Upload::Over;
         self.starved = None;
         let edge = Arc::clone(&self.record.visitor.edge);
-        let place = hold::Place::take(&edge, self.open.len())?;
+        let place = hold::Place::take(&edge, &self.record.tunnel, self.open.len())?;
         self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.record.tunnel), place)));
         Ok(())
     }

@@ -13,21 +13,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::{Gate, bandwidth::Bandwidth};
-
-/// What a plan allows each of its users; `None` is no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Allowance {
-    /// Of all tunnels together.
-    pub(crate) requests_per_second: Option<u32>,
-    /// Of each tunnel.
-    pub(crate) tunnel_requests_per_second: Option<u32>,
-    pub(crate) tunnels: Option<u32>,
-    pub(crate) agents: Option<u32>,
-    /// Both ways together.
-    pub(crate) bandwidth: Option<u64>,
-    /// Bytes in a calendar month (UTC), both ways together.
-    pub(crate) transfer: Option<u64>,
-}
+use crate::store::plans::PlanLimits;
 
 /// One user.
 #[derive(Debug)]
@@ -35,14 +21,14 @@ pub(crate) struct Account {
     pub(crate) user: Uuid,
     pub(crate) gate: Gate,
     pub(crate) bandwidth: Bandwidth,
-    allowance: Mutex<Allowance>,
+    allowance: Mutex<PlanLimits>,
     /// Bytes that may still be moved this month; `u64::MAX`: any number. Set from the store's count
     /// every few seconds, and taken from in between.
     transfer_left: AtomicU64,
 }
 
 impl Account {
-    fn new(user: Uuid, allowance: &Allowance) -> Self {
+    fn new(user: Uuid, allowance: &PlanLimits) -> Self {
         let account = Self {
             user,
             gate: Gate::default(),
@@ -55,20 +41,20 @@ impl Account {
     }
 
     /// The plan, or what it says, has changed.
-    pub(crate) fn allow(&self, allowance: &Allowance) {
+    pub(crate) fn allow(&self, allowance: &PlanLimits) {
         let mut now = self.allowance.lock();
         if now.requests_per_second != allowance.requests_per_second {
             self.gate.set(allowance.requests_per_second, 1.0);
         }
-        self.bandwidth.set(allowance.bandwidth);
-        if allowance.transfer.is_none() {
+        self.bandwidth.set(allowance.bandwidth_bytes_per_second);
+        if allowance.transfer_bytes_per_month.is_none() {
             self.transfer_left.store(u64::MAX, Ordering::Relaxed);
         }
-        now.clone_from(allowance);
+        *now = *allowance;
     }
 
-    pub(crate) fn allowance(&self) -> Allowance {
-        self.allowance.lock().clone()
+    pub(crate) fn allowance(&self) -> PlanLimits {
+        *self.allowance.lock()
     }
 
     /// Whether there is anything left to move this month.
@@ -87,7 +73,7 @@ impl Account {
 
     /// What the store has counted for this month, on all edges.
     pub(crate) fn set_transferred(&self, used: u64) {
-        if let Some(limit) = self.allowance.lock().transfer {
+        if let Some(limit) = self.allowance.lock().transfer_bytes_per_month {
             self.transfer_left.store(limit.saturating_sub(used), Ordering::Relaxed);
         }
     }
@@ -101,7 +87,7 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     /// The account of `user`, who is allowed so much.
-    pub(crate) fn enter(&self, user: Uuid, allowance: &Allowance) -> Arc<Account> {
+    pub(crate) fn enter(&self, user: Uuid, allowance: &PlanLimits) -> Arc<Account> {
         let mut known = self.known.lock();
         if let Some(account) = known.get(&user).and_then(Weak::upgrade) {
             account.allow(allowance);
@@ -130,17 +116,17 @@ mod tests {
     #[test]
     fn an_account_is_one_for_all_sessions_and_follows_its_plan() {
         let (accounts, user) = (Accounts::default(), Uuid::now_v7());
-        let mut plan = Allowance { transfer: Some(100), ..Allowance::default() };
+        let mut plan = PlanLimits { transfer_bytes_per_month: Some(100), ..PlanLimits::default() };
         let account = accounts.enter(user, &plan);
         assert!(Arc::ptr_eq(&account, &accounts.enter(user, &plan)));
         account.set_transferred(90);
         account.transferred(20);
         assert!(!account.may_transfer());
-        plan.transfer = Some(1000);
+        plan.transfer_bytes_per_month = Some(1000);
         account.allow(&plan);
         account.set_transferred(110);
         assert!(account.may_transfer());
-        plan.transfer = None;
+        plan.transfer_bytes_per_month = None;
         account.allow(&plan);
         account.set_transferred(u64::MAX);
         assert!(account.may_transfer());

@@ -25,7 +25,10 @@ use crate::{
     events::{Event, Kind},
     registry::{Claim, Grant, SessionHandle, Tunnel},
     state::{Presence, Route},
-    store::{StoreError, Timestamp, sessions::SessionRow},
+    store::{
+        SessionRow, StoreError, Timestamp, TunnelRow,
+        audit::{self, Actor},
+    },
 };
 
 /// Entries that wait.
@@ -44,6 +47,7 @@ enum Entry {
     Offline(Uuid, Vec<Arc<Tunnel>>),
     Closed(Uuid, Timestamp),
     Released(Uuid, u64, Timestamp),
+    Audited(Box<(Event, Actor)>),
     Used(Uuid, Timestamp),
 }
 
@@ -94,6 +98,19 @@ impl Books {
             self.tell(Kind::TunnelOnline, session, &claim.tunnel);
         }
         self.tell_session(Kind::SessionOpened, session);
+    }
+
+    /// An agent has made a tunnel by asking for it.
+    pub(crate) fn created(&self, session: &SessionHandle, row: &TunnelRow) {
+        let data = serde_json::json!({ "name": row.subdomain, "kind": row.kind });
+        let event = Event::new(Kind::TunnelCreated).of(row.user_id).tunnel(row.id).data(data);
+        let actor = Actor {
+            id: None,
+            name: format!("agent {}", session.identity.agent),
+            peer: Some(session.peer.ip().to_canonical()),
+        };
+        self.events.publish(event.clone());
+        self.put(Entry::Audited(Box::new((event, actor))));
     }
 
     /// How others see that `session` serves `tunnel`.
@@ -209,7 +226,7 @@ async fn write(edge: &Shared, entry: &Entry) -> Result<(), StoreError> {
             for (tunnel, presence) in present {
                 announce(edge, tunnel, presence).await;
             }
-            edge.store.open_sessions(rows).await
+            edge.store.open_session(rows, Vec::new()).await
         }
         Entry::Offline(session, unserved) => {
             for tunnel in unserved {
@@ -217,9 +234,16 @@ async fn write(edge: &Shared, entry: &Entry) -> Result<(), StoreError> {
             }
             Ok(())
         }
-        Entry::Closed(session, at) => edge.store.close_session(*session, *at).await,
+        Entry::Closed(session, at) => {
+            edge.store.close_session(*session, *at).await.map(drop)
+        }
         Entry::Released(tunnel, fence, until) => {
-            edge.store.release_tunnel(*tunnel, *fence, *until).await
+            let now = Timestamp::now();
+            edge.store.release_tunnel(*tunnel, *fence, *until, now).await.map(drop)
+        }
+        Entry::Audited(audited) => {
+            let (event, actor) = &**audited;
+            edge.store.transaction(vec![audit::entry(event, actor)]).await.map(drop)
         }
         Entry::Used(token, at) => edge.store.touch_tokens(&[(*token, *at)]).await,
     };
@@ -229,7 +253,7 @@ async fn write(edge: &Shared, entry: &Entry) -> Result<(), StoreError> {
             warn!(%error, "something about a session is not written down");
             Ok(())
         }
-        Ok(_) => Ok(()),
+        Ok(()) => Ok(()),
     }
 }
 

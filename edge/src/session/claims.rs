@@ -19,16 +19,15 @@ use crate::{
     policy::{Policy, PolicyRefused},
     registry::{Claim, Grant, NAME_HOLD, SessionHandle, Tunnel, Wish, ports::Kind},
     sockets::{self, WantedPort},
-    store::{
-        Timestamp,
-        tunnels::{Claim as StoreClaim, ClaimError},
-    },
+    store::{Claim as StoreClaim, ClaimError, StoreError, Timestamp},
 };
 
 /// Tries to find a free random name; with 64 bits of chance the first one does.
 const RANDOM_TRIES: usize = 8;
 /// Characters of a local address that are kept for people to look at.
 const MAX_URL: usize = 255;
+/// Characters of a region.
+const MAX_REGION: usize = 10;
 
 /// Why a tunnel can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +78,10 @@ pub(super) async fn claim(
     let ports = sockets::ports(edge, wish.kind)?;
     let wanted = WantedPort { number, is_hint: spec.port_is_hint };
     if !session.permit.allows_kind(wish.kind) {
-        return Err(Code::OUT_OF_SCOPE.into());
+        return Err(Refusal::Code(&Code::OUT_OF_SCOPE));
     }
     if ports.is_some() && number != 0 && !session.permit.allows_port(number) {
-        return Err(Code::OUT_OF_SCOPE.into());
+        return Err(Refusal::Code(&Code::OUT_OF_SCOPE));
     }
     let (name, grant) = named(edge, session, spec, &wish, number).await?;
     let claimed = sockets::claim(edge, session, (&name, &grant), wish, wanted).await;
@@ -143,6 +142,7 @@ async fn granted(
     let allowance = account.allowance();
     let now = Timestamp::now();
     let claim = StoreClaim {
+        id: TunnelId::new().into(),
         user: account.user,
         agent_id: session.identity.agent.as_str().to_owned(),
         subdomain: name.as_str().to_owned(),
@@ -153,11 +153,18 @@ async fn granted(
         now,
         agent_until: now.plus(NAME_HOLD),
         held_until: now.plus(edge.quarantine),
+        region: session.region.chars().take(MAX_REGION).collect(),
+        metadata: serde_json::json!({}),
         force: edge.registry.is_given_up(&session.identity.owner, name),
-        most: allowance.tunnels,
     };
-    match edge.store.claim(claim).await {
+    if let Some(most) = allowance.tunnels {
+        check_plan(edge, &claim, most).await?;
+    }
+    match edge.store.claim(&claim, &[]).await {
         Ok(claimed) => {
+            if claimed.created {
+                edge.books.created(session, &claimed.row);
+            }
             let row = claimed.row;
             Ok(Grant {
                 id: TunnelId::from(row.id),
@@ -168,7 +175,6 @@ async fn granted(
             })
         }
         Err(ClaimError::Taken) => Err(&Code::NAME_TAKEN),
-        Err(ClaimError::TooMany) => Err(&Code::PLAN_TUNNELS),
         Err(ClaimError::Store(error)) => match edge.registry.known(&session.identity, name) {
             Some(grant) => {
                 warn!(%error, name = name.as_str(), "the store can't be asked; the agent gets what it had");
@@ -179,6 +185,26 @@ async fn granted(
                 Err(&Code::STORE_UNAVAILABLE)
             }
         },
+    }
+}
+
+/// Whether the user may have one more tunnel, if this would be one more.
+async fn check_plan(edge: &Shared, claim: &StoreClaim, most: u32) -> Result<(), &'static Code> {
+    let counted = async {
+        let there = edge.store.tunnel_by_name(&claim.subdomain).await?;
+        if there.is_some_and(|row| row.user_id == claim.user) {
+            return Ok(true);
+        }
+        Ok(edge.store.count_tunnels(claim.user).await? < u64::from(most))
+    };
+    match counted.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(&Code::PLAN_TUNNELS),
+        Err::<_, StoreError>(error) => {
+            // The claim itself will say so, or find what the agent had.
+            debug!(%error, "tunnels can't be counted");
+            Ok(())
+        }
     }
 }
 

@@ -288,6 +288,7 @@ async fn decide(
         worker: origin.worker,
         agent_name: metadata.name,
         agent_version: metadata.version,
+        region: metadata.region,
         since: std::time::Instant::now(),
         carried: carried.clone(),
         rtt_us: AtomicU32::new(0),

@@ -15,9 +15,9 @@ use crate::{
     Shared,
     abuse::Rule,
     auth::agent_tokens::{AgentToken, TokenScopes, TunnelKind},
-    limits::accounts::{Account, Allowance},
+    limits::accounts::Account,
     registry::ports::Kind,
-    store::{Timestamp, tokens::KnownToken},
+    store::{Timestamp, plans::PlanLimits, tokens::TokenHolder},
 };
 
 /// The built-in owner of everything that comes with a pre-shared token.
@@ -66,7 +66,7 @@ impl Permit {
 /// Tokens that were good a moment ago, by their hash.
 #[derive(Debug, Default)]
 pub(crate) struct Permits {
-    known: Mutex<HashMap<String, (Instant, KnownToken)>>,
+    known: Mutex<HashMap<String, (Instant, TokenHolder)>>,
 }
 
 impl Permits {
@@ -81,7 +81,7 @@ impl Permits {
         address: IpAddr,
     ) -> Result<Arc<Permit>, &'static Code> {
         if edge.tokens.as_ref().is_some_and(|tokens| tokens.contains(token)) {
-            let account = edge.accounts.enter(OWNER, &Allowance::default());
+            let account = edge.accounts.enter(OWNER, &PlanLimits::default());
             return Ok(Arc::new(Permit::all(account)));
         }
         let refused = |code| {
@@ -94,8 +94,8 @@ impl Permits {
             return refused(&Code::TOKEN_REFUSED);
         };
         let now = Timestamp::now();
-        let (row, user) = (&known.token, &known.user);
-        if !row.is_active || !user.is_active {
+        let row = &known.token;
+        if !row.is_active || !known.user_is_active {
             return refused(&Code::TOKEN_REVOKED);
         }
         if row.expires_at.is_some_and(|at| at <= now) {
@@ -105,7 +105,7 @@ impl Permits {
             info!(token.id = %row.id, %address, "a token came from an address that it is not for");
             return Err(&Code::TOKEN_ADDRESS);
         }
-        let account = edge.accounts.enter(user.id, &known.allowance());
+        let account = edge.accounts.enter(row.user, &known.plan.limits);
         if let Some(most) = account.allowance().agents
             && edge.registry.sessions_of(&account) >= most as usize
         {
@@ -120,7 +120,7 @@ impl Permits {
         &self,
         edge: &Shared,
         hash: String,
-    ) -> Result<Option<KnownToken>, &'static Code> {
+    ) -> Result<Option<TokenHolder>, &'static Code> {
         let known = self.known.lock().get(&hash).cloned();
         if let Some((at, known)) = &known
             && at.elapsed() < FRESH
@@ -157,6 +157,11 @@ impl Permits {
 
     /// What is known of this token, or of any of this user's, is to be asked for anew.
     pub(crate) fn forget(&self, id: Uuid) {
-        self.known.lock().retain(|_, (_, known)| known.token.id != id && known.user.id != id);
+        self.known.lock().retain(|_, (_, known)| known.token.id != id && known.token.user != id);
+    }
+
+    /// Everything is.
+    pub(crate) fn forget_all(&self) {
+        self.known.lock().clear();
     }
 }

@@ -106,7 +106,7 @@ async fn wait(edge: &Arc<Shared>, tunnel: &Tunnel) -> Result<Arc<Target>, &'stat
     if let Some(target) = live(edge, tunnel) {
         return Ok(target);
     }
-    let _place = hold::Place::take(edge, 0).map_err(|error| error.code())?;
+    let _place = hold::Place::take(edge, tunnel, 0).map_err(|error| error.code())?;
     let back = async {
         loop {
             // Enrolled before the look, so that nobody who comes in between is missed.

@@ -8,7 +8,6 @@ use tokio::{
 };
 use tracing::debug;
 use uniroute_proto::v1::{TcpOpen, stream_open::Kind as Open};
-use uniroute_shared::code::Code;
 
 use super::{
     Proxied, after_accept_error,

@@ -163,6 +163,20 @@ fn decode(text: &str) -> Result<String, &'static str> {
     String::from_utf8(bytes).map_err(|_| "what is written with % is not UTF-8")
 }
 
+impl StateUrl {
+    /// This process's memory.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self(Place::Memory)
+    }
+
+    /// Whether no other edge can share it.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        matches!(self.0, Place::Memory)
+    }
+}
+
 impl fmt::Display for StateUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place::Redis(servers) = &self.0 else { return f.write_str("memory:") };

@@ -18,7 +18,7 @@ use crate::{
     Shared,
     registry::Tunnel,
     state::Totals,
-    store::{Store, StoreError, Timestamp, requests::RequestRow, rollups::Minute},
+    store::{Minute, RequestRow, Store, StoreError, Timestamp},
 };
 
 /// Rows of one statement.
@@ -64,7 +64,7 @@ struct Writer {
     /// Tunnels with requests in it.
     busy: HashMap<TunnelId, Arc<Tunnel>>,
     /// Minutes to be written, oldest first.
-    minutes: BTreeMap<(i64, Uuid), (Uuid, Traffic)>,
+    minutes: BTreeMap<(i64, Uuid), Traffic>,
     pause: Duration,
     pause_until: Instant,
     usage_at: Instant,
@@ -104,14 +104,14 @@ impl Writer {
             tunnel.counts.dirty.store(false, Ordering::Relaxed);
             let traffic = tunnel.counts.this_minute();
             let key = (self.minute, tunnel.id.into());
-            self.minutes.insert(key, (tunnel.account.user, traffic));
+            self.minutes.insert(key, traffic);
             self.tell_state(&tunnel);
             self.busy.insert(tunnel.id, tunnel);
         }
         if over {
             for (id, tunnel) in self.busy.drain() {
                 let key = (self.minute, id.into());
-                self.minutes.insert(key, (tunnel.account.user, tunnel.counts.end_minute()));
+                self.minutes.insert(key, tunnel.counts.end_minute());
             }
         }
         while self.minutes.len() > MAX_MINUTES {
@@ -167,15 +167,25 @@ impl Writer {
         }
         self.usage_at = Instant::now() + USAGE;
         for account in self.edge.accounts.all() {
-            if account.allowance().transfer.is_none() {
+            if account.allowance().transfer_bytes_per_month.is_none() {
                 continue;
             }
-            match self.edge.store.used_this_month(account.user, Timestamp::now()).await {
+            match used_this_month(&self.edge.store, account.user).await {
                 Ok(used) => account.set_transferred(used),
                 Err(error) => return debug!(%error, "the use of the month is not known"),
             }
         }
     }
+}
+
+/// Bytes, both ways together.
+async fn used_this_month(store: &Store, user: Uuid) -> Result<u64, StoreError> {
+    let now = time::OffsetDateTime::now_utc();
+    let begin = now.replace_day(1).map_or(now, |first| first.replace_time(time::Time::MIDNIGHT));
+    let begin = Timestamp(begin.unix_timestamp() * 1_000_000);
+    let last = store.usage(user, 1).await?.into_iter().next();
+    let this = last.filter(|usage| usage.month == begin);
+    Ok(this.map_or(0, |usage| usage.bytes_in.saturating_add(usage.bytes_out)))
 }
 
 fn this_minute() -> i64 {
@@ -186,15 +196,14 @@ fn this_minute() -> i64 {
 async fn write_minutes(
     store: &Store,
     server: &str,
-    minutes: &mut BTreeMap<(i64, Uuid), (Uuid, Traffic)>,
+    minutes: &mut BTreeMap<(i64, Uuid), Traffic>,
 ) -> Result<(), StoreError> {
     while !minutes.is_empty() {
         let batch: Vec<Minute> = minutes
             .iter()
             .take(MINUTES)
-            .map(|((minute, tunnel), (user, traffic))| Minute {
+            .map(|((minute, tunnel), traffic)| Minute {
                 tunnel: *tunnel,
-                user: *user,
                 minute: Timestamp(*minute),
                 server_id: server.to_owned(),
                 requests: traffic.requests,
@@ -235,12 +244,12 @@ fn request_row(row: &Row) -> RequestRow {
         request_id: row.id.to_string(),
         method: row.method.as_ref().to_owned(),
         path: row.path.as_ref().to_owned(),
-        status_code: row.status.map(i64::from),
-        latency_ms: Some(i64::try_from(row.took.as_millis()).unwrap_or(i64::MAX)),
-        request_size: Some(i64::try_from(row.bytes_in).unwrap_or(i64::MAX)),
-        response_size: Some(i64::try_from(row.bytes_out).unwrap_or(i64::MAX)),
+        status_code: row.status,
+        latency_ms: Some(u32::try_from(row.took.as_millis()).unwrap_or(u32::MAX)),
+        request_size: Some(row.bytes_in),
+        response_size: Some(row.bytes_out),
         created_at: row.at,
         visitor: row.visitor.as_ref().to_owned(),
-        error_code: i64::from(row.error),
+        error_code: row.error.into(),
     }
 }
