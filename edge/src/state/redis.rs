@@ -3,6 +3,9 @@
 //! Two connections (in a cluster, to each server): one for calls, one that listens. A call takes a
 //! second at most, and none goes out while the probe, which asks twice a second, got no answer: so
 //! nothing piles up, whatever Redis does.
+//!
+//! It has to be Redis 6.2 or newer. A user of its access list needs `~tunnel:* &tunnel:* +@read +@write
+//! +@connection +@scripting +@pubsub +time +info +cluster`.
 
 mod health;
 mod setup;

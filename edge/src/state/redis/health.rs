@@ -119,6 +119,7 @@ pub(super) fn start(
     tasks.spawn(stay_connected(clients.listens.clone()));
     tasks.spawn(probe_calls(clients.calls.clone(), Arc::clone(health), answering));
     tasks.spawn(probe_listening(clients.listens.clone()));
+    tasks.spawn(say_errors(clients.calls.clone()));
     async {
         let _ = listens.await;
         let _ = answers.await;
@@ -134,6 +135,28 @@ async fn stay_connected(client: Client) {
             warn!(%error, "connecting to the shared state");
         }
         sleep(Duration::from_millis(BACKOFF_MS.1.into())).await;
+    }
+}
+
+/// Says why there is no connection, such as a wrong password; the same thing only once.
+async fn say_errors(client: Client) {
+    let (mut errors, mut connects) = (client.error_rx(), client.reconnect_rx());
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            error = errors.recv() => match error {
+                Ok((error, _)) if error.to_string() != said => {
+                    said = error.to_string();
+                    warn!(error = said, "no connection to the shared state");
+                }
+                Err(RecvError::Closed) => {
+                    (errors, connects) = (client.error_rx(), client.reconnect_rx());
+                    sleep(AGAIN).await;
+                }
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+            },
+            Ok(_) = connects.recv() => said.clear(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod shares;
 
 use std::{future::Future, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{sync::broadcast, task::JoinSet};
 use uniroute_edge::state::{Presence, Route, State, Told, Totals};
 use uuid::Uuid;
 
@@ -91,6 +91,7 @@ everywhere! {
     waiting_is_told_by_edge,
     odd_names_are_kept_apart,
     messages_reach_everybody,
+    a_slow_receiver_is_told_so,
     calls_are_counted,
 }
 
@@ -187,7 +188,7 @@ async fn sessions_come_and_go_one_by_one(place: &Place) {
     .await;
     a.drop_session(tunnel, short.session).await.unwrap();
     a.drop_session(tunnel, new.session).await.unwrap();
-    assert_eq!(b.sessions(tunnel).await.unwrap(), [old.clone()]);
+    assert_eq!(b.sessions(tunnel).await.unwrap(), std::slice::from_ref(&old));
     // The key lives as long as its longest field.
     a.put_session(tunnel, &new, Duration::from_millis(1)).await.unwrap();
     eventually("a very short session expires", async || {
@@ -371,6 +372,18 @@ async fn messages_reach_everybody(place: &Place) {
         assert_eq!(told, Told::Message(format!("message {n}")));
     }
     assert!(at_a.is_empty() && at_b.is_empty());
+}
+
+async fn a_slow_receiver_is_told_so(place: &Place) {
+    let state = place.state().await;
+    let (mut slow, witness) = (state.subscribe(), state.subscribe());
+    for n in 0..1_100 {
+        state.publish(n.to_string()).await.unwrap();
+    }
+    eventually("all has arrived", async || (witness.len() >= 1_100).then_some(())).await;
+    let lagged = slow.recv().await.unwrap_err();
+    assert_eq!(lagged, broadcast::error::RecvError::Lagged(1_100 - 1_024));
+    assert_eq!(slow.recv().await.unwrap(), Told::Message("76".into()), "the rest is there");
 }
 
 async fn calls_are_counted(place: &Place) {

@@ -26,7 +26,8 @@ pub(crate) struct Wish {
     pub(crate) user: Option<(&'static str, &'static str)>,
     /// Its certificate is in [`TestRedis::ca_file`].
     pub(crate) tls: bool,
-    cluster: bool,
+    /// See [`TestRedisCluster`].
+    pub(crate) cluster: bool,
 }
 
 /// One server.
@@ -59,7 +60,7 @@ impl TestRedis {
     /// Files that the settings point to.
     fn prepare(&self) {
         if let Some((user, password)) = self.wish.user {
-            // What the manual says that a user needs.
+            // What `state/redis.rs` says that a user needs.
             let rules = "resetchannels &tunnel:* ~tunnel:* +@read +@write +@connection +@scripting \
                 +@pubsub +time +info +cluster";
             let text = format!(

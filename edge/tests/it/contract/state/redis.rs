@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{sync::broadcast, time::Instant};
 use uniroute_edge::state::{Secret, State, StateOptions, Told, Totals};
 use uuid::Uuid;
@@ -146,7 +147,13 @@ async fn a_redis_that_stands_still_is_noticed_and_its_return_too() {
     let mut receiver = state.subscribe();
     let began = Instant::now();
     redis.stop();
-    calls_fail(&state).await;
+    // More than may wait at a time.
+    let many = join_all((0..5_000).map(|_| state.route("demo"))).await;
+    assert!(began.elapsed() < FAILS, "after {:?}", began.elapsed());
+    let said = |text: &str| {
+        many.iter().filter(|one| one.as_ref().unwrap_err().to_string().contains(text)).count()
+    };
+    assert!(said("too many calls") >= 5_000 - 4_096, "{:?}", many.first());
     until_well(&state, false, NOTICED).await;
     eventually("nobody tries any more", async || {
         let began = Instant::now();
@@ -261,6 +268,29 @@ async fn sentinels_say_where_it_is() {
     let password = Some(Secret::new("hunter2"));
     let secret = StateOptions { sentinel_password: password, ..Default::default() };
     assert!(!format!("{secret:?}").contains("hunter2"));
+}
+
+/// The URL of a cluster, but there is none: an error that the library does not try again after.
+#[tokio::test]
+async fn a_server_that_is_no_cluster_is_asked_again_until_it_is_one() {
+    let redis = TestRedis::start().await;
+    let url = redis.url().replace("redis://", "redis-cluster://");
+    let state = open(&url, StateOptions::default()).await;
+    assert!(!state.is_well());
+    calls_fail(&state).await;
+    let connections = || -> u64 {
+        let stats = redis.cli(&["info", "stats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    // Those of this test itself are counted, too.
+    let (began, mut asked) = (connections(), 0);
+    eventually("it tries again", async || {
+        asked += 1;
+        (connections() > began + asked + 3).then_some(())
+    })
+    .await;
+    assert!(!state.is_well());
 }
 
 #[tokio::test]
