@@ -15,6 +15,8 @@ mod policy;
 mod registry;
 mod session;
 mod sockets;
+#[allow(dead_code, unused_imports, reason = "being built")]
+pub mod state;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 pub mod store;
 
