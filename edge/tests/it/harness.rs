@@ -5,6 +5,7 @@
 pub(crate) mod hand;
 pub(crate) mod link;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod upstream;
 pub(crate) mod ways;

@@ -1,0 +1,3 @@
+//! The same tests for every backend.
+
+mod state;
