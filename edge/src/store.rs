@@ -3,30 +3,41 @@
 //! the same tests.
 //!
 //! SQL is written once, in what both databases understand, and lives below this module only: one
-//! file for each kind of row, on the four calls of [`Store`]. Parameters are `$1`, `$2` and so on,
+//! file for each kind of row, on the few calls of [`Store`]. Parameters are `$1`, `$2` and so on,
 //! which is PostgreSQL's way; times come from the caller, never from the database's clock. The data
 //! path does not get here.
 
 pub(crate) mod audit;
 pub(crate) mod domains;
+mod health;
 pub(crate) mod idempotency;
 pub(crate) mod invites;
 pub(crate) mod keys;
+mod migrate;
 pub(crate) mod plans;
 mod postgres;
 mod select;
 mod sqlite;
 pub(crate) mod tokens;
+mod url;
 pub(crate) mod users;
 mod value;
 
+use std::sync::Arc;
+
 pub(crate) use self::{select::Select, value::values};
-pub use self::value::{FromValue, Row, Timestamp, Value};
+use self::{health::Counters, url::Place};
+pub use self::{
+    health::{StoreFigures, StoreHealth},
+    url::{StoreOptions, StoreUrl, StoreUrlError},
+    value::{FromValue, Row, Timestamp, Value},
+};
 
 /// Durable rows. Cloning is cheap; all clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Store {
     backend: Backend,
+    counters: Arc<Counters>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,15 +94,79 @@ impl Statement {
 }
 
 impl Store {
+    /// Opens the file of SQLite, which is made and migrated as needed, or makes ready to talk to
+    /// PostgreSQL, which need not be there yet: see [`Store::ping`] and [`Store::check_migrated`].
+    ///
+    /// # Errors
+    /// [`StoreError`]: the file can't be used, or what the address names for TLS can't.
+    pub async fn open(url: &StoreUrl, options: &StoreOptions) -> Result<Self, StoreError> {
+        let counters = Arc::<Counters>::default();
+        let (shared, replica) = (Arc::clone(&counters), options.replica.as_ref());
+        let backend = match (&url.0, replica.map(|replica| &replica.0)) {
+            (Place::Postgres(server), None) => {
+                Backend::Postgres(postgres::Postgres::open(server, None, options, shared)?)
+            }
+            (Place::Postgres(server), Some(Place::Postgres(replica))) => {
+                Backend::Postgres(postgres::Postgres::open(server, Some(replica), options, shared)?)
+            }
+            (_, Some(_)) => {
+                return Err(StoreError::Other("only PostgreSQL has read replicas".into()));
+            }
+            (Place::Memory, None) => {
+                Backend::Sqlite(sqlite::Sqlite::open(None, options, shared).await?)
+            }
+            (Place::File(path), None) => {
+                Backend::Sqlite(sqlite::Sqlite::open(Some(path), options, shared).await?)
+            }
+        };
+        Ok(Self { backend, counters })
+    }
+
+    /// Whether several edges can share it.
+    #[must_use]
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.backend, Backend::Postgres(_))
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// As [`Store::rows`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.rows("SELECT 1", Vec::new()).await.map(drop)
+    }
+
+    /// When it was last seen to work, and not to.
+    #[must_use]
+    pub fn health(&self) -> StoreHealth {
+        self.counters.health()
+    }
+
+    /// What has been counted of its calls.
+    #[must_use]
+    pub fn figures(&self) -> StoreFigures {
+        self.counters.figures()
+    }
+
+    /// What is written differently for the two databases.
+    fn dialect<T>(&self, postgres: T, sqlite: T) -> T {
+        match &self.backend {
+            Backend::Postgres(_) => postgres,
+            Backend::Sqlite(_) => sqlite,
+        }
+    }
+
     /// The rows that a query returns, as things stand now. Changes are fine too (`RETURNING`).
     ///
     /// # Errors
     /// [`StoreError`]; see there.
     pub async fn rows(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        match &self.backend {
+        let outcome = match &self.backend {
             Backend::Postgres(postgres) => postgres.rows(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.rows(sql, params).await,
-        }
+        };
+        self.counters.ended(&outcome);
+        outcome
     }
 
     /// The first row, if there is one.
@@ -107,10 +182,12 @@ impl Store {
     /// # Errors
     /// As [`Store::rows`].
     pub async fn listed(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        match &self.backend {
+        let outcome = match &self.backend {
             Backend::Postgres(postgres) => postgres.listed(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.listed(sql, params).await,
-        }
+        };
+        self.counters.ended(&outcome);
+        outcome
     }
 
     /// Runs a change and says how many rows it touched.
@@ -118,10 +195,12 @@ impl Store {
     /// # Errors
     /// As [`Store::rows`].
     pub async fn execute(&self, sql: &str, params: Vec<Value>) -> Result<u64, StoreError> {
-        match &self.backend {
+        let outcome = match &self.backend {
             Backend::Postgres(postgres) => postgres.execute(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.execute(sql, params).await,
-        }
+        };
+        self.counters.ended(&outcome);
+        outcome
     }
 
     /// Runs all of `statements` or none; the rows that each returned.
@@ -132,9 +211,16 @@ impl Store {
         &self,
         statements: Vec<Statement>,
     ) -> Result<Vec<Vec<Row>>, StoreError> {
-        match &self.backend {
+        let outcome = match &self.backend {
             Backend::Postgres(postgres) => postgres.transaction(statements).await,
             Backend::Sqlite(sqlite) => sqlite.transaction(statements).await,
-        }
+        };
+        self.counters.ended(&outcome);
+        outcome
     }
+}
+
+/// Whether a statement changes nothing: it may be asked twice, and beside a writer.
+fn is_read(sql: &str) -> bool {
+    sql.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("SELECT"))
 }

@@ -54,6 +54,10 @@ struct Parameter {
     required: bool,
 }
 
+/// The body, as JSON that fits its schema.
+#[derive(Clone)]
+pub(super) struct Checked(pub(super) Value);
+
 /// Marks an answer with a member that is told once, and never kept.
 #[derive(Clone, Copy)]
 pub(super) struct Once(pub(super) &'static str);
@@ -97,8 +101,9 @@ impl Gate {
         operation: &Operation,
         parts: &Parts,
         body: &Bytes,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Value>, Failure> {
         let mut faults = Vec::new();
+        let mut read = None;
         self.check_query(operation, parts, &mut faults);
         for parameter in &operation.headers {
             self.check_header(parameter, &parts.headers, &mut faults);
@@ -106,9 +111,10 @@ impl Gate {
         if let Some(schema) = &operation.body {
             let body = read_json(&parts.headers, body)?;
             self.schemas.check(schema, &body, "", &mut faults);
+            read = Some(body);
         }
         if faults.is_empty() {
-            Ok(())
+            Ok(read)
         } else {
             Err(Failure::faults(&Code::INPUT_INVALID, faults))
         }
@@ -204,7 +210,9 @@ impl Gate {
         };
         let body = to_bytes(body, MAX_BODY).await;
         let body = body.map_err(|_| Failure::new(&Code::API_BODY_TOO_LARGE))?;
-        self.check(operation, &parts, &body)?;
+        if let Some(read) = self.check(operation, &parts, &body)? {
+            parts.extensions.insert(Checked(read));
+        }
         let key = parts.headers.get(IDEMPOTENCY_KEY).filter(|_| operation.is_idempotent);
         let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
         let hash = hash(&parts, &body);

@@ -11,7 +11,12 @@ use serde_json::Value;
 use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use uuid::Uuid;
 
-use crate::{services::Fault, store::Timestamp};
+use crate::{
+    auth::{Role, agent_tokens::TunnelKind},
+    events::Kind,
+    services::Fault,
+    store::Timestamp,
+};
 
 /// Faults that are told of one request.
 const MAX_FAULTS: usize = 50;
@@ -344,6 +349,35 @@ pub(super) fn path_part() -> Object {
 
 pub(super) fn method() -> Object {
     text(1, 32, "^[A-Z]+$")
+}
+
+pub(super) fn boolean() -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).build()
+}
+
+/// One of some words.
+fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+}
+
+pub(super) fn role() -> Object {
+    words(Role::ALL.map(Role::as_str))
+}
+
+pub(super) fn kind() -> Object {
+    words(TunnelKind::ALL.map(TunnelKind::as_str))
+}
+
+/// Kinds of events.
+pub(super) fn event_kind() -> Object {
+    words(Kind::WORDS.iter().copied())
+}
+
+pub(super) fn time() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
 }
 
 /// Requests in a second, or `null`: no limit.

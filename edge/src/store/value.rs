@@ -53,7 +53,7 @@ impl serde::Serialize for Timestamp {
 }
 
 /// One value of a statement or a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     Null,
     Bool(bool),
@@ -63,6 +63,31 @@ pub enum Value {
     Bytes(Vec<u8>),
     Uuid(Uuid),
     Time(Timestamp),
+    /// An array, which only PostgreSQL has.
+    List(Vec<Self>),
+}
+
+impl Value {
+    /// An array of `values`.
+    pub(super) fn list<T: Into<Self>>(values: impl IntoIterator<Item = T>) -> Self {
+        Self::List(values.into_iter().map(Into::into).collect())
+    }
+}
+
+impl fmt::Debug for Value {
+    /// Texts and bytes may be secrets: only how long they are is said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("Null"),
+            Self::Bool(value) => write!(f, "Bool({value})"),
+            Self::Int(value) => write!(f, "Int({value})"),
+            Self::Text(value) => write!(f, "Text({} bytes)", value.len()),
+            Self::Bytes(value) => write!(f, "Bytes({} bytes)", value.len()),
+            Self::Uuid(value) => write!(f, "Uuid({value})"),
+            Self::Time(value) => write!(f, "Time({})", value.0),
+            Self::List(values) => write!(f, "List({} values)", values.len()),
+        }
+    }
 }
 
 macro_rules! value_of {
@@ -114,6 +139,11 @@ pub struct Row {
 impl Row {
     pub(super) fn new(values: Vec<Value>) -> Self {
         Self { values: values.into_iter() }
+    }
+
+    /// What is left of it.
+    pub(super) fn into_values(self) -> Vec<Value> {
+        self.values.collect()
     }
 
     /// The next column.

@@ -84,7 +84,7 @@ impl Tunnel {
 }
 
 /// A program of Debian's, wherever it keeps it.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let postgresql = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<_> = postgresql.map(|version| version.path().join("bin")).collect();
     folders.sort();

@@ -4,6 +4,7 @@
 
 pub(crate) mod hand;
 pub(crate) mod link;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod upstream;

@@ -4,6 +4,7 @@
 
 mod cli;
 mod conformance;
+mod contract;
 mod errors;
 mod foreign;
 mod framing;

@@ -1,10 +1,6 @@
 //! PostgreSQL and its own clients, through a TCP tunnel.
 
-use std::{
-    os::unix::fs::{MetadataExt as _, chown},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -12,6 +8,7 @@ use tokio::process::Command;
 use super::{Serving, Tunnel, program};
 use crate::harness::{
     BOUND, eventually,
+    postgres::{give, server},
     process::{self, Process, run},
 };
 
@@ -61,30 +58,6 @@ impl Postgres {
     async fn stop(self) {
         self.server.signal("INT").await;
         assert_eq!(self.server.ended().await.code, Some(0));
-    }
-}
-
-/// A program of the server, which doesn't run as root.
-fn server(name: &str, home: &Path) -> Command {
-    if !is_root() {
-        return process::command(&program(name), home);
-    }
-    let mut command = process::command(&program("setpriv"), home);
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program(name));
-    command
-}
-
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-/// Gives a folder to whom the server runs as.
-async fn give(path: &Path) {
-    if is_root() {
-        let ended = run(process::command(&program("id"), path).args(["-u", "postgres"])).await;
-        let user = ended.out.trim().parse();
-        let user = user.expect("no user postgres: run scripts/install-test-deps.sh");
-        chown(path, Some(user), None).unwrap();
     }
 }
 

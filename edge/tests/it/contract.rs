@@ -1,0 +1,3 @@
+//! What durable rows and shared state promise, tried on every backend.
+
+mod store;
