@@ -6,6 +6,8 @@
 
 mod admin;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+mod api;
+#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod auth;
 pub mod config;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
@@ -17,6 +19,8 @@ mod metrics;
 mod names;
 mod policy;
 mod registry;
+#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+mod services;
 mod session;
 mod sockets;
 #[allow(dead_code, unused_imports, unused_macros, reason = "being built")]

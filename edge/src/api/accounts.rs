@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{By, DONE, Id, Input, Page, Paging, Query},
+    extract::{By, DONE, Id, Input, Page, Paging, Asked},
     gate::Once,
     schema,
 };
@@ -328,8 +328,8 @@ pub(super) struct UserFilter {
 )]
 pub(super) async fn list_users(
     State(services): State<Services>,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<UserFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<UserFilter>,
 ) -> Result<Json<Page<User>>, Failure> {
     let (email, role) = (filter.email.as_deref(), filter.role);
     let limit = paging.limit;
@@ -431,8 +431,8 @@ pub(super) struct InviteFilter {
 )]
 pub(super) async fn list_invites(
     State(services): State<Services>,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<InviteFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<InviteFilter>,
 ) -> Result<Json<Page<Invite>>, Failure> {
     let open_at = filter.open.filter(|open| *open).map(|_| Timestamp::now());
     let rows = services.store.list_invites(open_at, paging.after, paging.limit + 1).await?;

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Query},
+    extract::{DONE, Id, Input, Page, Paging, Asked},
     schema,
 };
 use crate::{
@@ -106,8 +106,8 @@ pub(super) struct DomainFilter {
 pub(super) async fn list_domains(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<DomainFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<DomainFilter>,
 ) -> Result<Json<Page<Domain>>, Failure> {
     let user = caller.lists(filter.user_id);
     let limit = paging.limit;

@@ -8,13 +8,18 @@ use std::collections::HashMap;
 
 use regex::Regex;
 use serde_json::Value;
-use utoipa::openapi::schema::{KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::{
+    Ref, RefOr, Schema,
+    schema::{
+        AdditionalProperties, KnownFormat, Object, ObjectBuilder, SchemaFormat, SchemaType, Type,
+    },
+};
 use uuid::Uuid;
 
 use crate::{
     auth::{Role, agent_tokens::TunnelKind},
     events::Kind,
-    services::Fault,
+    services::{Fault, statistics::Step},
     store::Timestamp,
 };
 
@@ -342,6 +347,35 @@ pub(super) fn plan_name() -> Object {
 /// What the name of a plan is made of.
 pub(super) const PLAN_NAME: &str = "^[a-z0-9][a-z0-9_-]*$";
 
+/// Whether a path's text is the name of a plan.
+pub(super) fn is_plan_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let inner = |byte: u8| plain(byte) || matches!(byte, b'_' | b'-');
+    text.len() <= 64 && text.bytes().next().is_some_and(plain) && text.bytes().all(inner)
+}
+
+/// An IP address.
+pub(super) fn address() -> Object {
+    use super::super::auth::agent_tokens::{V4, V6};
+    let mut address = text(2, 39, &format!("^({V4}|{V6})$"));
+    address.examples = vec!["203.0.113.9".into()];
+    address
+}
+
+/// Whatever it is.
+pub(super) fn anything() -> Object {
+    let all = [Type::Object, Type::Null];
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter(all))
+        .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+        .build()
+}
+
+/// What a token may be used for.
+pub(super) fn scopes() -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name("TokenScopes"))
+}
+
 /// A part of a path that was asked for.
 pub(super) fn path_part() -> Object {
     text(1, 200, PLAIN)
@@ -366,6 +400,14 @@ pub(super) fn role() -> Object {
 
 pub(super) fn kind() -> Object {
     words(TunnelKind::ALL.map(TunnelKind::as_str))
+}
+
+pub(super) fn tunnel_status() -> Object {
+    words(["active", "paused"])
+}
+
+pub(super) fn step() -> Object {
+    words(Step::ALL)
 }
 
 /// Kinds of events.
@@ -425,13 +467,13 @@ pub(super) fn metadata() -> Object {
         .schema_type(Type::Object)
         .max_properties(Some(16))
         .property_names(Some(text(1, 32, "^[A-Za-z0-9_.-]+$")))
-        .additional_properties(Some(text(0, 200, "^[ -~]*$")))
+        .additional_properties(Some(Schema::Object(text(0, 200, "^[ -~]*$"))))
         .examples([serde_json::json!({ "team": "web" })])
         .build()
 }
 
 impl utoipa::PartialSchema for Timestamp {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+    fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))

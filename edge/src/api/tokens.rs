@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Query},
+    extract::{DONE, Id, Input, Page, Paging, Asked},
     gate::Once,
     schema,
 };
@@ -135,8 +135,8 @@ pub(super) struct TokenFilter {
 pub(super) async fn list_tokens(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<TokenFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<TokenFilter>,
 ) -> Result<Json<Page<Token>>, Failure> {
     let user = caller.lists(filter.user_id);
     let good_at = filter.good.filter(|good| *good).map(|_| Timestamp::now());

@@ -41,8 +41,9 @@ impl Services {
             created_at: Timestamp::now(),
         };
         let statements = vec![Store::add_domain(&row)];
-        let added = self.change(statements, told(Kind::DomainCreated, &row), &caller.actor());
-        added.await.map_err(|error| match error {
+        let created = told(Kind::DomainCreated, &row);
+        let added = self.change(statements, created, &caller.actor()).await;
+        added.map_err(|error| match error {
             StoreError::Duplicate(_) => {
                 Failure::because(&Code::ALREADY_THERE, "the account has this domain already")
             }

@@ -70,8 +70,9 @@ impl Services {
         row.expires_at = change.expires_at.unwrap_or(row.expires_at);
         row.scopes = change.scopes.unwrap_or(row.scopes);
         let statements = vec![Store::change_token(&row)];
-        let changed = self.change(statements, told(Kind::TokenUpdated, &row), &caller.actor());
-        changed.await.map_err(revoked_meanwhile)?;
+        let updated = told(Kind::TokenUpdated, &row);
+        let changed = self.change(statements, updated, &caller.actor()).await;
+        changed.map_err(revoked_meanwhile)?;
         Ok(row)
     }
 
