@@ -7,22 +7,35 @@
 //! which is PostgreSQL's way; times come from the caller, never from the database's clock. The data
 //! path does not get here.
 
+mod copy;
 mod health;
+mod jobs;
 mod migrate;
 mod postgres;
+mod query;
+mod requests;
+mod rollups;
+mod sessions;
 mod sqlite;
+mod tunnels;
 mod url;
 mod value;
 
 use std::sync::Arc;
 
 pub(crate) use self::value::values;
-use self::{health::Counters, url::Place};
 pub use self::{
+    copy::{Copied, CopyError},
     health::{StoreFigures, StoreHealth},
+    jobs::{Aged, JobRow},
+    requests::{PATH_MAX, RequestFilter, RequestRow},
+    rollups::{Hour, Minute, Usage},
+    sessions::{SessionFilter, SessionRow},
+    tunnels::{Claim, ClaimError, Claimed, NewTunnel, TunnelChanges, TunnelFilter, TunnelRow},
     url::{StoreOptions, StoreUrl, StoreUrlError},
     value::{FromValue, Row, Timestamp, Value},
 };
+use self::{health::Counters, url::Place};
 
 /// Durable rows. Cloning is cheap; all clones share the connections.
 #[derive(Clone, Debug)]
@@ -38,7 +51,7 @@ enum Backend {
 }
 
 /// One statement of a transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Statement {
     pub sql: std::borrow::Cow<'static, str>,
     pub params: Vec<Value>,
