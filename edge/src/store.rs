@@ -8,30 +8,43 @@
 //! path does not get here.
 
 pub(crate) mod audit;
+mod copy;
 pub(crate) mod domains;
 mod health;
 pub(crate) mod idempotency;
 pub(crate) mod invites;
+mod jobs;
 pub(crate) mod keys;
 mod migrate;
 pub(crate) mod plans;
 mod postgres;
-mod select;
+mod query;
+mod requests;
+mod rollups;
+mod sessions;
 mod sqlite;
 pub(crate) mod tokens;
+pub(crate) mod totals;
+mod tunnels;
 mod url;
 pub(crate) mod users;
 mod value;
 
 use std::sync::Arc;
 
-pub(crate) use self::{select::Select, value::values};
-use self::{health::Counters, url::Place};
+pub(crate) use self::value::values;
 pub use self::{
+    copy::{Copied, CopyError},
     health::{StoreFigures, StoreHealth},
+    jobs::{Aged, JobRow},
+    requests::{PATH_MAX, RequestFilter, RequestRow},
+    rollups::{Hour, Minute, Usage},
+    sessions::{SessionFilter, SessionRow},
+    tunnels::{Claim, ClaimError, Claimed, NewTunnel, TunnelChanges, TunnelFilter, TunnelRow},
     url::{StoreOptions, StoreUrl, StoreUrlError},
     value::{FromValue, Row, Timestamp, Value},
 };
+use self::{health::Counters, url::Place};
 
 /// Durable rows. Cloning is cheap; all clones share the connections.
 #[derive(Clone, Debug)]
@@ -47,7 +60,7 @@ enum Backend {
 }
 
 /// One statement of a transaction.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Statement {
     pub sql: std::borrow::Cow<'static, str>,
     pub params: Vec<Value>,

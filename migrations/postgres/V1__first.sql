@@ -1,8 +1,9 @@
 -- Times are instants (timestamptz), sizes 64 bit, identifiers UUID v7 that the edges make.
--- Text that comes from outside is cut to its column before it gets here.
+-- Text that comes from outside is cut to its column before it gets here. Keys that are text are in
+-- the order of their bytes, as in SQLite.
 
 CREATE TABLE plans (
-    name VARCHAR(64) PRIMARY KEY,
+    name VARCHAR(64) COLLATE "C" PRIMARY KEY,
     -- NULL anywhere: no limit.
     requests_per_second INTEGER CHECK (requests_per_second > 0),
     tunnel_requests_per_second INTEGER CHECK (tunnel_requests_per_second > 0),
@@ -46,7 +47,7 @@ CREATE INDEX idx_logins_user_id ON logins (user_id);
 
 -- Keys of access tokens are derived from the edges' secret file and the kid: no secret is in here.
 CREATE TABLE signing_keys (
-    kid VARCHAR(36) PRIMARY KEY,
+    kid VARCHAR(36) COLLATE "C" PRIMARY KEY,
     created_at TIMESTAMPTZ NOT NULL,
     retired_at TIMESTAMPTZ
 );
@@ -65,7 +66,7 @@ CREATE TABLE invites (
 CREATE TABLE tunnels (
     id UUID PRIMARY KEY,
     user_id UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    subdomain VARCHAR(63) NOT NULL,
+    subdomain VARCHAR(63) COLLATE "C" NOT NULL,
     kind VARCHAR(8) NOT NULL DEFAULT 'http' CHECK (kind IN ('http', 'tls', 'tcp', 'udp')),
     port INTEGER,
     custom_domain VARCHAR(255),
@@ -223,7 +224,7 @@ CREATE INDEX idx_audit_at ON audit_log (at);
 
 CREATE TABLE idempotency_keys (
     user_id UUID NOT NULL REFERENCES users (id) ON DELETE CASCADE,
-    key VARCHAR(255) NOT NULL,
+    key VARCHAR(255) COLLATE "C" NOT NULL,
     -- SHA-256 of method, path and body: another request under the same key is refused.
     request_hash VARCHAR(64) NOT NULL,
     -- NULL: under way.
@@ -238,7 +239,7 @@ CREATE INDEX idx_idempotency_created_at ON idempotency_keys (created_at);
 CREATE TABLE request_minutes (
     tunnel_id UUID NOT NULL REFERENCES tunnels (id) ON DELETE CASCADE,
     minute TIMESTAMPTZ NOT NULL,
-    server_id VARCHAR(64) NOT NULL,
+    server_id VARCHAR(64) COLLATE "C" NOT NULL,
     requests BIGINT NOT NULL,
     errors BIGINT NOT NULL,
     bytes_in BIGINT NOT NULL,
@@ -273,7 +274,7 @@ CREATE TABLE usage_months (
 
 -- What runs once for all edges, and how far it has come. Only a newer fence may write.
 CREATE TABLE jobs (
-    name VARCHAR(64) PRIMARY KEY,
+    name VARCHAR(64) COLLATE "C" PRIMARY KEY,
     fence BIGINT NOT NULL DEFAULT 0,
     done_until TIMESTAMPTZ,
     ran_at TIMESTAMPTZ,
