@@ -219,6 +219,7 @@ pub(super) struct NewInvite {
 /// After five wrong passwords in a row an account, or an address, waits longer and longer.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "Login",
+    request_body = LoginInput,
     responses((status = 200, body = Session), (status = 401, description = "Wrong")),
 )]
 pub(super) async fn login(
@@ -235,6 +236,7 @@ pub(super) async fn login(
 /// One that was used before ends the login: somebody has a copy of it.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "Login",
+    request_body = RefreshInput,
     responses((status = 200, body = Session), (status = 401, description = "Not good")),
 )]
 pub(super) async fn refresh(
@@ -248,6 +250,7 @@ pub(super) async fn refresh(
 /// Ends the login, or all of the account.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout", tag = "Login", security(("bearer" = [])),
+    request_body = LogoutInput,
     responses((status = 204, description = "Done")),
 )]
 pub(super) async fn logout(
@@ -262,6 +265,7 @@ pub(super) async fn logout(
 /// Makes an account and logs in, where the operator allows it.
 #[utoipa::path(
     post, path = "/api/v1/auth/signup", tag = "Login",
+    request_body = SignupInput,
     responses(
         (status = 201, body = Session),
         (status = 403, description = "Closed, or the invitation is not good"),
@@ -281,6 +285,7 @@ pub(super) async fn signup(
 /// Sets a new password of one's own. All other logins end.
 #[utoipa::path(
     post, path = "/api/v1/auth/password", tag = "Login", security(("bearer" = [])),
+    request_body = PasswordInput,
     responses(
         (status = 204, description = "Done"),
         (status = 403, description = "The old password is wrong"),
@@ -343,6 +348,7 @@ pub(super) async fn list_users(
 /// Makes an account.
 #[utoipa::path(
     post, path = "/api/v1/users", tag = "Accounts", security(("bearer" = ["admin"])),
+    request_body = UserInput,
     responses((status = 201, body = User)),
 )]
 pub(super) async fn create_user(
@@ -377,6 +383,7 @@ pub(super) async fn get_user(
 #[utoipa::path(
     patch, path = "/api/v1/users/{id}", tag = "Accounts", security(("bearer" = ["admin"])),
     params(("id" = Uuid, Path, description = "Of the account")),
+    request_body = UserPatch,
     responses(
         (status = 200, body = User),
         (status = 409, description = "It is the last active administrator"),
@@ -442,6 +449,7 @@ pub(super) async fn list_invites(
 /// Invites somebody.
 #[utoipa::path(
     post, path = "/api/v1/invites", tag = "Accounts", security(("bearer" = ["admin"])),
+    request_body = InviteInput,
     responses((status = 201, body = NewInvite)),
 )]
 pub(super) async fn create_invite(

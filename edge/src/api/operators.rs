@@ -315,6 +315,7 @@ pub(super) async fn get_plan(
 #[utoipa::path(
     put, path = "/api/v1/plans/{name}", tag = "Accounts", security(("bearer" = ["admin"])),
     params(("name" = String, Path, pattern = "^[a-z0-9][a-z0-9_-]*$", max_length = 64)),
+    request_body = Limits,
     responses((status = 200, body = PlanAnswer)),
 )]
 pub(super) async fn put_plan(

@@ -148,6 +148,7 @@ pub(super) async fn list_tokens(
 /// Makes a token.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "Tokens", security(("bearer" = [])),
+    request_body = TokenInput,
     responses(
         (status = 201, body = NewToken),
         (status = 403, description = "The account has as many as it may"),
@@ -182,6 +183,7 @@ pub(super) async fn get_token(
 #[utoipa::path(
     patch, path = "/api/v1/tokens/{id}", tag = "Tokens", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "Of the token")),
+    request_body = TokenPatch,
     responses(
         (status = 200, body = Token),
         (status = 403, description = "It is somebody else's"),
@@ -221,6 +223,7 @@ pub(super) async fn revoke_token(
 #[utoipa::path(
     post, path = "/api/v1/tokens/{id}/rotate", tag = "Tokens", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "Of the token")),
+    request_body = RotateInput,
     responses(
         (status = 201, body = NewToken),
         (status = 403, description = "It is somebody else's"),
