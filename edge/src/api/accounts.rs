@@ -128,7 +128,7 @@ fn seven() -> u32 {
 
 /// Tokens of a login. Both are secrets.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Session {
+pub(super) struct LoginTokens {
     /// For `authorization: Bearer`.
     access_token: String,
     #[schema(example = "Bearer")]
@@ -139,7 +139,7 @@ pub(super) struct Session {
     refresh_token: String,
 }
 
-impl From<logins::Tokens> for Session {
+impl From<logins::Tokens> for LoginTokens {
     fn from(tokens: logins::Tokens) -> Self {
         Self {
             access_token: tokens.access,
@@ -220,13 +220,13 @@ pub(super) struct NewInvite {
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "Login",
     request_body = LoginInput,
-    responses((status = 200, body = Session), (status = 401, description = "Wrong")),
+    responses((status = 200, body = LoginTokens), (status = 401, description = "Wrong")),
 )]
 pub(super) async fn login(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<LoginInput>,
-) -> Result<Json<Session>, Failure> {
+) -> Result<Json<LoginTokens>, Failure> {
     let (_, tokens) = services.log_in(&input.email, &input.password, &from).await?;
     Ok(Json(tokens.into()))
 }
@@ -237,13 +237,13 @@ pub(super) async fn login(
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "Login",
     request_body = RefreshInput,
-    responses((status = 200, body = Session), (status = 401, description = "Not good")),
+    responses((status = 200, body = LoginTokens), (status = 401, description = "Not good")),
 )]
 pub(super) async fn refresh(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<RefreshInput>,
-) -> Result<Json<Session>, Failure> {
+) -> Result<Json<LoginTokens>, Failure> {
     Ok(Json(services.refresh(&input.refresh_token, from.peer).await?.into()))
 }
 
@@ -267,7 +267,7 @@ pub(super) async fn logout(
     post, path = "/api/v1/auth/signup", tag = "Login",
     request_body = SignupInput,
     responses(
-        (status = 201, body = Session),
+        (status = 201, body = LoginTokens),
         (status = 403, description = "Closed, or the invitation is not good"),
         (status = 409, description = "There is an account with this address"),
     ),
@@ -276,7 +276,7 @@ pub(super) async fn signup(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<SignupInput>,
-) -> Result<(StatusCode, Json<Session>), Failure> {
+) -> Result<(StatusCode, Json<LoginTokens>), Failure> {
     let invite = input.invite.as_deref();
     let (_, tokens) = services.sign_up(&input.email, &input.password, invite, &from).await?;
     Ok((StatusCode::CREATED, Json(tokens.into())))

@@ -249,6 +249,23 @@ fn the_gate_knows_all_that_the_description_says_of_inputs() {
 }
 
 #[test]
+fn no_two_things_have_one_name() {
+    let source = [
+        include_str!("accounts.rs"), include_str!("domains.rs"), include_str!("extract.rs"),
+        include_str!("operators.rs"), include_str!("problem.rs"), include_str!("statistics.rs"),
+        include_str!("tokens.rs"), include_str!("tunnels.rs"),
+    ];
+    let mut seen = std::collections::HashSet::new();
+    for line in source.concat().lines() {
+        let words: Vec<_> = line.split([' ', '<']).collect();
+        let at = words.iter().position(|word| ["struct", "enum"].contains(word));
+        if let Some(name) = at.and_then(|at| words.get(at + 1)) {
+            assert!(seen.insert((*name).to_owned()), "the description has room for one {name}");
+        }
+    }
+}
+
+#[test]
 fn every_operation_says_what_can_go_wrong() {
     let document = document();
     let mut ids = std::collections::HashSet::new();
