@@ -17,6 +17,8 @@ knotd                                           knot
 psql                                            postgresql-client
 /usr/lib/postgresql/*/bin/initdb                postgresql
 /usr/lib/postgresql/*/bin/pgbench               postgresql-contrib
+redis-server                                    redis-server
+redis-cli                                       redis-tools
 setpriv                                         util-linux
 python3                                         python3
 /usr/lib/python3*/ensurepip/__init__.py         python3-venv

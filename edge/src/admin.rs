@@ -61,7 +61,7 @@ fn answer(edge: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/readyz" if edge.stop.is_cancelled() => {
             page(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".into())
         }
-        "/readyz" => page(StatusCode::OK, "text/plain", "ready\n".into()),
+        "/readyz" => page(StatusCode::OK, "text/plain", readiness(edge)),
         "/metrics" => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             page(StatusCode::OK, kind, edge.metrics.render(edge.now()))
@@ -73,6 +73,19 @@ fn answer(edge: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             "here are /healthz, /readyz, /metrics and /debug/status\n".into(),
         ),
     }
+}
+
+/// Tunnels are served whatever else is away, so the edge is ready; but it says what is.
+fn readiness(edge: &Shared) -> String {
+    let mut said = String::from("ready\n");
+    let store = edge.store.health();
+    if !store.is_well() {
+        said.push_str("the store does not answer: nobody new comes in, requests are taken down later\n");
+    }
+    if !edge.state.is_well() {
+        said.push_str("the shared state does not answer: other edges are not told what happens here\n");
+    }
+    said
 }
 
 fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
@@ -119,9 +132,10 @@ fn status(edge: &Shared) -> String {
                 "local_url": tunnel.local_url(),
                 "unhealthy": tunnel.unhealthy(),
                 "connections": tunnel.connections.load(Ordering::Relaxed),
-                "requests": tunnel.requests.load(Ordering::Relaxed),
-                "bytes_in": tunnel.bytes_in.load(Ordering::Relaxed),
-                "bytes_out": tunnel.bytes_out.load(Ordering::Relaxed),
+                "paused": tunnel.is_paused(),
+                "requests": tunnel.counts.requests.load(Ordering::Relaxed),
+                "bytes_in": tunnel.counts.bytes_in.load(Ordering::Relaxed),
+                "bytes_out": tunnel.counts.bytes_out.load(Ordering::Relaxed),
                 "latency_ms": tunnel.latency_ms(),
             })
         })

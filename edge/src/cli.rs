@@ -73,6 +73,21 @@ pub(crate) struct Common {
     /// X-Forwarded-Host and Forwarded are believed. Config key `trusted_proxies`. Default: none.
     #[arg(long, env = "UNIROUTE_TRUSTED_PROXIES", value_name = "CIDR,..")]
     trusted_proxies: Option<Networks>,
+    /// Accounts, tunnels and the request log: sqlite:PATH or postgres://USER@HOST/DATABASE. Give a
+    /// password by the environment or the config file. Config key `store`. Default: DATA_DIR/edge.db.
+    #[arg(long, env = "UNIROUTE_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+    /// What edges tell each other: memory:, redis://…, rediss://…, redis-cluster://…,
+    /// redis-sentinel://…. Config key `state`. Default: memory:.
+    #[arg(long, env = "UNIROUTE_STATE", value_name = "URL", hide_env_values = true)]
+    state: Option<String>,
+    /// Where the edge keeps its files. Config key `data_dir`. Default: a folder of this user's state.
+    #[arg(long, env = "UNIROUTE_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// At least 32 random bytes, the same on every edge of a cluster. Config key `secret_file`.
+    /// Default: DATA_DIR/secret, made if it is not there.
+    #[arg(long, env = "UNIROUTE_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
     /// Where operators look, or `off`. Config key `admin`. Default: 127.0.0.1:9090.
     #[arg(long, env = "UNIROUTE_ADMIN", value_name = "ADDR|off")]
     admin: Option<String>,
@@ -98,9 +113,6 @@ pub(crate) struct Common {
 pub(crate) struct Dev {
     #[command(flatten)]
     common: Common,
-    /// Where the token is kept (DATA_DIR/token). Default: a folder of this user's state.
-    #[arg(long, env = "UNIROUTE_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +143,10 @@ impl Common {
         file.http = self.http.or(file.http);
         file.quic = self.quic.or(file.quic);
         file.admin = self.admin.or(file.admin);
+        file.store = self.store.or(file.store);
+        file.state = self.state.or(file.state);
+        file.data_dir = self.data_dir.or(file.data_dir);
+        file.secret_file = self.secret_file.or(file.secret_file);
         file.https = self.https.or(file.https);
         file.tcp_ports = self.tcp_ports.or(file.tcp_ports);
         file.udp_ports = self.udp_ports.or(file.udp_ports);
@@ -156,9 +172,11 @@ impl Serve {
 
 impl Dev {
     pub(crate) fn plan(self) -> anyhow::Result<Plan> {
-        let dir = self.data_dir.unwrap_or_else(default_data_dir);
-        let token = dev_token(&dir)?;
         let (mut file, log_level, log_format) = self.common.over(File::default());
+        let dir = file.data_dir.take().unwrap_or_else(default_data_dir);
+        let token = dev_token(&dir)?;
+        file.store.get_or_insert_with(|| "sqlite::memory:".into());
+        file.data_dir = Some(dir);
         file.token_file = Some(token.clone());
         file.http = file.http.or(Some(([127, 0, 0, 1], 8080).into()));
         let https_is_said = file.https.is_some();
@@ -171,9 +189,7 @@ impl Dev {
 }
 
 fn default_data_dir() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
-    state.unwrap_or_else(std::env::temp_dir).join("uniroute/edge-dev")
+    config::default_data_dir().with_file_name("edge-dev")
 }
 
 /// The token file of `dev`: the one that is there, so that agents' settings stay right, or a new
@@ -208,9 +224,9 @@ impl ConfigCommand {
             Self::Init => io::stdout().write_all(SAMPLE.as_bytes())?,
             Self::Check { file } => {
                 let checked = File::load(&file)?.settings();
-                // A file without tokens is whole all the same: they may come by flag.
+                // A file without a secret is whole all the same: it may come by flag.
                 if let Err(error) = checked
-                    && !matches!(error, SettingsError::NoTokens)
+                    && !matches!(error, SettingsError::NoSecret)
                 {
                     bail!("{}: {error}", file.display());
                 }

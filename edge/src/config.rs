@@ -1,5 +1,6 @@
 //! What an operator writes (flags, environment, file) and what the edge uses, apart from each other.
 
+mod durable;
 mod sockets;
 
 use std::{
@@ -20,7 +21,15 @@ use uniroute_shared::{
     telemetry::LogFormat,
 };
 
-pub use self::sockets::{Https, Sockets};
+use crate::store::StoreUrlError;
+
+pub use self::{
+    durable::{
+        BanRules, Durable, DurableFile, QUARANTINE, RequestLog, SecretSource, default_data_dir,
+    },
+    sockets::{Https, Sockets},
+};
+pub use crate::{abuse::Bans, jobs::Retention, services::Signup, traffic::Log};
 
 /// Heartbeats of sessions, both ways.
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -54,8 +63,10 @@ pub struct Settings {
     pub any_host_is_own: bool,
     /// How visitors reach the edge, where that is not the address it listens on.
     pub public_url: Option<PublicBase>,
-    /// Tokens that agents may come with.
-    pub tokens: TokenSet,
+    /// Tokens that agents may come with, beside those of users; all of one built-in owner.
+    pub tokens: Option<TokenSet>,
+    /// What lasts, and whose it is.
+    pub durable: Durable,
     /// How often each side of a session gives a sign of life.
     pub heartbeat: Duration,
     /// How long a request waits for a tunnel whose agent has gone; zero: not at all.
@@ -130,6 +141,28 @@ pub struct File {
     pub public_url: Option<String>,
     /// One token a line.
     pub token_file: Option<PathBuf>,
+    /// Where the edge keeps its files.
+    pub data_dir: Option<PathBuf>,
+    /// See [`Durable::store`].
+    pub store: Option<String>,
+    /// A copy of the database, for lists and analytics.
+    pub store_replica: Option<String>,
+    /// Connections to the database.
+    pub store_connections: Option<usize>,
+    /// See [`Durable::state`].
+    pub state: Option<String>,
+    /// Whom to trust over TLS there, instead of whom the system trusts.
+    pub state_ca_file: Option<PathBuf>,
+    /// See [`Durable::secret`].
+    pub secret_file: Option<PathBuf>,
+    /// See [`Durable::signup`].
+    pub signup: Option<Signup>,
+    /// How requests are written down.
+    #[serde(default)]
+    pub request_log: RequestLog,
+    /// When an address is locked out.
+    #[serde(default)]
+    pub bans: BanRules,
     /// Directives of the log.
     pub log_level: Option<String>,
     /// `text` or `json`.
@@ -155,6 +188,14 @@ pub struct Limits {
     pub held_requests: Option<usize>,
     /// See [`Settings::stall`]; 0 to 86,400.
     pub stall_seconds: Option<f64>,
+    /// See [`Durable::requests_per_second`]; 0: any number.
+    pub requests_per_second: Option<u32>,
+    /// See [`Durable::address_requests_per_second`]; 0: any number.
+    pub address_requests_per_second: Option<u32>,
+    /// See [`Durable::address_connections`].
+    pub address_connections: Option<u32>,
+    /// See [`Durable::quarantine`].
+    pub name_quarantine_hours: Option<u32>,
     /// See [`Sockets::max_tunnel_connections`].
     pub tunnel_connections: Option<usize>,
     /// See [`Sockets::max_tunnel_flows`].
@@ -200,11 +241,25 @@ pub enum SettingsError {
     /// The token file holds something else.
     #[error("the token file {0}: {1}")]
     Tokens(PathBuf, TokenSetError),
-    /// No tokens are set.
+    /// `store` or `store_replica` is no address of one.
+    #[error("{0}: {1}")]
+    Store(&'static str, StoreUrlError),
+    /// `state` is no address of one.
+    #[error("state: {0}")]
+    State(String),
+    /// A state that edges share, and a store that they can't.
     #[error(
-        "no token: agents need one to connect. Give a file with one token of at least 16 characters a line (--token-file FILE, UNIROUTE_TOKEN_FILE, or token_file in the config file)"
+        "state is shared between edges, and store is SQLite, which can't be: give store = \"postgres://…\" too"
     )]
-    NoTokens,
+    SharedState,
+    /// `store_connections` is no number of connections.
+    #[error("store_connections is {0}, which is no number from 1 to 1000")]
+    StoreConnections(usize),
+    /// There is no secret that edges share.
+    #[error(
+        "no secret: edges that share a database need the same one. Make a file with at least 32 random bytes (such as `openssl rand -hex 32`), readable by the edge alone, and give it to every edge (--secret-file FILE, UNIROUTE_SECRET_FILE, or secret_file in the config file)"
+    )]
+    NoSecret,
 }
 
 impl File {
@@ -220,10 +275,10 @@ impl File {
     ///
     /// # Errors
     /// [`SettingsError`] for values that can't be.
-    pub fn settings(self) -> Result<Settings, SettingsError> {
+    pub fn settings(mut self) -> Result<Settings, SettingsError> {
+        let durable = self.durable()?;
         let domain = domain(self.domain.as_deref().unwrap_or("localhost"))?;
         let sockets = self.sockets()?;
-        let path = self.token_file.ok_or(SettingsError::NoTokens)?;
         Ok(Settings {
             http: self.http.unwrap_or_else(|| ([0, 0, 0, 0], 8080).into()),
             quic: quic(self.quic.as_deref())?,
@@ -237,7 +292,8 @@ impl File {
                 .as_deref()
                 .map(|url| public_base(url, &domain))
                 .transpose()?,
-            tokens: read_tokens(&path)?,
+            tokens: self.token_file.as_deref().map(read_tokens).transpose()?,
+            durable,
             domain,
             any_host_is_own: false,
             heartbeat: HEARTBEAT,
@@ -249,6 +305,33 @@ impl File {
             max_sessions: self.limits.sessions.unwrap_or(MAX_SESSIONS),
             sockets,
             trusted_proxies: self.trusted_proxies.unwrap_or_default(),
+        })
+    }
+
+    fn durable(&mut self) -> Result<Durable, SettingsError> {
+        let file = DurableFile {
+            data_dir: self.data_dir.clone(),
+            store: self.store.as_deref(),
+            store_replica: self.store_replica.as_deref(),
+            store_connections: self.store_connections,
+            state: self.state.as_deref(),
+            state_ca_file: self.state_ca_file.clone(),
+            secret_file: self.secret_file.clone(),
+            signup: self.signup,
+            log: std::mem::take(&mut self.request_log),
+            bans: std::mem::take(&mut self.bans),
+        };
+        let limits = &self.limits;
+        let some = |limit: Option<u32>| limit.filter(|limit| *limit > 0);
+        let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 60 * 60);
+        let half = limits.connections.unwrap_or(MAX_CONNECTIONS) / 2;
+        let half = u32::try_from(half).unwrap_or(u32::MAX);
+        Ok(Durable {
+            requests_per_second: some(limits.requests_per_second),
+            address_requests_per_second: some(limits.address_requests_per_second),
+            address_connections: limits.address_connections.unwrap_or(half),
+            quarantine: limits.name_quarantine_hours.map_or(QUARANTINE, hours),
+            ..file.settings()?
         })
     }
 

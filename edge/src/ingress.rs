@@ -7,30 +7,33 @@ pub(crate) mod hold;
 mod http1;
 mod http2;
 pub(crate) mod listener;
+mod own;
 mod page;
 pub(crate) mod proxy;
+pub(crate) mod record;
 pub(crate) mod router;
 pub(crate) mod seats;
 pub(crate) mod visitor;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
+use http::{HeaderValue, Response, StatusCode, header::RETRY_AFTER};
 use tracing::{debug, error, info, warn};
-use uniroute_proto::TUNNEL_PATH;
 use uniroute_shared::{
-    carrier::upgrade,
-    code::Level,
+    code::{Code, Level},
     headers,
     id::RequestId,
     message::{Fields, RequestHead},
 };
 
-use self::{error::ProxyError, guard::Guard, hold::Found, router::Route, visitor::Visitor};
+use self::{
+    error::ProxyError, guard::Guard, hold::Found, proxy::Asked, router::Route, visitor::Visitor,
+};
 use crate::{
     Shared,
+    abuse::Rule,
+    limits,
     policy::Policy,
     registry::{Lookup, Tunnel, ports::Kind},
 };
@@ -45,8 +48,34 @@ pub(crate) enum Place {
     Guarded(Guard),
 }
 
-/// Who answers the request, by the one host that it names.
-pub(crate) fn place(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, ProxyError> {
+/// Who answers the request, by the one host that it names; if it may be asked now.
+pub(crate) fn place(visitor: &Visitor, asked: &Asked) -> Result<Place, ProxyError> {
+    let edge = &visitor.edge;
+    visitor.check_rate(asked)?;
+    let found = look_up(edge, &asked.head);
+    if let Err(ProxyError::UnknownTunnel) = &found {
+        edge.abuse.strike(edge, Rule::NameScanning, asked.address(visitor));
+    }
+    if let Ok(Place::Tunnel(tunnel, _) | Place::Guarded(Guard { tunnel, .. })) = &found {
+        check_limits(tunnel)?;
+    }
+    found
+}
+
+/// What the tunnel's owner may have used up.
+fn check_limits(tunnel: &Tunnel) -> Result<(), ProxyError> {
+    if tunnel.is_paused() {
+        return Err(ProxyError::Paused);
+    }
+    limits::check(&tunnel.gate, &Code::TUNNEL_RATE)?;
+    limits::check(&tunnel.account.gate, &Code::USER_RATE)?;
+    match tunnel.account.may_transfer() {
+        true => Ok(()),
+        false => Err(ProxyError::Limited(&Code::TRANSFER_USED, limits::to_next_month())),
+    }
+}
+
+fn look_up(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, ProxyError> {
     let authority = std::str::from_utf8(&head.authority).map_err(|_| ProxyError::BadHost)?;
     let host = router::host(authority).ok_or(ProxyError::BadHost)?;
     let name = match edge.hosts.route(&host) {
@@ -87,23 +116,6 @@ pub(crate) fn check_method(method: &Bytes) -> Result<(), ProxyError> {
     }
 }
 
-/// The edge's own host: a place for an agent, and the answer that lets it in.
-pub(crate) fn own_page(
-    edge: &Shared,
-    path: &[u8],
-    request: &Request<()>,
-) -> Result<(Response<Bytes>, OwnedSemaphorePermit), ProxyError> {
-    if path != TUNNEL_PATH.as_bytes() {
-        return Err(ProxyError::NotFound);
-    }
-    if edge.is_stopping() {
-        return Err(ProxyError::Draining);
-    }
-    let answer = upgrade::response(request).map_err(|e| ProxyError::BadUpgrade(e.to_string()))?;
-    let place = edge.session_place().ok_or(ProxyError::SessionLimit)?;
-    Ok((answer, place))
-}
-
 /// The page for a request that has failed; counted and logged. `fields` are the request's.
 pub(crate) fn refusal(
     visitor: &Visitor,
@@ -122,7 +134,13 @@ pub(crate) fn refusal(
     if headers::is_grpc(fields) {
         return page::grpc_response(error.code(), id, detail.as_deref());
     }
-    page::error_response(error.code(), id, detail.as_deref(), accept, policy.as_deref())
+    let code = error.code();
+    let mut page = page::error_response(code, id, detail.as_deref(), accept, policy.as_deref());
+    if let ProxyError::Limited(_, wait) = error {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        page.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    page
 }
 
 /// Of the tunnel that `authority` names. Looked up anew: only for failures.
@@ -153,13 +171,21 @@ fn log(error: &ProxyError, id: &RequestId, peer: SocketAddr, host: Option<&Bytes
     }
 }
 
-/// Too many connections: said in the plainest way, since nothing else may be spent on it.
-pub(crate) fn connection_refusal() -> Vec<u8> {
-    let code = &uniroute_shared::code::Code::CONNECTION_LIMIT;
+/// A connection that is not served: said in the plainest way, since nothing else may be spent on it.
+pub(crate) fn connection_refusal(refused: &Refused) -> Vec<u8> {
+    let Refused { code, wait } = refused;
     let status = code.status.and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or_default();
+    let wait = wait.as_secs().max(u64::from(code.retry_after.unwrap_or(1)));
     format!(
-        "HTTP/1.1 {status}\r\nx-uniroute-error: {code}\r\nretry-after: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-        code.retry_after.unwrap_or(1),
+        "HTTP/1.1 {status}\r\nx-uniroute-error: {code}\r\nretry-after: {wait}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
     )
     .into_bytes()
+}
+
+/// Why a connection is not served.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) code: &'static Code,
+    /// Until it may be.
+    pub(crate) wait: Duration,
 }

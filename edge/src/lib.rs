@@ -4,34 +4,37 @@
 //! [`Edge::start`] binds and serves, [`Edge::shutdown`] drains. The binary `uniroute-edge` adds a
 //! command line and signals.
 
+mod abuse;
 mod admin;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod api;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod auth;
+mod background;
+mod changes;
 pub mod config;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod events;
-#[allow(dead_code, reason = "being built")]
 mod histogram;
 mod ingress;
+mod jobs;
+mod limits;
+mod live;
 mod metrics;
 mod names;
 mod policy;
+mod presence;
 mod registry;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
 mod services;
 mod session;
 mod sockets;
-#[allow(dead_code, unused_imports, unused_macros, reason = "being built")]
+pub mod state;
 pub mod store;
+mod traffic;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -48,22 +51,38 @@ use tracing::{debug, info, warn};
 use uniroute_proto::v1;
 use uniroute_shared::{
     carrier::quic::endpoint as quic,
-    id::{SessionId, TokenSet},
+    code::Code,
+    id::{SessionId, Subdomain, TokenSet},
     mux::{Budget, PROCESS_WINDOW},
     network::Networks,
     session::Carrier,
 };
 
 use self::{
+    abuse::Abuse,
+    api::Api,
+    background::Background,
     config::{Https, Quic, Settings, Sockets},
+    events::Events,
     ingress::{
+        Refused,
         hold::Hold,
         listener::{self, Handover},
         router::Hosts,
         seats::Seats,
     },
+    jobs::Retention,
+    limits::{
+        Gate,
+        accounts::Accounts,
+        addresses::{Addresses, Counted},
+    },
     metrics::Metrics,
     registry::{Registry, Tunnel, ports::Kind},
+    session::{books::Books, permit::Permits},
+    state::State,
+    store::Store,
+    traffic::Journal,
 };
 
 /// Idle time after which the kernel looks whether a visitor is there.
@@ -75,7 +94,38 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct Shared {
     pub(crate) id: String,
     pub(crate) hosts: Hosts,
-    pub(crate) tokens: TokenSet,
+    /// Pre-shared tokens, where there are any.
+    pub(crate) tokens: Option<TokenSet>,
+    /// Tokens of users that were good a moment ago.
+    pub(crate) permits: Permits,
+    /// Users with a session here.
+    pub(crate) accounts: Accounts,
+    /// Visitors' addresses.
+    pub(crate) addresses: Addresses,
+    /// Requests a second of the whole edge, or of all edges.
+    pub(crate) rate: Option<u32>,
+    pub(crate) gate: Gate,
+    pub(crate) abuse: Abuse,
+    /// What goes through tunnels, until it is written down.
+    pub(crate) journal: Journal,
+    /// What sessions do, until it is written down.
+    pub(crate) books: Books,
+    pub(crate) store: Store,
+    pub(crate) state: State,
+    pub(crate) events: Events,
+    /// How long nobody else gets a name that was given up.
+    pub(crate) quarantine: Duration,
+    pub(crate) retention: Retention,
+    /// How often the audit log is read, and jobs are looked at.
+    pub(crate) feed: Duration,
+    pub(crate) jobs_every: Duration,
+    /// The REST API.
+    pub(crate) api: OnceLock<Api>,
+    pub(crate) background: runtime::Handle,
+    /// Everything that was under way has ended: what is left is to be written.
+    pub(crate) drained: CancellationToken,
+    /// It is.
+    pub(crate) written: CancellationToken,
     pub(crate) heartbeat: Duration,
     pub(crate) registry: Registry,
     /// Requests whose agent is not there right now.
@@ -102,7 +152,7 @@ pub(crate) struct Shared {
     pub(crate) ports_at: IpAddr,
     /// Proxies in front that are believed.
     pub(crate) trusted: Networks,
-    public: PublicUrl,
+    public: Arc<PublicUrl>,
     /// Where agents may go instead of WebSocket.
     quic: Option<v1::QuicOffer>,
     connections: Arc<Semaphore>,
@@ -116,23 +166,18 @@ pub(crate) struct Shared {
 impl Shared {
     /// Where visitors find a tunnel.
     pub(crate) fn public_url(&self, tunnel: &Tunnel) -> String {
-        let PublicUrl { scheme, domain, port } = &self.public;
-        let name = &tunnel.name;
-        match (tunnel.kind, &tunnel.port) {
-            (Kind::Tls, _) => {
-                let port = self.https.map_or(443, |address| address.port());
-                format!("tls://{name}.{domain}:{port}")
-            }
-            (kind @ (Kind::Tcp | Kind::Udp), Some(port)) => {
-                format!("{}://{domain}:{}", kind.as_str(), port.number)
-            }
-            _ => format!("{scheme}://{name}.{domain}{port}"),
-        }
+        let port = tunnel.port.as_ref().map(|port| port.number);
+        self.public.of(tunnel.name.as_str(), tunnel.kind, port)
+    }
+
+    /// The same for one that is not here yet.
+    pub(crate) fn public_url_of(&self, name: &Subdomain, kind: Kind) -> String {
+        self.public.of(name.as_str(), kind, None)
     }
 
     /// The port that visitors reach https on.
     pub(crate) fn https_port(&self) -> u16 {
-        let PublicUrl { scheme, port, .. } = &self.public;
+        let PublicUrl { scheme, port, .. } = &*self.public;
         let port = port.strip_prefix(':').filter(|_| scheme == "https");
         port.and_then(|port| port.parse().ok()).unwrap_or(443)
     }
@@ -147,6 +192,30 @@ impl Shared {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    /// Lets a connection in, if there is room for it and its address may have one more. A `proxied`
+    /// one is its visitor's, who is not known yet.
+    pub(crate) fn admit(
+        &self,
+        address: IpAddr,
+        proxied: bool,
+    ) -> Result<(OwnedSemaphorePermit, Option<Counted>), Refused> {
+        let counted = if proxied { None } else { self.admit_address(address)? };
+        let full = Refused { code: &Code::CONNECTION_LIMIT, wait: Duration::ZERO };
+        Ok((self.connection_place().ok_or(full)?, counted))
+    }
+
+    /// The same, as far as the address is concerned.
+    pub(crate) fn admit_address(&self, address: IpAddr) -> Result<Option<Counted>, Refused> {
+        if let Some(ban) = self.abuse.banned(address) {
+            return Err(Refused { code: &Code::ADDRESS_BANNED, wait: ban.left() });
+        }
+        if self.trusted.contains(address.to_canonical()) {
+            return Ok(None);
+        }
+        let full = |_| Refused { code: &Code::ADDRESS_CONNECTIONS, wait: Duration::ZERO };
+        self.addresses.connect(address).map_err(full)
+    }
+
     /// Room for one more connection.
     pub(crate) fn connection_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
@@ -155,6 +224,24 @@ impl Shared {
     /// Room for one more agent.
     pub(crate) fn session_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.sessions).try_acquire_owned().ok()
+    }
+
+    fn durable_now(&self) -> metrics::DurableNow {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        metrics::DurableNow {
+            rows_waiting: self.journal.waiting() as u64,
+            rows_written: count(&self.journal.written),
+            rows_left_out: count(&self.journal.left_out),
+            rows_lost: count(&self.journal.lost),
+            books_lost: count(&self.books.lost),
+            events_lost: self.events.dropped(),
+            bans: self.abuse.all().len() as u64,
+            addresses: self.addresses.len() as u64,
+            store: self.store.figures(),
+            store_is_well: self.store.health().is_well(),
+            state: self.state.counts(),
+            state_is_well: self.state.is_well(),
+        }
     }
 
     pub(crate) fn now(&self) -> metrics::Now {
@@ -167,6 +254,7 @@ impl Shared {
             connections: self.max_connections - self.connections.available_permits(),
             waiting: self.hold.held(),
             window_bytes: self.windows.granted(),
+            durable: self.durable_now(),
         }
     }
 }
@@ -176,6 +264,23 @@ struct PublicUrl {
     domain: String,
     /// With its colon; empty where the scheme's own port is meant.
     port: String,
+    /// Where TLS comes in.
+    https: u16,
+}
+
+impl PublicUrl {
+    fn of(&self, name: &str, kind: Kind, number: Option<u16>) -> String {
+        let Self { scheme, domain, port, https } = self;
+        match (kind, number) {
+            (Kind::Tls, _) => format!("tls://{name}.{domain}:{https}"),
+            (kind @ (Kind::Tcp | Kind::Udp), Some(number)) => {
+                format!("{}://{domain}:{number}", kind.as_str())
+            }
+            // Its port is not chosen yet.
+            (kind @ (Kind::Tcp | Kind::Udp), None) => format!("{}://{domain}", kind.as_str()),
+            (Kind::Http, _) => format!("{scheme}://{name}.{domain}{port}"),
+        }
+    }
 }
 
 /// Why an edge could not start.
@@ -194,6 +299,15 @@ pub enum StartError {
     /// QUIC can't be served there.
     #[error("QUIC can't be served: {0}")]
     Quic(io::Error),
+    /// The store can't be used.
+    #[error("{0}")]
+    Store(store::StoreError),
+    /// The shared state can't be used.
+    #[error("{0}")]
+    State(state::SetupError),
+    /// The secret can't be read or made.
+    #[error("{0}")]
+    Secret(String),
     /// A runtime thread can't be made.
     #[error("cannot start a worker thread: {0}")]
     Worker(io::Error),
@@ -209,6 +323,8 @@ pub struct Edge {
     /// Ends the workers, whatever they still do.
     halt: CancellationToken,
     threads: Vec<thread::JoinHandle<()>>,
+    /// What the background thread has to write is written.
+    written: CancellationToken,
 }
 
 impl Edge {
@@ -229,6 +345,9 @@ impl Edge {
         let door = QuicDoor::open(settings.quic, http_address, settings.quic_options)?;
         let quic = door.as_ref().map(|door| door.address);
         let halt = CancellationToken::new();
+        let (background, store, state) =
+            Background::open(settings.places(), halt.clone())?;
+        let (secret, signup) = (settings.secret()?, settings.durable.signup);
         let runtimes: Vec<_> =
             (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;
         let handles = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
@@ -240,7 +359,10 @@ impl Edge {
             door.as_ref(),
             handles,
             handovers,
+            (store, state, background.handle().clone()),
         ));
+        let reset_key = secret.derive("quic stateless reset", "");
+        live::serve_api(&shared, signup, secret);
 
         let mut edge = Self {
             shared: Arc::clone(&shared),
@@ -250,7 +372,9 @@ impl Edge {
             admin: admin_address,
             halt: halt.clone(),
             threads: Vec::new(),
+            written: shared.written.clone(),
         };
+        edge.threads.push(background.start(Arc::clone(&shared)));
         let (mut https, mut admin, mut door) = (https.into_iter(), admin, door);
         for (number, (runtime, handed)) in runtimes.into_iter().zip(handed).enumerate() {
             let worker = Worker {
@@ -261,6 +385,7 @@ impl Edge {
                 https: https.next(),
                 admin: admin.take(),
                 quic: door.take(),
+                reset_key,
                 halt: halt.clone(),
             };
             let thread = thread::Builder::new().name(format!("edge-{number}"));
@@ -302,6 +427,8 @@ impl Edge {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         let drained = tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_ok();
+        self.shared.drained.cancel();
+        background::last_words(&self.written).await;
         debug!(drained, "stopping");
         drained
     }
@@ -332,18 +459,42 @@ fn shared(
     door: Option<&QuicDoor>,
     workers: Vec<runtime::Handle>,
     handovers: Vec<mpsc::Sender<Handover>>,
+    (store, state, background): (Store, State, runtime::Handle),
 ) -> Shared {
     let public = settings.public_url.unwrap_or_else(|| config::PublicBase {
         scheme: "http".into(),
         port: (http.port() != 80).then_some(http.port()),
     });
+    let id = format!("edge-{}", SessionId::new());
+    let events = Events::default();
+    let durable = settings.durable;
     Shared {
-        id: format!("edge-{}", SessionId::new()),
-        public: PublicUrl {
+        books: Books::new(&id, durable.quarantine, events.clone()),
+        id,
+        public: Arc::new(PublicUrl {
             scheme: public.scheme,
             domain: settings.domain.clone(),
             port: public.port.map(|port| format!(":{port}")).unwrap_or_default(),
-        },
+            https: https.map_or(443, |address| address.port()),
+        }),
+        permits: Permits::default(),
+        accounts: Accounts::default(),
+        addresses: Addresses::new(durable.address_connections, durable.address_requests_per_second),
+        rate: durable.requests_per_second,
+        gate: Gate::new(durable.requests_per_second),
+        abuse: Abuse::new(durable.bans),
+        journal: Journal::new(&durable.log),
+        store,
+        state,
+        events,
+        quarantine: durable.quarantine,
+        retention: durable.retention,
+        feed: durable.feed,
+        jobs_every: durable.jobs,
+        api: OnceLock::new(),
+        background,
+        drained: CancellationToken::new(),
+        written: CancellationToken::new(),
         quic: door.map(QuicDoor::offer),
         hosts: Hosts { domain: settings.domain, any_is_own: settings.any_host_is_own },
         tokens: settings.tokens,
@@ -380,6 +531,8 @@ struct Worker {
     admin: Option<std::net::TcpListener>,
     /// One worker reads for all connections over QUIC.
     quic: Option<QuicDoor>,
+    /// The same after a restart, so that agents learn at once that their session is over.
+    reset_key: [u8; 32],
     halt: CancellationToken,
 }
 
@@ -394,7 +547,7 @@ impl Worker {
                 self.edge.tasks.spawn(sockets::tls::serve(edge, self.number, listener));
             }
             if let Some(door) = self.quic {
-                match door.listen(&self.edge.tokens) {
+                match door.listen(&self.reset_key) {
                     Ok(endpoint) => {
                         let serving = session::quic::serve(Arc::clone(&self.edge), endpoint);
                         self.edge.tasks.spawn(serving);
@@ -456,9 +609,8 @@ impl QuicDoor {
         }
     }
 
-    fn listen(self, tokens: &TokenSet) -> io::Result<quic::Endpoint> {
-        let reset_key = tokens.derive("uniroute quic stateless reset");
-        quic::listen(self.socket, &self.identity, &reset_key, self.options)
+    fn listen(self, reset_key: &[u8; 32]) -> io::Result<quic::Endpoint> {
+        quic::listen(self.socket, &self.identity, reset_key, self.options)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Every metric of the edge. Counters come in pairs (opened, closed); labels are of closed sets.
 
+mod durable;
 mod sockets;
 
 use prometheus_client::{
@@ -9,7 +10,11 @@ use prometheus_client::{
 };
 use uniroute_shared::{code::Code, session::Carrier};
 
-pub(crate) use self::sockets::{SocketMetrics, Traffic};
+use self::durable::DurableMetrics;
+pub(crate) use self::{
+    durable::DurableNow,
+    sockets::{SocketMetrics, Traffic},
+};
 
 /// Of a failure: the table's number and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +50,9 @@ pub(crate) struct Metrics {
     pub(crate) unknown_frames: Counter,
     /// Of what is not HTTP.
     pub(crate) sockets: SocketMetrics,
+    /// Minutes of tunnels that the store never got.
+    pub(crate) minutes_lost: Counter,
+    durable: DurableMetrics,
     sessions: Gauge,
     sessions_by_carrier: Family<CarrierLabels, Gauge>,
     names: Gauge,
@@ -55,7 +63,7 @@ pub(crate) struct Metrics {
 }
 
 /// What is only looked at when somebody asks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) sessions: usize,
     /// Those of them over QUIC.
@@ -66,6 +74,7 @@ pub(crate) struct Now {
     /// Requests that wait for their agent.
     pub(crate) waiting: usize,
     pub(crate) window_bytes: u64,
+    pub(crate) durable: DurableNow,
 }
 
 impl Metrics {
@@ -81,6 +90,8 @@ impl Metrics {
             held: Counter::default(),
             unknown_frames: Counter::default(),
             sockets: SocketMetrics::default(),
+            minutes_lost: Counter::default(),
+            durable: DurableMetrics::default(),
             sessions: Gauge::default(),
             sessions_by_carrier: Family::default(),
             names: Gauge::default(),
@@ -106,6 +117,9 @@ impl Metrics {
             metrics.unknown_frames.clone(),
         );
         metrics.sockets.register(r);
+        metrics.durable.register(r);
+        let lost = "Minutes of tunnels that were lost while the store was away";
+        r.register("request_minutes_lost", lost, metrics.minutes_lost.clone());
         r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());
         r.register(
             "sessions_by_carrier",
@@ -141,6 +155,7 @@ impl Metrics {
             let labels = CarrierLabels { carrier: carrier.as_str() };
             set(&self.sessions_by_carrier.get_or_create(&labels), count);
         }
+        self.durable.set(&now.durable);
         set(&self.names, now.names);
         set(&self.tasks, now.tasks);
         set(&self.connections, now.connections);

@@ -13,7 +13,7 @@ pub(crate) mod ports;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uniroute_proto::v1;
 use uniroute_shared::{
     code::Code,
     id::{AgentId, SessionId, Subdomain, TunnelId},
@@ -29,7 +30,12 @@ use uniroute_shared::{
 };
 
 use self::ports::{Kind, Port, PortWish};
-use crate::{names, policy::Policy};
+use crate::{
+    limits::{Gate, accounts::Account},
+    policy::Policy,
+    session::permit::Permit,
+    traffic::Counts,
+};
 
 /// How long a name stays with its identity after its last session ended without closing it.
 pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
@@ -37,8 +43,6 @@ pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
 pub(crate) const MAX_NAMES: usize = 100_000;
 /// Names that nobody came back for are looked for no more often than this.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Tries to find a free random name; with 64 bits of chance the first one does.
-const RANDOM_TRIES: usize = 8;
 /// Recent times to the first byte that a tunnel's median is taken from.
 const LATENCIES: usize = 32;
 
@@ -60,9 +64,16 @@ pub(crate) struct Tunnel {
     /// Where its visitors come in, if it has a port of its own.
     pub(crate) port: Option<Port>,
     pub(crate) created: Instant,
-    pub(crate) requests: AtomicU64,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
+    /// Whose it is.
+    pub(crate) account: Arc<Account>,
+    pub(crate) counts: Counts,
+    /// Its own limit of requests a second.
+    pub(crate) gate: Gate,
+    rate: AtomicU32,
+    /// Its owner lets nobody in for now.
+    paused: AtomicBool,
+    /// Of the last claim in the store: whoever has a lower one writes nothing there.
+    fence: AtomicU64,
     /// Somebody serves it again: for requests that are held.
     pub(crate) arrived: Notify,
     /// Connections that are open now, of kinds that have connections.
@@ -88,23 +99,67 @@ impl Tunnel {
         port: Option<Port>,
         local_url: String,
         policy: Option<Arc<Policy>>,
+        grant: &Grant,
     ) -> Self {
-        Self {
-            id: TunnelId::new(),
+        let tunnel = Self {
+            id: grant.id,
             name,
             kind,
             port,
             created: Instant::now(),
-            requests: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
+            account: Arc::clone(&grant.account),
+            counts: Counts::default(),
+            gate: Gate::default(),
+            rate: AtomicU32::new(0),
+            paused: AtomicBool::new(grant.paused),
+            fence: AtomicU64::new(grant.fence),
             arrived: Notify::new(),
             connections: AtomicUsize::new(0),
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             policy: Mutex::new(policy),
             unhealthy: Mutex::new(None),
+        };
+        tunnel.limit(grant.rate);
+        tunnel
+    }
+
+    /// Requests a second that are let through from now on; `None`: any number.
+    pub(crate) fn limit(&self, rate: Option<u32>) {
+        if self.rate.swap(rate.unwrap_or(0), Ordering::Relaxed) != rate.unwrap_or(0) {
+            self.gate.set(rate, 1.0);
         }
+    }
+
+    /// See [`Tunnel::limit`].
+    pub(crate) fn rate(&self) -> Option<u32> {
+        Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Why a connection of another kind than HTTP is not let in now.
+    pub(crate) fn refuses(&self) -> Option<&'static Code> {
+        let now = tokio::time::Instant::now();
+        match () {
+            () if self.is_paused() => Some(&Code::PAUSED),
+            () if self.gate.pass(now).is_err() => Some(&Code::TUNNEL_RATE),
+            () if self.account.gate.pass(now).is_err() => Some(&Code::USER_RATE),
+            () if !self.account.may_transfer() => Some(&Code::TRANSFER_USED),
+            () => None,
+        }
+    }
+
+    /// Whether that is new.
+    pub(crate) fn pause(&self, paused: bool) -> bool {
+        self.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
+    /// Of the last claim in the store.
+    pub(crate) fn fence(&self) -> u64 {
+        self.fence.load(Ordering::Relaxed)
     }
 
     /// Takes down how long an answer's head took.
@@ -158,11 +213,14 @@ pub(crate) struct Origin {
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     pub(crate) identity: Identity,
+    /// What its token allows.
+    pub(crate) permit: Arc<Permit>,
     pub(crate) peer: std::net::SocketAddr,
     /// The thread that it runs on.
     pub(crate) worker: usize,
     pub(crate) agent_name: String,
     pub(crate) agent_version: String,
+    pub(crate) region: String,
     pub(crate) since: Instant,
     pub(crate) carried: Session,
     /// The last measured round trip, in microseconds; 0 before the first.
@@ -176,6 +234,72 @@ pub(crate) struct SessionHandle {
     pub(crate) patient: AtomicBool,
     /// A request waits suspiciously long: see whether the agent is still there.
     pub(crate) probe: Notify,
+    /// Tunnels of it have changed, and its agent is to be told.
+    pub(crate) changed: Notify,
+    /// Those that it serves no more, to be told of too.
+    pub(crate) closed: Mutex<Vec<v1::CloseTunnel>>,
+    /// It is to end at once, for this reason.
+    pub(crate) cut: Cut,
+}
+
+impl SessionHandle {
+    /// A tunnel of it is no more: its agent is told why.
+    pub(crate) fn close(&self, tunnel: &Tunnel, code: &'static Code) {
+        let close = v1::CloseTunnel {
+            tunnel_id: tunnel.id.as_bytes().to_vec().into(),
+            code: code.number.into(),
+            message: format!("{}. {}", code.title, code.fix),
+        };
+        self.closed.lock().push(close);
+        self.changed.notify_one();
+    }
+
+    /// What [`SessionHandle::close`] has said since.
+    pub(crate) fn take_closed(&self) -> Vec<v1::CloseTunnel> {
+        std::mem::take(&mut *self.closed.lock())
+    }
+}
+
+impl SessionHandle {
+    /// It serves nothing any more: it may finish what it has, unless its owner wanted it gone.
+    pub(crate) fn cut_or_replace(&self, code: &'static Code) {
+        match *code {
+            Code::TUNNEL_DELETED => self.cut.now(code),
+            _ => self.replaced.cancel(),
+        }
+    }
+}
+
+/// Says once that a session is to end, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    code: OnceLock<&'static Code>,
+    token: CancellationToken,
+}
+
+impl Cut {
+    pub(crate) fn now(&self, code: &'static Code) {
+        let _ = self.code.set(code);
+        self.token.cancel();
+    }
+
+    /// Until it is said.
+    pub(crate) async fn wanted(&self) -> &'static Code {
+        self.token.cancelled().await;
+        self.code.get().copied().unwrap_or(&Code::SESSION_CUT)
+    }
+}
+
+/// What the store says of a name that was claimed.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    pub(crate) id: TunnelId,
+    /// The claim's epoch in the store.
+    pub(crate) fence: u64,
+    pub(crate) account: Arc<Account>,
+    /// Requests a second.
+    pub(crate) rate: Option<u32>,
+    pub(crate) paused: bool,
 }
 
 /// Where a request goes: a tunnel and the session that serves it.
@@ -237,10 +361,6 @@ pub(crate) struct Claim {
 /// What a session wishes for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish<'a> {
-    /// Empty: the edge chooses.
-    pub(crate) name: &'a str,
-    /// The name came from an earlier session's choice: another one will do.
-    pub(crate) name_is_hint: bool,
     pub(crate) kind: Kind,
     /// For kinds that have one.
     pub(crate) port: Option<PortWish<'a>>,
@@ -298,7 +418,8 @@ impl Registry {
     pub(crate) fn target_of(&self, tunnel: &Tunnel) -> Option<Arc<Target>> {
         let table = self.table.read();
         let target = table.names.get(&tunnel.name)?.target.as_ref()?;
-        (target.tunnel.id == tunnel.id).then(|| Arc::clone(target))
+        // The same row of the store may have become another kind, at another port.
+        std::ptr::eq(&*target.tunnel, tunnel).then(|| Arc::clone(target))
     }
 
     /// Forgets names that nobody came back for.
@@ -306,31 +427,54 @@ impl Registry {
         self.table.write().forget_expired();
     }
 
-    /// Gives a name to a session: nobody is routed to it before [`Registry::activate`].
+    /// The name that `identity` has a port by: an agent that asks for its port gets its tunnel.
+    pub(crate) fn name_of_port(
+        &self,
+        identity: &Identity,
+        kind: Kind,
+        number: u16,
+    ) -> Option<Subdomain> {
+        self.table.read().name_of_port(identity, kind, number)
+    }
+
+    /// What `identity` has `name` by; for when the store can't be asked.
+    pub(crate) fn known(&self, identity: &Identity, name: &Subdomain) -> Option<Grant> {
+        let table = self.table.read();
+        let entry = table.names.get(name).filter(|entry| entry.identity == *identity)?;
+        let tunnel = &entry.tunnel;
+        Some(Grant {
+            id: tunnel.id,
+            fence: tunnel.fence(),
+            account: Arc::clone(&tunnel.account),
+            rate: tunnel.rate(),
+            paused: tunnel.is_paused(),
+        })
+    }
+
+    /// Whether `owner` had `name` here and has given it up, or nobody came back for it: any agent of
+    /// his may have it.
+    pub(crate) fn is_given_up(&self, owner: &str, name: &Subdomain) -> bool {
+        let table = self.table.read();
+        let entry = table.names.get(name).filter(|entry| *entry.identity.owner == *owner);
+        entry.is_some_and(|entry| entry.closed || entry.is_expired(table.hold))
+    }
+
+    /// Gives a session the name that the store has granted: nobody is routed to it before
+    /// [`Registry::activate`]. Whoever else had it here has lost it.
+    ///
+    /// # Errors
+    /// When there is no port, or no room.
     pub(crate) fn claim(
         &self,
         identity: &Identity,
         session: SessionId,
+        name: Subdomain,
         wish: &Wish<'_>,
+        grant: &Grant,
     ) -> Result<Claim, &'static Code> {
         let mut table = self.table.write();
         table.forget_expired();
-        if let Some(name) = table.name_of_port(identity, wish) {
-            return table.claim(identity, session, name, wish);
-        }
-        if wish.name.is_empty() {
-            return table.claim_random(identity, session, wish);
-        }
-        let name = Subdomain::parse(wish.name).map_err(|_| &Code::NAME_INVALID)?;
-        if names::is_reserved(name.as_str()) {
-            return Err(&Code::NAME_RESERVED);
-        }
-        match table.claim(identity, session, name, wish) {
-            Err(&Code::NAME_TAKEN) if wish.name_is_hint => {
-                table.claim_random(identity, session, wish)
-            }
-            result => result,
-        }
+        table.claim(identity, session, name, wish, grant)
     }
 
     /// Lets requests in for `claims`. Sessions that lost their last name to this one are told.
@@ -370,6 +514,11 @@ impl Registry {
         old.inspect(|session| session.replaced.cancel()).is_some()
     }
 
+    /// A session that is ready, or goes.
+    pub(crate) fn session_by_id(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
+        self.table.read().sessions.get(id).cloned()
+    }
+
     /// The session that is named so and gave out `token`.
     pub(crate) fn session(&self, id: &str, token: &[u8]) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();
@@ -401,7 +550,9 @@ impl Registry {
     }
 
     /// The session has ended: its names have no target, and stay with their identity for a while.
-    pub(crate) fn release(&self, session: SessionId) {
+    /// Returns the tunnels that nobody serves now.
+    pub(crate) fn release(&self, session: SessionId) -> Vec<Arc<Tunnel>> {
+        let mut unserved = Vec::new();
         let mut table = self.table.write();
         table.sessions.remove(&session);
         let now = Instant::now();
@@ -409,6 +560,7 @@ impl Registry {
             let Some(entry) = table.names.get_mut(&name) else { continue };
             if entry.target.as_ref().is_some_and(|target| target.session.id == session) {
                 entry.target = None;
+                unserved.push(Arc::clone(&entry.tunnel));
             }
             if entry.claimant == session {
                 match &entry.target {
@@ -420,6 +572,7 @@ impl Registry {
                 }
             }
         }
+        unserved
     }
 
     /// The tunnel, if `session` is the one that serves it.
@@ -452,6 +605,58 @@ impl Registry {
         table.names.values().filter(there).map(row).collect()
     }
 
+    /// The tunnel with this identifier, if it is known here.
+    pub(crate) fn by_id(&self, id: TunnelId) -> Option<Arc<Tunnel>> {
+        let table = self.table.read();
+        let mut tunnels = table.names.values().map(|entry| &entry.tunnel);
+        tunnels.find(|tunnel| tunnel.id == id).cloned()
+    }
+
+    /// Who serves the tunnel with this identifier now.
+    pub(crate) fn serving(&self, id: TunnelId) -> Option<Arc<SessionHandle>> {
+        let table = self.table.read();
+        let mut targets = table.names.values().filter_map(|entry| entry.target.as_ref());
+        let target = targets.find(|target| target.tunnel.id == id)?;
+        Some(Arc::clone(&target.session))
+    }
+
+    /// Tunnels with a limit of their own.
+    pub(crate) fn limited(&self) -> Vec<Arc<Tunnel>> {
+        let table = self.table.read();
+        let limited = table.names.values().filter(|entry| entry.tunnel.rate().is_some());
+        limited.map(|entry| Arc::clone(&entry.tunnel)).collect()
+    }
+
+    /// The tunnel is no more, or another edge has it with a higher fence: nobody is routed to it here.
+    /// Returns the session that served it.
+    pub(crate) fn lose(&self, id: TunnelId, fence: u64) -> Option<Arc<SessionHandle>> {
+        let mut table = self.table.write();
+        let lost = |entry: &&Entry| entry.tunnel.id == id && entry.tunnel.fence() < fence;
+        let name = table.names.values().find(lost)?.tunnel.name.clone();
+        let target = table.names.remove(&name).and_then(|entry| entry.target)?;
+        Some(Arc::clone(&target.session))
+    }
+
+    /// How many sessions of `account` are ready now.
+    pub(crate) fn sessions_of(&self, account: &Arc<Account>) -> usize {
+        let table = self.table.read();
+        let mine = |session: &&Arc<SessionHandle>| Arc::ptr_eq(&session.permit.account, account);
+        table.sessions.values().filter(mine).count()
+    }
+
+    /// Everything that is served now.
+    pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
+        let table = self.table.read();
+        table.names.values().filter_map(|entry| entry.target.clone()).collect()
+    }
+
+    /// Whether `session` still serves something.
+    pub(crate) fn serves(&self, session: &SessionId) -> bool {
+        let table = self.table.read();
+        let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == *session);
+        table.claims_of(session).any(serves)
+    }
+
     /// Sessions that are there now, those of them over QUIC, and names.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let table = self.table.read();
@@ -468,15 +673,12 @@ impl Table {
         session: SessionId,
         name: Subdomain,
         wish: &Wish<'_>,
+        grant: &Grant,
     ) -> Result<Claim, &'static Code> {
-        let free = |entry: &Entry| {
-            entry.is_expired(self.hold) || (entry.closed && entry.identity != *identity)
-        };
-        if self.names.get(&name).is_some_and(free) {
-            self.names.remove(&name);
-        }
-        if self.names.get(&name).is_some_and(|held| held.identity != *identity) {
-            return Err(&Code::NAME_TAKEN);
+        let others =
+            |held: &Entry| held.identity != *identity || held.tunnel.id != grant.id;
+        if self.names.get(&name).is_some_and(others) {
+            self.forget(&name);
         }
         if !self.names.contains_key(&name) && self.names.len() >= MAX_NAMES {
             return Err(&Code::TOO_MANY_TUNNELS);
@@ -493,8 +695,9 @@ impl Table {
         let entry = self.names.entry(name.clone()).or_insert_with(|| {
             let port = port.map(Port::new);
             let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
+            let local_url = wish.local_url.to_owned();
             let tunnel =
-                Tunnel::new(name, wish.kind, port, wish.local_url.to_owned(), wish.policy.clone());
+                Tunnel::new(name, wish.kind, port, local_url, wish.policy.clone(), grant);
             Entry {
                 identity: identity.clone(),
                 tunnel: Arc::new(tunnel),
@@ -512,31 +715,22 @@ impl Table {
         if !claimed.contains(&entry.tunnel.name) {
             claimed.push(entry.tunnel.name.clone());
         }
-        entry.tunnel.set_local_url(wish.local_url.to_owned());
         let tunnel = Arc::clone(&entry.tunnel);
+        tunnel.set_local_url(wish.local_url.to_owned());
+        tunnel.fence.fetch_max(grant.fence, Ordering::Relaxed);
+        tunnel.limit(grant.rate);
+        tunnel.pause(grant.paused);
         let Wish { response_timeout, idle_timeout, .. } = *wish;
         let policy = wish.policy.clone();
         Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy })
     }
 
-    /// Takes a name from the session that serves it: of the same identity, which wants something
-    /// else now.
+    /// Takes a name from the session that serves it: it is another tunnel's now.
     fn forget(&mut self, name: &Subdomain) {
         let target = self.names.remove(name).and_then(|entry| entry.target);
         if let Some(target) = target {
             self.tell_replaced(target.session.id);
         }
-    }
-
-    fn claim_random(
-        &mut self,
-        identity: &Identity,
-        session: SessionId,
-        wish: &Wish<'_>,
-    ) -> Result<Claim, &'static Code> {
-        let free = (0..RANDOM_TRIES).map(|_| names::random_name());
-        let free = free.into_iter().find(|name| !self.names.contains_key(name));
-        self.claim(identity, session, free.ok_or(&Code::TOO_MANY_TUNNELS)?, wish)
     }
 
     /// Sends the session away if it serves no name any more.
@@ -573,6 +767,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::limits::accounts::Accounts;
 
     fn identity(agent: &str) -> Identity {
         Identity { owner: "owner".into(), agent: AgentId::parse(agent).unwrap() }
@@ -585,10 +780,12 @@ mod tests {
         Arc::new(SessionHandle {
             id: SessionId::new(),
             identity: identity(agent),
+            permit: Arc::new(Permit::all(account())),
             peer: ([127, 0, 0, 1], 1).into(),
             worker: 0,
             agent_name: String::new(),
             agent_version: String::new(),
+            region: String::new(),
             since: Instant::now(),
             carried: mux.into(),
             rtt_us: AtomicU32::new(0),
@@ -597,13 +794,41 @@ mod tests {
             replaced: CancellationToken::new(),
             patient: AtomicBool::new(false),
             probe: Notify::new(),
+            changed: Notify::new(),
+            closed: Mutex::default(),
+            cut: Cut::default(),
         })
     }
 
-    fn wish(name: &str) -> Wish<'_> {
+    /// As the store would: the same tunnel for the same name.
+    fn grant(name: &str) -> Grant {
+        let bytes = name.bytes().fold(7_u128, |id, byte| id * 257 + u128::from(byte));
+        Grant {
+            id: TunnelId::from(uuid::Uuid::from_u128(bytes)),
+            fence: 1,
+            account: account(),
+            rate: None,
+            paused: false,
+        }
+    }
+
+    fn account() -> Arc<Account> {
+        Accounts::default().enter(uuid::Uuid::nil(), &Default::default())
+    }
+
+    fn claim(
+        registry: &Registry,
+        session: &SessionHandle,
+        name: &str,
+        wish: &Wish<'_>,
+    ) -> Result<Claim, &'static Code> {
+        let name = Subdomain::parse(name).unwrap();
+        let grant = grant(name.as_str());
+        registry.claim(&session.identity, session.id, name, wish, &grant)
+    }
+
+    fn wish() -> Wish<'static> {
         Wish {
-            name,
-            name_is_hint: false,
             kind: Kind::Http,
             port: None,
             local_url: "http://localhost:3000",
@@ -618,9 +843,9 @@ mod tests {
     fn a_session_that_never_got_ready_takes_nothing_with_it() {
         let registry = Registry::default();
         let (old, new) = (session("a"), session("a"));
-        let claim = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
-        registry.activate(&old, &[claim]);
-        registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        let got = claim(&registry, &old, "demo", &wish()).unwrap();
+        registry.activate(&old, &[got]);
+        claim(&registry, &new, "demo", &wish()).unwrap();
         registry.release(new.id);
         assert_eq!(serving(&registry, "demo"), Some(old.id));
         assert_eq!(registry.tunnels_of(&old.id).len(), 1, "it is the old one's again");
@@ -642,10 +867,10 @@ mod tests {
     fn the_newest_session_of_an_identity_takes_its_name_at_once() {
         let registry = Registry::default();
         let (old, new) = (session("a"), session("a"));
-        let first = registry.claim(&old.identity, old.id, &wish("demo")).unwrap();
+        let first = claim(&registry, &old, "demo", &wish()).unwrap();
         assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)), "no request before Ready");
         registry.activate(&old, std::slice::from_ref(&first));
-        let second = registry.claim(&new.identity, new.id, &wish("demo")).unwrap();
+        let second = claim(&registry, &new, "demo", &wish()).unwrap();
         assert!(second.epoch > first.epoch);
         assert_eq!(
             serving(&registry, "demo"),
@@ -662,29 +887,41 @@ mod tests {
         assert_eq!(serving(&registry, "demo"), Some(new.id));
     }
 
+    /// The store has said so; see its tests for when it does.
     #[test]
-    fn another_identity_gets_a_name_only_when_it_is_given_up() {
+    fn whoever_the_store_gives_a_name_to_has_it() {
         let registry = Registry::default();
         let (mine, other) = (session("a"), session("b"));
-        let claim = registry.claim(&mine.identity, mine.id, &wish("demo")).unwrap();
-        registry.activate(&mine, std::slice::from_ref(&claim));
-        let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
-        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
-        registry.release(mine.id);
-        assert!(matches!(registry.lookup("demo"), Lookup::Offline(..)));
-        assert_eq!(refused(registry.claim(&other.identity, other.id, &wish("demo"))), 1101);
-        let hint = Wish { name_is_hint: true, ..wish("demo") };
-        assert_ne!(
-            registry.claim(&other.identity, other.id, &hint).unwrap().tunnel.name.as_str(),
-            "demo"
-        );
-        assert!(registry.close(mine.id, claim.tunnel.id));
-        assert!(registry.claim(&other.identity, other.id, &wish("demo")).is_ok());
+        let first = claim(&registry, &mine, "demo", &wish()).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        let name = Subdomain::parse("demo").unwrap();
+        assert!(registry.known(&mine.identity, &name).is_some());
+        assert!(registry.known(&other.identity, &name).is_none());
+        assert!(!registry.is_given_up("owner", &name));
+        let second = claim(&registry, &other, "demo", &wish()).unwrap();
+        assert!(mine.replaced.is_cancelled());
+        registry.activate(&other, &[second]);
+        assert_eq!(serving(&registry, "demo"), Some(other.id));
+        registry.release(other.id);
+        assert!(!registry.is_given_up("owner", &name), "its agent may come back");
+        assert!(registry.close(other.id, grant("demo").id));
+        assert!(!registry.is_given_up("somebody", &name));
     }
 
-    fn tcp<'a>(name: &'a str, number: u16, range: &'a RangeInclusive<u16>) -> Wish<'a> {
+    #[test]
+    fn a_tunnel_that_went_elsewhere_is_served_here_no_more() {
+        let (registry, mine) = (Registry::default(), session("a"));
+        let first = claim(&registry, &mine, "demo", &wish()).unwrap();
+        registry.activate(&mine, std::slice::from_ref(&first));
+        assert!(registry.lose(first.tunnel.id, first.tunnel.fence()).is_none(), "it is our own");
+        assert!(registry.lose(first.tunnel.id, first.tunnel.fence() + 1).is_some());
+        assert!(matches!(registry.lookup("demo"), Lookup::Unknown));
+        assert!(!registry.serves(&mine.id));
+    }
+
+    fn tcp(number: u16, range: &RangeInclusive<u16>) -> Wish<'_> {
         let port = PortWish { number, is_hint: false, range, unusable: &[] };
-        Wish { kind: Kind::Tcp, port: Some(port), ..wish(name) }
+        Wish { kind: Kind::Tcp, port: Some(port), ..wish() }
     }
 
     fn port_of(claim: &Claim) -> u16 {
@@ -695,57 +932,58 @@ mod tests {
     fn a_port_comes_stays_and_goes_with_its_name() {
         let (registry, range) = (Registry::default(), 7000..=7001);
         let (mine, again, other) = (session("a"), session("a"), session("b"));
-        let claim =
-            |session: &SessionHandle, wish| registry.claim(&session.identity, session.id, &wish);
+        let tcp_claim = |session: &SessionHandle, name: &str, number| {
+            claim(&registry, session, name, &tcp(number, &range))
+        };
         let refused = |r: Result<Claim, &'static Code>| r.unwrap_err().number;
-        let first = claim(&mine, tcp("db", 7000, &range)).unwrap();
+        let first = tcp_claim(&mine, "db", 7000).unwrap();
         registry.activate(&mine, std::slice::from_ref(&first));
         assert_eq!(port_of(&first), 7000);
-        assert_eq!(refused(claim(&other, tcp("x", 7000, &range))), 1111);
-        assert_eq!(refused(claim(&mine, tcp("x", 7000, &range))), 1111, "it has it already");
-        assert_eq!(refused(claim(&mine, tcp("x", 6999, &range))), 1112);
+        assert_eq!(refused(tcp_claim(&other, "x", 7000)), 1111);
+        assert_eq!(refused(tcp_claim(&mine, "x", 7000)), 1111, "it has it already");
+        assert_eq!(refused(tcp_claim(&mine, "x", 6999)), 1112);
         // The next session of the same agent gets the very tunnel: by its name, or by its port.
-        for wish in [tcp("db", 0, &range), tcp("", 7000, &range)] {
-            let second = claim(&again, wish).unwrap();
-            assert_eq!(second.tunnel.id, first.tunnel.id);
+        let name = registry.name_of_port(&again.identity, Kind::Tcp, 7000).unwrap();
+        assert_eq!(name.as_str(), "db");
+        assert!(registry.name_of_port(&other.identity, Kind::Tcp, 7000).is_none());
+        for number in [0, 7000] {
+            let second = tcp_claim(&again, "db", number).unwrap();
+            assert!(Arc::ptr_eq(&second.tunnel, &first.tunnel));
         }
         assert!(!first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
-        // Under another port it is another tunnel, and nobody listens on the old one any more.
-        let moved = claim(&again, tcp("db", 7001, &range)).unwrap();
-        assert_ne!(moved.tunnel.id, first.tunnel.id);
+        // Under another port it is another one, and nobody listens on the old one any more.
+        let moved = tcp_claim(&again, "db", 7001).unwrap();
+        assert!(!Arc::ptr_eq(&moved.tunnel, &first.tunnel));
         assert!(first.tunnel.port.as_ref().unwrap().closed.is_cancelled());
         assert!(mine.replaced.is_cancelled());
         // The one that is left, then none.
-        assert_eq!(port_of(&claim(&other, tcp("y", 0, &range)).unwrap()), 7000);
-        assert_eq!(refused(claim(&other, tcp("z", 0, &range))), 1114);
+        assert_eq!(port_of(&tcp_claim(&other, "y", 0).unwrap()), 7000);
+        assert_eq!(refused(tcp_claim(&other, "z", 0)), 1114);
         assert!(registry.close(again.id, moved.tunnel.id));
         assert!(moved.tunnel.port.as_ref().unwrap().closed.is_cancelled());
-        assert_eq!(port_of(&claim(&other, tcp("z", 0, &range)).unwrap()), 7001);
+        assert_eq!(port_of(&tcp_claim(&other, "z", 0).unwrap()), 7001);
     }
 
     #[test]
     fn a_port_that_was_only_a_hint_may_be_another() {
         let (registry, range) = (Registry::default(), 7000..=7001);
         let (mine, other) = (session("a"), session("b"));
-        registry.claim(&mine.identity, mine.id, &tcp("db", 7000, &range)).unwrap();
+        claim(&registry, &mine, "db", &tcp(7000, &range)).unwrap();
         let unusable = [7000];
         for (number, unusable) in [(7000, &[][..]), (8000, &[]), (7000, &unusable)] {
             let port = PortWish { number, is_hint: true, range: &range, unusable };
-            let hint = Wish { port: Some(port), ..tcp("x", 0, &range) };
-            let got = registry.claim(&other.identity, other.id, &hint).unwrap();
-            assert_eq!(port_of(&got), 7001);
+            let hint = Wish { port: Some(port), ..tcp(0, &range) };
+            assert_eq!(port_of(&claim(&registry, &other, "x", &hint).unwrap()), 7001);
         }
     }
 
     #[test]
     fn a_name_that_becomes_another_kind_is_another_tunnel() {
         let (registry, s) = (Registry::default(), session("a"));
-        let web = registry.claim(&s.identity, s.id, &wish("demo")).unwrap();
+        let web = claim(&registry, &s, "demo", &wish()).unwrap();
         registry.activate(&s, std::slice::from_ref(&web));
         assert!(registry.target_of(&web.tunnel).is_some());
-        let tls = Wish { kind: Kind::Tls, ..wish("demo") };
-        let tls = registry.claim(&s.identity, s.id, &tls).unwrap();
-        assert_ne!(tls.tunnel.id, web.tunnel.id);
+        let tls = claim(&registry, &s, "demo", &Wish { kind: Kind::Tls, ..wish() }).unwrap();
         assert!(registry.target_of(&web.tunnel).is_none(), "nobody is led to the old one");
         registry.activate(&s, std::slice::from_ref(&tls));
         assert!(registry.target_of(&tls.tunnel).is_some());
@@ -753,18 +991,10 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_may_have() {
-        let (registry, s) = (Registry::default(), session("a"));
-        let code = |name| registry.claim(&s.identity, s.id, &wish(name)).unwrap_err().number;
-        assert_eq!((code("admin"), code("a_b"), code("-x")), (1102, 1103, 1103));
-        assert!(matches!(registry.lookup("nobody"), Lookup::Unknown));
-    }
-
-    #[test]
     fn a_resume_token_replaces_its_whole_session_and_only_for_its_identity() {
         let (registry, s) = (Registry::default(), session("a"));
-        let claim = registry.claim(&s.identity, s.id, &wish("")).unwrap();
-        registry.activate(&s, &[claim]);
+        let got = claim(&registry, &s, "demo", &wish()).unwrap();
+        registry.activate(&s, &[got]);
         assert!(!registry.resume(&identity("b"), &s.resume_token));
         assert!(!registry.resume(&s.identity, b""));
         assert!(!s.replaced.is_cancelled());

@@ -56,7 +56,7 @@ pub(crate) struct Settings {
 /// Who may make an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Signup {
+pub enum Signup {
     /// Administrators only.
     #[default]
     Closed,
@@ -255,14 +255,7 @@ impl Services {
 
 /// An event that happens now.
 pub(crate) fn event(kind: Kind, user: Option<Uuid>, object: Option<Uuid>) -> Event {
-    Event {
-        kind,
-        at: Timestamp::now(),
-        user,
-        tunnel: None,
-        object,
-        data: serde_json::Value::Null,
-    }
+    Event::new(kind).of(user).object(object)
 }
 
 #[cfg(test)]

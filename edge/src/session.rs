@@ -1,7 +1,10 @@
 //! One agent connection, from its upgrade to its end: one task that owns the connection, the mux
 //! and the control stream. What it holds in the registry goes with it.
 
+pub(crate) mod books;
+pub(crate) mod claims;
 mod control;
+pub(crate) mod permit;
 pub(crate) mod quic;
 
 use std::{sync::Arc, time::Duration};

@@ -16,13 +16,13 @@ use std::{io, net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::sleep};
 use tracing::{debug, warn};
-use uniroute_shared::code::Code;
+use uniroute_shared::{code::Code, id::Subdomain};
 
 pub(crate) use self::proxied::Proxied;
 use crate::{
     Shared,
     registry::{
-        Claim, SessionHandle, Tunnel, Wish,
+        Claim, Grant, SessionHandle, Tunnel, Wish,
         ports::{Kind, Port, PortWish},
     },
 };
@@ -48,36 +48,42 @@ pub(crate) struct WantedPort {
     pub(crate) is_hint: bool,
 }
 
-/// Gives a name to a session, and a port where the kind has one; the port is then listened on.
-pub(crate) async fn claim(
-    edge: &Arc<Shared>,
-    session: &SessionHandle,
-    wish: Wish<'_>,
-    wanted: WantedPort,
-) -> Result<Claim, &'static Code> {
-    let range = match wish.kind {
-        Kind::Http => return edge.registry.claim(&session.identity, session.id, &wish),
+/// The ports that tunnels of a kind may have; `None`: they have none.
+///
+/// # Errors
+/// When this edge serves no such tunnels.
+pub(crate) fn ports(
+    edge: &Shared,
+    kind: Kind,
+) -> Result<Option<&RangeInclusive<u16>>, &'static Code> {
+    let range = match kind {
+        Kind::Http => return Ok(None),
         Kind::Tls if edge.https.is_none() => return Err(&Code::TUNNEL_KIND_UNSUPPORTED),
-        Kind::Tls => return edge.registry.claim(&session.identity, session.id, &wish),
+        Kind::Tls => return Ok(None),
         Kind::Tcp => &edge.sockets.tcp_ports,
         Kind::Udp => &edge.sockets.udp_ports,
     };
-    let range = range.as_ref().ok_or(&Code::TUNNEL_KIND_UNSUPPORTED)?;
-    claim_port(edge, session, wish, wanted, range).await
+    range.as_ref().map(Some).ok_or(&Code::TUNNEL_KIND_UNSUPPORTED)
 }
 
-async fn claim_port(
+/// Gives a session a name that the store has granted, and a port where the kind has one; the port is
+/// then listened on.
+pub(crate) async fn claim(
     edge: &Arc<Shared>,
     session: &SessionHandle,
+    (name, grant): (&Subdomain, &Grant),
     wish: Wish<'_>,
     WantedPort { number, is_hint }: WantedPort,
-    range: &RangeInclusive<u16>,
 ) -> Result<Claim, &'static Code> {
+    let registry = &edge.registry;
+    let Some(range) = ports(edge, wish.kind)? else {
+        return registry.claim(&session.identity, session.id, name.clone(), &wish, grant);
+    };
     let mut unusable = Vec::new();
     while unusable.len() < TRIES {
         let port = Some(PortWish { number, is_hint, range, unusable: &unusable });
-        let claim =
-            edge.registry.claim(&session.identity, session.id, &Wish { port, ..wish.clone() })?;
+        let wish = Wish { port, ..wish.clone() };
+        let claim = registry.claim(&session.identity, session.id, name.clone(), &wish, grant)?;
         let Some(got) = &claim.tunnel.port else { return Ok(claim) };
         let firm = got.number == number && !is_hint;
         match listen(edge, session.worker, (&claim.tunnel, got), firm).await {
@@ -85,7 +91,7 @@ async fn claim_port(
             Err(error) => {
                 let got = got.number;
                 warn!(port = got, kind = wish.kind.as_str(), %error, "a tunnel's port can't be listened on");
-                edge.registry.close(session.id, claim.tunnel.id);
+                registry.close(session.id, claim.tunnel.id);
                 unusable.push(got);
             }
         }

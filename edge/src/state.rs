@@ -14,19 +14,48 @@
 //! | `tunnel:queue:{TUNNEL}` | how many requests wait at each edge for the tunnel's agent |
 //! | `tunnel:lock:{NAME}` | who does what only one edge may do, with a fence that only grows |
 //! | `tunnel:mark:{SPACE}` | what expires by itself, such as bans |
+//! | `tunnel:health` | nothing; it is written to see whether writing works |
+//!
+//! Every key expires. Messages go over the channel `tunnel:events`. Times are the server's, so the
+//! clocks of edges don't matter.
 //!
 //! The braces are a part of the keys: in Redis Cluster they say which part chooses the slot, so all
 //! keys of a tunnel are on one server, and no script touches two slots.
 
 mod memory;
 mod redis;
+mod share;
+mod url;
 
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-/// What is shared between edges. Cloning is cheap.
+use self::url::Place;
+pub use self::url::{Secret, StateUrl};
+
+/// Messages that wait for a receiver; what is more is a gap for it.
+const MESSAGES: usize = 1_024;
+/// Marks of a space; those that expire first make room.
+const MOST_MARKS: usize = 10_000;
+/// Sessions of a tunnel; those that expire first make room.
+const MOST_SESSIONS: usize = 1_000;
+/// Edges that share a limit, or have requests that wait for a tunnel.
+const MOST_EDGES: usize = 1_000;
+/// How long running totals stay after the last addition.
+const TOTALS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long the fence of a lock stays that nobody takes.
+const FENCES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// No time to live is longer.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What is shared between edges. Cloning is cheap; clones share everything, and the connections end
+/// with the last one.
 #[derive(Clone, Debug)]
 pub struct State {
     backend: Backend,
@@ -36,6 +65,31 @@ pub struct State {
 enum Backend {
     Memory(memory::Memory),
     Redis(redis::Redis),
+}
+
+/// What [`State::open`] wants to know beside the URL.
+#[derive(Clone, Debug, Default)]
+pub struct StateOptions {
+    /// Certificates (PEM) that are trusted over TLS instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Who sentinels want to hear, where that is not the default user.
+    pub sentinel_user: Option<String>,
+    /// What sentinels want to hear; the URL's password is for the servers alone.
+    pub sentinel_password: Option<Secret>,
+}
+
+/// The settings are wrong; nothing was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("the shared state can't be used: {0}")]
+pub struct SetupError(String);
+
+/// Calls since the start, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub calls: u64,
+    pub failures: u64,
+    /// All calls together; 0 in memory.
+    pub time: Duration,
 }
 
 /// Why a call has failed: the other side does not answer. It may have been done.
@@ -80,8 +134,28 @@ pub enum Told {
 }
 
 impl State {
+    /// Connects, and stays connected as long as a clone lives, on the runtime that this is called on.
+    /// When nobody answers within two seconds, it goes on without: then calls fail at once until
+    /// somebody does ([`State::is_well`]).
+    ///
+    /// # Errors
+    /// The options can't be used, such as a file that is not there.
+    pub async fn open(url: &StateUrl, options: StateOptions) -> Result<Self, SetupError> {
+        let backend = match &url.0 {
+            Place::Memory => Backend::Memory(memory::Memory::new()),
+            Place::Redis(servers) => Backend::Redis(redis::Redis::open(servers, options).await?),
+        };
+        Ok(Self { backend })
+    }
+
+    /// A state of this process alone, as behind `memory:`.
+    pub fn in_memory() -> Self {
+        Self { backend: Backend::Memory(memory::Memory::new()) }
+    }
+
     /// Says that `route.edge` serves `name` for `ttl`; to be said again before that is over. `false`:
-    /// a claim with a higher epoch is there, and nothing was changed. Atomic.
+    /// a claim with a higher epoch is there, or an equal one of another edge, and nothing was changed.
+    /// Atomic.
     pub async fn put_route(
         &self,
         name: &str,
@@ -103,12 +177,7 @@ impl State {
     }
 
     /// Takes back what `edge` has said with `epoch` or a lower one. Atomic.
-    pub async fn drop_route(
-        &self,
-        name: &str,
-        edge: &str,
-        epoch: u64,
-    ) -> Result<(), StateError> {
+    pub async fn drop_route(&self, name: &str, edge: &str, epoch: u64) -> Result<(), StateError> {
         match &self.backend {
             Backend::Memory(memory) => {
                 memory.drop_route(name, edge, epoch);
@@ -136,10 +205,12 @@ impl State {
 
     /// The sessions that serve `tunnel`, on all edges; highest epoch first.
     pub async fn sessions(&self, tunnel: Uuid) -> Result<Vec<Presence>, StateError> {
-        match &self.backend {
-            Backend::Memory(memory) => Ok(memory.sessions(tunnel)),
-            Backend::Redis(redis) => redis.sessions(tunnel).await,
-        }
+        let mut sessions = match &self.backend {
+            Backend::Memory(memory) => memory.sessions(tunnel),
+            Backend::Redis(redis) => redis.sessions(tunnel).await?,
+        };
+        sessions.sort_unstable_by_key(|one| (std::cmp::Reverse(one.epoch), one.session));
+        Ok(sessions)
     }
 
     /// The session has ended.
@@ -259,10 +330,7 @@ impl State {
     }
 
     /// Everything in `space` that has not expired: key, value, and how long it will stay.
-    pub async fn marks(
-        &self,
-        space: &str,
-    ) -> Result<Vec<(String, String, Duration)>, StateError> {
+    pub async fn marks(&self, space: &str) -> Result<Vec<(String, String, Duration)>, StateError> {
         match &self.backend {
             Backend::Memory(memory) => Ok(memory.marks(space)),
             Backend::Redis(redis) => redis.marks(space).await,
@@ -305,8 +373,58 @@ impl State {
         }
     }
 
+    /// How many calls there were, and how they went.
+    pub fn counts(&self) -> Counts {
+        match &self.backend {
+            Backend::Memory(memory) => memory.counters().counts(),
+            Backend::Redis(redis) => redis.counters().counts(),
+        }
+    }
+
     /// Whether other edges may be there.
     pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Redis(_))
     }
+}
+
+impl Totals {
+    /// Numbers end where a 64-bit integer with a sign does.
+    fn plus(self, more: Self) -> Self {
+        let sum = |a: u64, b: u64| a.saturating_add(b).min(i64::MAX as u64);
+        Self {
+            requests: sum(self.requests, more.requests),
+            errors: sum(self.errors, more.errors),
+            bytes_in: sum(self.bytes_in, more.bytes_in),
+            bytes_out: sum(self.bytes_out, more.bytes_out),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    calls: AtomicU64,
+    failures: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Counters {
+    fn called(&self, took: Duration, failed: bool) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.failures.fetch_add(failed.into(), Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            calls: self.calls.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            time: Duration::from_micros(self.micros.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// A time to live that every backend can take.
+fn ttl(wanted: Duration) -> Duration {
+    wanted.clamp(Duration::from_millis(1), LONGEST)
 }

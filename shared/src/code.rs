@@ -169,6 +169,12 @@ codes! {
         with a preface of its own."
     fix: "Use version 1.1 or 2."
 
+    PAUSED 1010 "paused" Visitor Debug status(503) retry(30)
+    title: "This tunnel is paused"
+    cause: "Its owner lets nobody in for now. The agent may be connected all the same."
+    fix: "Come back later. If the tunnel is yours, resume it in the dashboard or with \
+        `POST /api/v1/tunnels/ID/resume`."
+
     NAME_TAKEN 1101 "name-taken" Agent Info status() retry()
     title: "The name is already in use"
     cause: "The tunnel name belongs to someone else, or another agent of yours is serving it."
@@ -334,6 +340,22 @@ codes! {
     fix: "Let one side send a sign of life now and then (keepalive), or give the tunnel a longer \
         idle timeout."
 
+    SESSION_CUT 2111 "session-cut" Agent Info status() retry()
+    title: "The session was ended by hand"
+    cause: "Its owner or an operator has ended it in the dashboard or through the API."
+    fix: "Nothing, if that was meant: the agent connects again by itself, unless its token was \
+        revoked."
+
+    TUNNEL_DELETED 2112 "tunnel-deleted" Agent Warn status() retry()
+    title: "The tunnel was deleted"
+    cause: "Its owner or an operator has deleted it in the dashboard or through the API."
+    fix: "Start the agent again if you want the tunnel back; its name stays yours for a while."
+
+    TUNNEL_TAKEN_OVER 2113 "tunnel-taken-over" Agent Info status() retry()
+    title: "Another session serves the tunnel now"
+    cause: "An agent of the same owner has claimed the name later, on another edge."
+    fix: "Stop one of the two agents, or give them different names."
+
     UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
     title: "The local server refused the connection"
     cause: "The tunnel works, but nothing listens at the local address that it leads to."
@@ -399,6 +421,32 @@ codes! {
         connection, as a recorded and repeated message would."
     fix: "Connect again. If it goes on, update the agent, and make sure that nothing between agent \
         and edge repeats data."
+
+    TOKEN_REVOKED 4003 "token-revoked" Access Warn status() retry()
+    title: "The token was revoked"
+    cause: "Its owner or an operator has revoked the token, or the account was switched off."
+    fix: "Make a new token in the dashboard or with `POST /api/v1/tokens`, and give it to the agent."
+
+    TOKEN_EXPIRED 4004 "token-expired" Access Warn status() retry()
+    title: "The token has expired"
+    cause: "The token was made for a limited time, or another one has taken its place."
+    fix: "Make a new token, or use the one that replaced it."
+
+    TOKEN_ADDRESS 4005 "token-address" Access Warn status() retry()
+    title: "The token is not for this address"
+    cause: "The token may be used from certain networks only, and the agent's address is in none."
+    fix: "Connect from one of them, or make a token for this network too."
+
+    OUT_OF_SCOPE 4006 "out-of-scope" Access Info status() retry()
+    title: "The token does not allow this tunnel"
+    cause: "The token is for other names, ports or kinds of tunnels."
+    fix: "Ask for one that it allows, or make a token with wider scopes."
+
+    ADDRESS_BANNED 4007 "address-banned" Access Info status(403) retry()
+    title: "This address is locked out for a while"
+    cause: "Too many wrong tokens, wrong passwords or requests for names that don't exist came from \
+        it."
+    fix: "Wait: `retry-after` says for how long. An operator can lift the ban."
 
     ADDRESS_REFUSED 4010 "address-refused" Access Debug status(403) retry()
     title: "Your address is not let in"
@@ -613,6 +661,47 @@ codes! {
     cause: "The signatures of webhooks are checked with the whole body at hand, and the edge holds as \
         much as it may."
     fix: "Try again in a moment; senders of webhooks do so by themselves."
+    ADDRESS_RATE 5030 "address-rate" Visitor Debug status(429) retry()
+    title: "Too many requests from this address"
+    cause: "More requests a second come from this address than the edge allows."
+    fix: "Wait for as long as `retry-after` says, and send them more slowly."
+
+    TUNNEL_RATE 5031 "tunnel-rate" Visitor Debug status(429) retry()
+    title: "Too many requests to this tunnel"
+    cause: "More requests a second come to the tunnel than its owner or his plan allows."
+    fix: "Wait for as long as `retry-after` says. The owner may raise the tunnel's limit."
+
+    USER_RATE 5032 "user-rate" Visitor Debug status(429) retry()
+    title: "Too many requests to this owner's tunnels"
+    cause: "More requests a second come to all tunnels of the owner than his plan allows."
+    fix: "Wait for as long as `retry-after` says. The owner may ask for another plan."
+
+    EDGE_RATE 5033 "edge-rate" Edge Info status(429) retry()
+    title: "Too many requests to this edge"
+    cause: "More requests a second come in than the edge's operator allows."
+    fix: "Wait for as long as `retry-after` says."
+
+    TRANSFER_USED 5034 "transfer-used" Visitor Info status(429) retry()
+    title: "The owner's transfer of this month is used up"
+    cause: "As many bytes went through the owner's tunnels this month as his plan allows."
+    fix: "Wait for the next month, or ask the edge's operator for another plan."
+
+    ADDRESS_CONNECTIONS 5035 "address-connections" Visitor Info status(429) retry()
+    title: "Too many connections from this address"
+    cause: "One address has as many connections open as the edge allows."
+    fix: "Close some of them. If many people share this address, or a load balancer has it, its \
+        operator should raise the limit or name it as a proxy."
+
+    PLAN_TUNNELS 5036 "plan-tunnels" Edge Info status() retry()
+    title: "The plan allows no more tunnels"
+    cause: "The owner has as many tunnels as his plan allows, connected or not."
+    fix: "Delete one that is not needed, or ask the edge's operator for another plan."
+
+    PLAN_AGENTS 5037 "plan-agents" Edge Info status() retry()
+    title: "The plan allows no more agents"
+    cause: "As many agents of the owner are connected as his plan allows."
+    fix: "Stop one that is not needed, or ask the edge's operator for another plan."
+
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"
     cause: "The edge failed in a way that it should not. Neither the request nor the tunnel is to \
@@ -631,6 +720,12 @@ codes! {
         a PROXY protocol header of version 1 or 2."
     fix: "Switch the PROXY protocol on in the load balancer, health checks included, or take its \
         address out of `proxy_protocol`."
+
+    STORE_UNAVAILABLE 6020 "store-unavailable" Edge Warn status(503) retry(5)
+    title: "The edge's database does not answer"
+    cause: "What was asked for needs the database, and it can't be reached or can't write. Tunnels \
+        that are connected go on."
+    fix: "Try again. The edge's operator finds the reason in its log and on `/readyz`."
 }
 
 #[cfg(test)]

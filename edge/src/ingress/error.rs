@@ -1,5 +1,7 @@
 //! Every way in which a visitor's request can fail, and the code of the table that it has.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use uniroute_proto::{
     codec::CodecError,
@@ -36,10 +38,19 @@ pub(crate) enum ProxyError {
     NotHttp(String),
     #[error("the edge has no such page")]
     NotFound,
+    #[error("the body is larger than the edge reads")]
+    OwnBodyTooLarge,
+    #[error("the edge has failed")]
+    Internal,
     #[error("not a proper WebSocket upgrade: {0}")]
     BadUpgrade(String),
     #[error("no agent is connected for this name")]
     Offline,
+    #[error("the tunnel's owner has paused it")]
+    Paused,
+    /// More is asked for than may be; after this long it would be no more.
+    #[error("{}", .0.title)]
+    Limited(&'static Code, Duration),
     #[error("the edge is shutting down")]
     Draining,
     #[error("the edge holds as many agents as it may")]
@@ -89,6 +100,8 @@ impl ProxyError {
             Self::UnknownTunnel => &Code::UNKNOWN_TUNNEL,
             Self::NotHttp(_) => &Code::NOT_HTTP,
             Self::NotFound => &Code::NOT_FOUND_ON_EDGE,
+            Self::OwnBodyTooLarge => &Code::BODY_TOO_LARGE,
+            Self::Internal => &Code::INTERNAL,
             Self::BadUpgrade(_) => &Code::BAD_UPGRADE,
             Self::Offline => &Code::NO_AGENT,
             Self::Draining => &Code::DRAINING,
@@ -101,7 +114,8 @@ impl ProxyError {
             Self::Read(_) | Self::Answer(_) => &Code::AGENT_PROTOCOL,
             Self::Timeout => &Code::ANSWER_TIMEOUT,
             Self::Policy(refusal) => refusal.code(),
-            Self::Access(code) => code,
+            Self::Access(code) | Self::Limited(code, _) => code,
+            Self::Paused => &Code::PAUSED,
             // Nobody asks: it is answered before.
             Self::Moved(_) => &Code::INTERNAL,
             Self::Upstream(error) => upstream_code(error.kind()),

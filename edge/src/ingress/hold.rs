@@ -2,6 +2,7 @@
 //! comes back. What waits is a head; its body is still with the visitor.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,8 +10,12 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
-use uniroute_shared::session::{OpenError, Receiver, Sender};
+use uniroute_shared::{
+    id::TunnelId,
+    session::{OpenError, Receiver, Sender},
+};
 
 use super::error::ProxyError;
 use crate::{
@@ -37,24 +42,36 @@ pub(crate) struct Hold {
     most: usize,
     held: AtomicUsize,
     bytes: AtomicUsize,
+    /// Of each tunnel that anybody waits for, or has waited for until it was told last.
+    by_tunnel: Mutex<HashMap<TunnelId, u64>>,
 }
 
 /// A place among those that wait.
 #[derive(Debug)]
 pub(crate) struct Place {
     edge: Arc<Shared>,
+    tunnel: TunnelId,
     bytes: usize,
 }
 
 impl Hold {
     /// Requests wait for `time` at most; zero: not at all. There are `most` of them at a time.
     pub(crate) fn new(time: Duration, most: usize) -> Self {
-        Self { time, most, held: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+        let (held, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { time, most, held, bytes, by_tunnel: Mutex::default() }
     }
 
     /// For how long a request waits at most.
     pub(crate) fn time(&self) -> Duration {
         self.time
+    }
+
+    /// How many wait for which tunnel; once with 0 when nobody does any more.
+    pub(crate) fn counts(&self) -> Vec<(TunnelId, u64)> {
+        let mut by_tunnel = self.by_tunnel.lock();
+        let counts = by_tunnel.iter().map(|(tunnel, count)| (*tunnel, *count)).collect();
+        by_tunnel.retain(|_, count| *count > 0);
+        counts
     }
 
     /// Requests that wait now.
@@ -68,14 +85,15 @@ impl Place {
     ///
     /// # Errors
     /// [`ProxyError::Offline`] when nothing is held, [`ProxyError::HoldFull`] when too much is.
-    pub(crate) fn take(edge: &Arc<Shared>, bytes: usize) -> Result<Self, ProxyError> {
+    pub(crate) fn take(edge: &Arc<Shared>, tunnel: &Tunnel, bytes: usize) -> Result<Self, ProxyError> {
         let hold = &edge.hold;
         if hold.time.is_zero() {
             return Err(ProxyError::Offline);
         }
         let held = hold.held.fetch_add(1, Ordering::Relaxed);
         let total = hold.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let place = Self { edge: Arc::clone(edge), bytes };
+        *hold.by_tunnel.lock().entry(tunnel.id).or_default() += 1;
+        let place = Self { edge: Arc::clone(edge), tunnel: tunnel.id, bytes };
         match held < hold.most && total < MAX_BYTES {
             true => Ok(place),
             false => Err(ProxyError::HoldFull),
@@ -88,6 +106,9 @@ impl Drop for Place {
         let hold = &self.edge.hold;
         hold.held.fetch_sub(1, Ordering::Relaxed);
         hold.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        if let Some(count) = hold.by_tunnel.lock().get_mut(&self.tunnel) {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -128,7 +149,7 @@ pub(crate) async fn wait(
         arrived.as_mut().enable();
         let found = match edge.registry.lookup(tunnel.name.as_str()) {
             // Whoever has the name by now may be somebody else.
-            Lookup::Live(target) if target.tunnel.id == tunnel.id => Some(stream(target)),
+            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(target)),
             Lookup::Offline(..) => None,
             Lookup::Live(_) | Lookup::Unknown => return Err(ProxyError::Offline),
         };

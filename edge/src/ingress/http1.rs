@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Version};
+use http::Response;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
@@ -34,7 +34,9 @@ use uniroute_shared::{
 use super::{
     error::ProxyError,
     forwarded,
+    own::{self, Own},
     proxy::{Answer, Asked, Exchange, Reply},
+    record::Counted,
     visitor::{Patience, Visitor},
 };
 use crate::{
@@ -251,20 +253,18 @@ impl Server {
     ) -> Result<Next, Failed> {
         let visitor = Arc::clone(&self.visitor);
         let asked = asked(&visitor, id, line, length)?;
-        let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
+        let mut exchange = match ingress::place(&visitor, &asked)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
                 let mut guarded = guard.admit(&visitor, &asked).await?;
                 if guarded.whole_body.is_some() && std::mem::take(&mut manner.expects) {
-                    put_status_line(100, b"", self.conn.head());
-                    put_end(self.conn.head());
-                    poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
+                    self.ask_for_body().await?;
                 }
                 let conn = &mut self.conn;
                 guarded.check_body(&asked, &mut Incoming { conn, body: &mut *body }).await?;
                 guarded.begin(&visitor, &asked)?
             }
-            Place::Edge => return self.own_page(&asked, manner).await,
+            Place::Edge => return Box::pin(self.own_page(&asked, body, manner)).await,
         };
         let answer = loop {
             let Self { conn, timer, .. } = self;
@@ -351,21 +351,38 @@ impl Server {
         }
     }
 
-    /// The edge's own host: agents, for now.
-    async fn own_page(&mut self, asked: &Asked, manner: &mut Manner) -> Result<Next, Failed> {
-        let head = &asked.head;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::from_bytes(&head.method).unwrap_or_default();
-        *request.version_mut() = match head.version {
-            HttpVersion::HttpVersion11 => Version::HTTP_11,
-            _ => Version::HTTP_10,
-        };
-        *request.headers_mut() = own_fields(asked);
-        let (answer, place) = ingress::own_page(&self.visitor.edge, head.path(), &request)?;
-        manner.keep_alive = true;
-        self.write_page(&answer, manner);
-        poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
-        Ok(Next::Session(place))
+    /// The edge's own host: agents, and the API.
+    async fn own_page(
+        &mut self,
+        asked: &Asked,
+        body: &mut BodyReader,
+        manner: &mut Manner,
+    ) -> Result<Next, Failed> {
+        match own::find(&self.visitor.edge, asked)? {
+            Own::Agent(answer, place) => {
+                manner.keep_alive = true;
+                self.write_page(&answer, manner);
+                poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
+                Ok(Next::Session(place))
+            }
+            Own::Api => {
+                if std::mem::take(&mut manner.expects) {
+                    self.ask_for_body().await?;
+                }
+                let visitor = Arc::clone(&self.visitor);
+                let mut body = Incoming { conn: &mut self.conn, body };
+                let answer = own::answer(&visitor, asked, &mut body).await?;
+                self.write_page(&answer, manner);
+                poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
+                Ok(Next::Request)
+            }
+        }
+    }
+
+    async fn ask_for_body(&mut self) -> Result<(), Failed> {
+        put_status_line(100, b"", self.conn.head());
+        put_end(self.conn.head());
+        poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)
     }
 
     /// The local server switched protocols: so does the edge, and from then on it only copies. Not a
@@ -393,8 +410,11 @@ impl Server {
     }
 
     async fn splice(self, exchange: Exchange) {
-        let Some((sender, from_stream)) = exchange.into_raw() else { return };
-        let copied = copy::splice(self.conn.into_parts(), sender, from_stream);
+        let Some((sender, from_stream, mut record)) = exchange.into_raw() else { return };
+        let (socket, early) = self.conn.into_parts();
+        record.received(early.len());
+        let io = Counted::new(socket, record);
+        let copied = copy::splice((io, early), sender, from_stream);
         tokio::select! {
             copied = copied => if let Err(error) = copied {
                 debug!(%error, "an upgraded connection broke off");
@@ -613,16 +633,6 @@ fn split_target(method: &Bytes, target: &Bytes) -> Result<(Bytes, Option<Bytes>)
         _ => [b"/", &path[..]].concat().into(),
     };
     Ok((path, Some(authority)))
-}
-
-/// The fields of a request for the edge itself, with those of its connection that it was freed of.
-fn own_fields(asked: &Asked) -> HeaderMap {
-    let mut fields = asked.head.fields.clone();
-    if !asked.upgrade.is_empty() {
-        fields.push("connection", "upgrade");
-        fields.push("upgrade", asked.upgrade.clone());
-    }
-    fields.to_map()
 }
 
 fn keeps_alive(line: &RequestLine) -> bool {

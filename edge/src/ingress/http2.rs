@@ -43,8 +43,9 @@ use uniroute_shared::{
 use self::{raw::RawStream, turns::Turns};
 use super::{
     error::ProxyError,
-    forwarded,
+    forwarded, own,
     proxy::{Answer, Asked, Exchange, Reply},
+    record,
     router,
     visitor::{Patience, Visitor},
 };
@@ -252,7 +253,7 @@ impl Stream {
     ) -> Result<(), Failed> {
         let visitor = Arc::clone(&self.visitor);
         let (asked, key) = asked(&visitor, id, &parts, body)?;
-        let mut exchange = match ingress::place(&visitor.edge, &asked.head)? {
+        let mut exchange = match ingress::place(&visitor, &asked)? {
             Place::Tunnel(tunnel, found) => Exchange::begin(&visitor, tunnel, found, &asked)?,
             Place::Guarded(guard) => {
                 let mut guarded = guard.admit(&visitor, &asked).await?;
@@ -260,7 +261,12 @@ impl Stream {
                 guarded.begin(&visitor, &asked)?
             }
             // Agents connect with HTTP/1.1.
-            Place::Edge => return Err(ProxyError::NotFound.into()),
+            Place::Edge => {
+                own::find(&visitor.edge, &asked)?;
+                let answer = Box::pin(own::answer(&visitor, &asked, body)).await?;
+                let to_head = parts.method == Method::HEAD;
+                return self.send_page(answer, to_head).map_err(Into::into);
+            }
         };
         let answer = loop {
             match poll_fn(|cx| self.poll_reply(cx, &mut exchange, body)).await? {
@@ -326,7 +332,7 @@ impl Stream {
             accept.is_some_and(|accept| accept == accept_key(key.as_bytes()).as_bytes())
         });
         let raw = exchange.into_raw().filter(|_| proven);
-        let (sender, from_stream) =
+        let (sender, from_stream, record) =
             raw.ok_or_else(|| ProxyError::Answer("it switches protocols without a proof".into()))?;
         for name in ["sec-websocket-accept", "content-length"] {
             fields.remove(name);
@@ -334,7 +340,7 @@ impl Stream {
         let mut head = head(200, &fields)?;
         via(&mut head);
         let stream = self.respond.send_response(head, false)?;
-        let io = RawStream::new(stream, body);
+        let io = record::Counted::new(RawStream::new(stream, body), record);
         let stop = self.visitor.edge.stop.clone();
         tokio::select! {
             copied = copy::splice((io, Bytes::new()), sender, from_stream) => {

@@ -31,7 +31,13 @@ use super::{
     router::{self, Route},
     visitor::Visitor,
 };
-use crate::{Shared, ingress, registry::Lookup, sockets::Proxied};
+use crate::{
+    Shared,
+    ingress::{self, Refused},
+    limits::addresses::Counted,
+    registry::Lookup,
+    sockets::Proxied,
+};
 
 /// The first bytes of a connection have to be there after this long.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -56,6 +62,8 @@ pub(crate) struct Handover {
 struct Admitted {
     peer: SocketAddr,
     place: OwnedSemaphorePermit,
+    /// Its place among the connections of its address.
+    counted: Option<Counted>,
     /// When it was accepted: its first head is due some time after.
     since: Instant,
 }
@@ -161,13 +169,14 @@ impl Door {
         if let Err(error) = socket.set_nonblocking(true) {
             return debug!(%error, "a connection ended before it was served");
         }
-        let Some(place) = self.edge.connection_place() else {
-            self.edge.metrics.failed(&uniroute_shared::code::Code::CONNECTION_LIMIT);
-            let _ = (&socket).write(&ingress::connection_refusal());
-            return;
+        let proxied = self.edge.sockets.proxy_protocol.contains(peer.ip());
+        let admitted = self.edge.admit(peer.ip(), proxied);
+        let (place, counted) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.refuse(&socket, &refused),
         };
-        let admitted = Admitted { peer, place, since: Instant::now() };
-        if self.edge.sockets.proxy_protocol.contains(peer.ip()) {
+        let admitted = Admitted { peer, place, counted, since: Instant::now() };
+        if proxied {
             let door = self.clone();
             self.edge.tasks.spawn(async move { door.unwrap_proxied(socket, admitted).await });
             return;
@@ -187,6 +196,11 @@ impl Door {
         }
     }
 
+    fn refuse(&self, mut socket: &std::net::TcpStream, refused: &Refused) {
+        self.edge.metrics.failed(refused.code);
+        let _ = socket.write(&ingress::connection_refusal(refused));
+    }
+
     /// A load balancer's connection: who the visitor is stands in front of the first bytes.
     async fn unwrap_proxied(&self, socket: std::net::TcpStream, admitted: Admitted) {
         let peer = admitted.peer;
@@ -198,12 +212,17 @@ impl Door {
         };
         match proxied.await {
             Ok((_, None)) => {}
-            Ok((socket, Some(Proxied { peer, early, .. }))) if early.is_empty() => {
-                self.wait(socket, Admitted { peer, ..admitted }).await;
-            }
             Ok((socket, Some(Proxied { peer, early, .. }))) => {
-                let admitted = Admitted { peer, ..admitted };
-                self.send_home(Handover { socket, early, admitted });
+                // Only now it is known whose it is.
+                let counted = match self.edge.admit_address(peer.ip()) {
+                    Ok(counted) => counted,
+                    Err(refused) => return self.refuse(&socket, &refused),
+                };
+                let admitted = Admitted { peer, counted, ..admitted };
+                match early.is_empty() {
+                    true => self.wait(socket, admitted).await,
+                    false => self.send_home(Handover { socket, early, admitted }),
+                }
             }
             Err(error) => debug!(%peer, %error, "a connection ended before it was served"),
         }
@@ -255,8 +274,8 @@ impl Door {
     }
 
     async fn serve_here(&self, socket: TcpStream, early: Bytes, admitted: Admitted) {
-        let Admitted { peer, place: _place, since } = admitted;
-        let visitor = Visitor::new(Arc::clone(&self.edge), self.worker, peer);
+        let Admitted { peer, place: _place, counted, since } = admitted;
+        let visitor = Visitor::new(Arc::clone(&self.edge), self.worker, peer, counted);
         match http2::begins(&early) {
             // Large, and alive for as long as the connection: apart from what most connections need.
             true => Box::pin(http2::serve(visitor, socket, early)).await,

@@ -110,7 +110,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// RFC 9110, section 6.6.1: whoever answers says when.
-fn date() -> HeaderValue {
+pub(super) fn date() -> HeaderValue {
     text_value(&httpdate::fmt_http_date(SystemTime::now()))
 }
 

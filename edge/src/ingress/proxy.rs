@@ -9,7 +9,7 @@ use std::{
     future::Future,
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -36,9 +36,13 @@ use super::{
     forwarded::{self, Forwarded},
     guard::InForce,
     hold,
+    record::Record,
     visitor::Visitor,
 };
-use crate::registry::{Target, Tunnel};
+use crate::{
+    limits::bandwidth::Pacer,
+    registry::{Target, Tunnel},
+};
 
 /// A request that waits this long for its answer's first byte makes the edge see whether the agent
 /// is still there.
@@ -173,8 +177,8 @@ pub(crate) struct Answer {
 
 /// A request under way.
 pub(crate) struct Exchange {
-    visitor: Arc<Visitor>,
-    tunnel: Arc<Tunnel>,
+    /// What will be written down of it; whose it is, and for which tunnel.
+    record: Record,
     /// The stream's first message, as long as it may have to be sent again.
     open: Bytes,
     kind: Kind,
@@ -189,6 +193,14 @@ pub(crate) struct Exchange {
     starved: Option<Instant>,
     /// The tunnel's policy, where it has one.
     guard: Option<Box<InForce>>,
+    /// Its way through the user's bandwidth, up and down, where that is limited.
+    pacers: Option<Box<Pacers>>,
+}
+
+#[derive(Default)]
+struct Pacers {
+    up: Pacer,
+    down: Pacer,
 }
 
 /// What the request's head says of how it goes on.
@@ -284,10 +296,9 @@ impl Exchange {
             idempotent: headers::is_idempotent(&asked.head.method),
         };
         let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
-        tunnel.requests.fetch_add(1, Ordering::Relaxed);
+        let limited = tunnel.account.bandwidth.is_limited();
         let mut exchange = Self {
-            visitor: Arc::clone(visitor),
-            tunnel,
+            record: Record::new(Arc::clone(visitor), tunnel, asked),
             open,
             kind,
             way: Way::Over,
@@ -298,12 +309,19 @@ impl Exchange {
             clock: Clock::start(),
             starved: None,
             guard,
+            pacers: limited.then(Box::default),
         };
-        match found {
-            Some(found) => exchange.send(found)?,
-            None => exchange.hold()?,
+        let sent = match found {
+            Some(found) => exchange.send(found),
+            None => exchange.hold(),
+        };
+        match sent {
+            Ok(()) => Ok(exchange),
+            Err(error) => {
+                exchange.record.failed(error.code());
+                Err(error)
+            }
         }
-        Ok(exchange)
     }
 
     /// Over a stream that was just opened.
@@ -335,9 +353,9 @@ impl Exchange {
     fn hold(&mut self) -> Result<(), ProxyError> {
         self.upload = Upload::Over;
         self.starved = None;
-        let edge = Arc::clone(&self.visitor.edge);
-        let place = hold::Place::take(&edge, self.open.len())?;
-        self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.tunnel), place)));
+        let edge = Arc::clone(&self.record.visitor.edge);
+        let place = hold::Place::take(&edge, &self.record.tunnel, self.open.len())?;
+        self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.record.tunnel), place)));
         Ok(())
     }
 
@@ -347,6 +365,19 @@ impl Exchange {
     /// # Errors
     /// [`ProxyError`]; the request is over then.
     pub(crate) fn poll_reply(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Deadline,
+        body: &mut impl Source,
+    ) -> Poll<Result<Reply, ProxyError>> {
+        let reply = ready!(self.poll_next_reply(cx, timer, body));
+        if let Err(error) = &reply {
+            self.record.failed(error.code());
+        }
+        Poll::Ready(reply)
+    }
+
+    fn poll_next_reply(
         &mut self,
         cx: &mut Context<'_>,
         timer: &mut Deadline,
@@ -373,7 +404,7 @@ impl Exchange {
                 Ok(reply) => {
                     if matches!(reply, Reply::Final(_)) {
                         timer.clear();
-                        self.tunnel.answered(self.clock.began.elapsed());
+                        self.record.tunnel.answered(self.clock.began.elapsed());
                     }
                     return Poll::Ready(Ok(reply));
                 }
@@ -423,7 +454,8 @@ impl Exchange {
 
     /// Nothing came back, and it is certain that nothing is done twice; or it may be.
     fn may_repeat(&self, error: &ProxyError) -> bool {
-        let whole = self.kept.is_some() && self.tries < TRIES && !self.visitor.edge.is_stopping();
+        let stopping = self.record.visitor.edge.is_stopping();
+        let whole = self.kept.is_some() && self.tries < TRIES && !stopping;
         whole
             && match error {
                 ProxyError::Stream(_)
@@ -447,9 +479,10 @@ impl Exchange {
         // Without room for more he is not asked, and it is not for him to go on.
         let since = self.starved.take();
         let Upload::Sending(sender, sending) = &mut self.upload else { return Poll::Ready(Ok(())) };
-        let (kept, starved, tunnel) = (&mut self.kept, &mut self.starved, &self.tunnel);
+        let (kept, starved, record) = (&mut self.kept, &mut self.starved, &mut self.record);
         let guard = self.guard.as_deref_mut();
-        let mut body = Keeping { body, kept, tunnel, guard, since, starved };
+        let pacer = self.pacers.as_deref_mut().map(|pacers| &mut pacers.up);
+        let mut body = Keeping { body, kept, record, guard, since, starved, pacer };
         let result = ready!(sending.poll_send(cx, sender, &mut body));
         self.upload = Upload::Over;
         self.clock.sent = Instant::now();
@@ -483,6 +516,7 @@ impl Exchange {
                 "its Content-Length promises a body, and there is none".into(),
             ));
         }
+        self.record.answered(status, &fields);
         self.open = Bytes::new();
         self.kept = None;
         let guard = self.guard.as_deref_mut();
@@ -519,13 +553,19 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Piece>, ReadError>> {
-        let Self { download, guard, .. } = self;
+        let Self { download, guard, pacers, .. } = self;
+        if let Some(pacers) = pacers {
+            ready!(pacers.down.poll(cx));
+        }
         let piece = ready!(match guard {
             None => download.poll_piece(cx),
             Some(guard) => guard.poll_piece(cx, |cx| download.poll_piece(cx)),
         });
         if let Ok(Some(Piece::Data(data))) = &piece {
-            self.tunnel.bytes_out.fetch_add(data.len() as u64, Ordering::Relaxed);
+            self.record.sent(data.len());
+            if let Some(pacers) = pacers {
+                pacers.down.passed(&self.record.tunnel.account.bandwidth, data.len());
+            }
         }
         Poll::Ready(piece)
     }
@@ -538,10 +578,12 @@ impl Exchange {
         }
     }
 
-    /// The stream as raw bytes, after an answer 101.
-    pub(crate) fn into_raw(self) -> Option<(Sender, (Receiver, Bytes))> {
+    /// The stream as raw bytes, after an answer 101; and where those are counted.
+    pub(crate) fn into_raw(self) -> Option<(Sender, (Receiver, Bytes), Record)> {
         match (self.upload, self.way) {
-            (Upload::Waiting(sender), Way::Stream(_, reader)) => Some((sender, reader.into_raw())),
+            (Upload::Waiting(sender), Way::Stream(_, reader)) => {
+                Some((sender, reader.into_raw(), self.record))
+            }
             _ => None,
         }
     }
@@ -626,8 +668,9 @@ pub(crate) enum BodyError<E> {
 struct Keeping<'a, S> {
     body: &'a mut S,
     kept: &'a mut Option<Kept>,
-    tunnel: &'a Tunnel,
+    record: &'a mut Record,
     guard: Option<&'a mut InForce>,
+    pacer: Option<&'a mut Pacer>,
     /// See [`Exchange::starved`], as it was and as it becomes.
     since: Option<Instant>,
     starved: &'a mut Option<Instant>,
@@ -643,6 +686,9 @@ impl<S: Source> Source for Keeping<'_, S> {
             kept.again += 1;
             return Poll::Ready(Ok(Some(Piece::Data(piece.clone()))));
         }
+        if let Some(pacer) = &mut self.pacer {
+            ready!(pacer.poll(cx));
+        }
         let Poll::Ready(piece) = self.body.poll_piece(cx) else {
             *self.starved = Some(self.since.unwrap_or_else(Instant::now));
             return Poll::Pending;
@@ -654,7 +700,10 @@ impl<S: Source> Source for Keeping<'_, S> {
                 if let Some(guard) = &mut self.guard {
                     guard.received(data.len()).map_err(BodyError::TooLarge)?;
                 }
-                self.tunnel.bytes_in.fetch_add(data.len() as u64, Ordering::Relaxed);
+                self.record.received(data.len());
+                if let Some(pacer) = &mut self.pacer {
+                    pacer.passed(&self.record.tunnel.account.bandwidth, data.len());
+                }
                 self.keep(data);
             }
             // Behind trailers a second try would find nothing.

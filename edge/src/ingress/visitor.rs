@@ -11,7 +11,11 @@ use tokio::time::Instant;
 use tracing::info;
 use uniroute_shared::{code::Code, deadline::Deadline};
 
-use crate::Shared;
+use super::{error::ProxyError, proxy::Asked};
+use crate::{
+    Shared,
+    limits::{self, addresses::Counted},
+};
 
 /// See the module.
 pub(crate) struct Visitor {
@@ -27,10 +31,17 @@ pub(crate) struct Visitor {
     pub(crate) scheme: &'static str,
     /// It is a proxy that says truly where requests came from.
     pub(crate) trusted: bool,
+    /// Its place among the connections of its address.
+    pub(crate) counted: Option<Counted>,
 }
 
 impl Visitor {
-    pub(crate) fn new(edge: Arc<Shared>, worker: usize, peer: SocketAddr) -> Arc<Self> {
+    pub(crate) fn new(
+        edge: Arc<Shared>,
+        worker: usize,
+        peer: SocketAddr,
+        counted: Option<Counted>,
+    ) -> Arc<Self> {
         let ip = peer.ip().to_canonical();
         let node = match ip {
             IpAddr::V4(v4) => format!("for={v4};host=\""),
@@ -38,7 +49,32 @@ impl Visitor {
         };
         let trusted = edge.trusted.contains(ip);
         let address = ip.to_string();
-        Arc::new(Self { edge, worker, peer, address, node, scheme: "http", trusted })
+        Arc::new(Self { edge, worker, peer, address, node, scheme: "http", trusted, counted })
+    }
+}
+
+impl Visitor {
+    /// Whether a request may be asked now, as far as it is for the edge and the visitor's address to
+    /// say.
+    ///
+    /// # Errors
+    /// [`ProxyError::Limited`].
+    pub(crate) fn check_rate(&self, asked: &Asked) -> Result<(), ProxyError> {
+        if self.edge.addresses.rate().is_some() {
+            match &asked.came {
+                Some(came) => {
+                    if let Some(address) = self.edge.addresses.address(came.visitor) {
+                        limits::check(&address.gate, &Code::ADDRESS_RATE)?;
+                    }
+                }
+                None => {
+                    if let Some(counted) = &self.counted {
+                        limits::check(&counted.address().gate, &Code::ADDRESS_RATE)?;
+                    }
+                }
+            }
+        }
+        limits::check(&self.edge.gate, &Code::EDGE_RATE)
     }
 }
 

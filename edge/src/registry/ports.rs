@@ -98,13 +98,16 @@ impl Tunnel {
 }
 
 impl Table {
-    /// The name of the tunnel that has the port wished for, where no name is: an agent that asks for
-    /// its port gets its tunnel.
-    pub(super) fn name_of_port(&self, identity: &Identity, wish: &Wish<'_>) -> Option<Subdomain> {
-        let number = wish.port.map(|port| port.number).filter(|number| *number != 0)?;
-        let name = self.holder(wish.kind, number)?;
+    /// The name that `identity` has a port by.
+    pub(super) fn name_of_port(
+        &self,
+        identity: &Identity,
+        kind: Kind,
+        number: u16,
+    ) -> Option<Subdomain> {
+        let name = self.holder(kind, number)?;
         let held = self.names.get(name)?;
-        (wish.name.is_empty() && held.identity == *identity).then(|| name.clone())
+        (held.identity == *identity).then(|| name.clone())
     }
 
     /// The port for `name`, if its kind has one.

@@ -29,11 +29,10 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use super::claims;
 use crate::{
     Shared,
-    policy::{Policy, PolicyRefused},
-    registry::{Claim, Identity, Origin, SessionHandle, Wish, ports::Kind},
-    sockets::{self, WantedPort},
+    registry::{Claim, Cut, Identity, Origin, SessionHandle},
 };
 
 /// The whole handshake, from the connection to `Ready`.
@@ -53,9 +52,6 @@ const CLOSE_CODE: u16 = 4000;
 
 /// The optional features that this edge speaks.
 const FEATURES: [&str; 2] = [FEATURE_LANES, FEATURE_HTTP_POLICY];
-
-/// The built-in owner of everything while tokens are pre-shared.
-const OWNER: &str = "owner";
 
 /// Why a session is ended by the edge.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +74,8 @@ enum EndReason {
     Drained,
     #[error("the lane is over")]
     LaneOver,
+    #[error("{}", .0.title)]
+    Cut(&'static Code),
 }
 
 impl EndReason {
@@ -86,7 +84,7 @@ impl EndReason {
             Self::Handshake(HandshakeError::Version { .. }) => &Code::VERSION_MISMATCH,
             Self::Handshake(HandshakeError::Nonce) => &Code::CHALLENGE_REPLAYED,
             Self::Handshake(_) | Self::Read(_) => &Code::BAD_FRAME,
-            Self::Refused(code) => code,
+            Self::Refused(code) | Self::Cut(code) => code,
             Self::HandshakeTimeout => &Code::HANDSHAKE_TIMEOUT,
             Self::Stream(_) | Self::ControlStalled | Self::Silent => &Code::HEARTBEAT_LOST,
             Self::Drained | Self::LaneOver => &Code::SESSION_REPLACED,
@@ -154,6 +152,7 @@ async fn serve(
         Ok(Shaken::Session(session)) => {
             let _place = place;
             let _seat = edge.seats.take(session.worker);
+            let _present = Present(edge, Arc::clone(&session));
             Control::new(edge, session, stream).run().await
         }
         Ok(Shaken::Lane(session, connection)) => {
@@ -168,6 +167,17 @@ async fn serve(
             stream.refuse(&reason);
             Err(reason)
         }
+    }
+}
+
+/// A session that is ready: what it holds goes with this.
+struct Present<'a>(&'a Shared, Arc<SessionHandle>);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        let Self(edge, session) = self;
+        edge.books.offline(session, edge.registry.release(session.id));
+        edge.books.closed(session);
     }
 }
 
@@ -242,6 +252,7 @@ async fn handshake(
                     )));
                 };
                 edge.registry.activate(&session, &claims);
+                edge.books.opened(&session, &claims);
                 let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
                 info!(agent.id = %session.identity.agent, ?names, resumed, "session ready");
                 stream.send(ready_ack(edge, &session, resumed, &agreed)).await?;
@@ -261,21 +272,23 @@ async fn decide(
     carried: &Session,
     init: &v1::Init,
 ) -> Result<Decided, EndReason> {
-    if !edge.tokens.contains(&init.token) {
-        return Err(EndReason::Refused(&Code::TOKEN_REFUSED));
-    }
     let agent = AgentId::parse(&init.agent_id)
         .map_err(|error| HandshakeError::Invalid(format!("the agent id: {error}")))?;
+    let address = origin.peer.ip().to_canonical();
+    let permit = edge.permits.admit(edge, &init.token, address).await;
+    let permit = permit.map_err(EndReason::Refused)?;
     let mut resume_token = [0; 16];
     getrandom::fill(&mut resume_token).expect("the system has a random source");
     let metadata = init.metadata.clone().unwrap_or_default();
     let session = Arc::new(SessionHandle {
         id,
-        identity: Identity { owner: OWNER.into(), agent },
+        identity: Identity { owner: permit.account.user.to_string().into(), agent },
+        permit,
         peer: origin.peer,
         worker: origin.worker,
         agent_name: metadata.name,
         agent_version: metadata.version,
+        region: metadata.region,
         since: std::time::Instant::now(),
         carried: carried.clone(),
         rtt_us: AtomicU32::new(0),
@@ -284,92 +297,22 @@ async fn decide(
         replaced: CancellationToken::new(),
         patient: AtomicBool::new(false),
         probe: Notify::new(),
+        changed: Notify::new(),
+        closed: Default::default(),
+        cut: Cut::default(),
     });
     let (mut claims, mut answers) = (Vec::new(), Vec::new());
     for spec in &init.tunnels {
-        answers.push(match claim(edge, &session, spec).await {
+        answers.push(match claims::claim(edge, &session, spec).await {
             Ok(claim) => {
-                let created = created(edge, &spec.key, &claim);
+                let created = claims::created(edge, &spec.key, &claim);
                 claims.push(claim);
                 created
             }
-            Err(refusal) => refused(&spec.key, &refusal),
+            Err(refusal) => claims::refused(&spec.key, &refusal),
         });
     }
     Ok((session, answers, claims))
-}
-
-/// Why a tunnel can't be had.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("{}", .0.title)]
-    Code(&'static Code),
-    #[error("{title}: {0}", title = Code::POLICY_REFUSED.title)]
-    Policy(#[from] PolicyRefused),
-}
-
-impl From<&'static Code> for Refusal {
-    fn from(code: &'static Code) -> Self {
-        Self::Code(code)
-    }
-}
-
-impl Refusal {
-    fn code(&self) -> &'static Code {
-        match self {
-            Self::Code(code) => code,
-            Self::Policy(_) => &Code::POLICY_REFUSED,
-        }
-    }
-}
-
-async fn claim(
-    edge: &Arc<Shared>,
-    session: &SessionHandle,
-    spec: &v1::TunnelSpec,
-) -> Result<Claim, Refusal> {
-    let kind = v1::TunnelKind::try_from(spec.kind).map_err(|_| &Code::TUNNEL_KIND_UNSUPPORTED)?;
-    let http = matches!(kind, v1::TunnelKind::Http | v1::TunnelKind::Unspecified);
-    if spec.http.is_some() && !http {
-        // Nobody would look at it, and so who is kept out would come in.
-        return Err(PolicyRefused::NotHttp.into());
-    }
-    let number = u16::try_from(spec.port).map_err(|_| &Code::PORT_OUT_OF_RANGE)?;
-    let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(ms.into()));
-    let wish = Wish {
-        name: &spec.name,
-        name_is_hint: spec.name_is_hint,
-        kind: Kind::of(kind),
-        port: None,
-        local_url: &spec.local_url,
-        response_timeout: limit(spec.response_timeout_ms),
-        idle_timeout: limit(spec.idle_timeout_ms),
-        policy: Policy::compile(spec.http.as_ref(), &edge.policies)?,
-    };
-    let port = WantedPort { number, is_hint: spec.port_is_hint };
-    Ok(sockets::claim(edge, session, wish, port).await?)
-}
-
-fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
-    Frame::TunnelCreated(v1::TunnelCreated {
-        key: key.to_owned(),
-        tunnel_id: claim.tunnel.id.as_bytes().to_vec().into(),
-        name: claim.tunnel.name.to_string(),
-        public_url: edge.public_url(&claim.tunnel),
-        state: v1::TunnelState::Active.into(),
-        epoch: claim.epoch,
-        port: claim.tunnel.port.as_ref().map_or(0, |port| port.number.into()),
-    })
-    .into()
-}
-
-fn refused(key: &str, refusal: &Refusal) -> ControlFrame {
-    Frame::TunnelRefused(v1::TunnelRefused {
-        key: key.to_owned(),
-        code: refusal.code().number.into(),
-        message: refusal.to_string(),
-    })
-    .into()
 }
 
 /// What both sides of a session can do.
@@ -491,6 +434,8 @@ impl<'a> Control<'a> {
                 () = session.probe.notified(), if self.asked.is_none() => {
                     Box::pin(self.ask()).await?;
                 }
+                code = session.cut.wanted() => Box::pin(self.cut(code)).await?,
+                () = session.changed.notified() => Box::pin(self.tell_changes()).await?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
                     let patient = session.patient.load(Ordering::Relaxed);
                     let within = if patient { SWITCH_DRAIN } else { DRAIN };
@@ -541,8 +486,8 @@ impl<'a> Control<'a> {
         let status = |tunnel: Arc<crate::registry::Tunnel>| {
             let status = v1::TunnelStatus {
                 tunnel_id: tunnel.id.as_bytes().to_vec().into(),
-                state: v1::TunnelState::Active.into(),
-                requests: tunnel.requests.load(Ordering::Relaxed),
+                state: claims::state(&tunnel).into(),
+                requests: tunnel.counts.requests.load(Ordering::Relaxed),
                 latency_ms: tunnel.latency_ms(),
                 uptime_seconds: tunnel.created.elapsed().as_secs(),
             };
@@ -569,6 +514,25 @@ impl<'a> Control<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The agent is told why before its streams are cut; what it says to that is of no interest.
+    async fn cut(&mut self, code: &'static Code) -> Result<(), EndReason> {
+        let message = format!("{}. {}", code.title, code.fix);
+        let error = v1::ControlError { code: code.number.into(), message };
+        self.stream.send(Frame::ControlError(error).into()).await?;
+        Err(EndReason::Cut(code))
+    }
+
+    /// Somebody has paused a tunnel, let it go on, or deleted it.
+    async fn tell_changes(&mut self) -> Result<(), EndReason> {
+        for close in self.session.take_closed() {
+            self.stream.send(Frame::CloseTunnel(close).into()).await?;
+        }
+        for status in self.statuses() {
+            self.stream.send(status).await?;
+        }
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<(), EndReason> {
@@ -635,14 +599,20 @@ impl<'a> Control<'a> {
                 self.of_mine(&health.tunnel_id, |tunnel| tunnel.set_unhealthy(reason.clone())).await
             }
             Frame::CloseTunnel(close) => {
-                if let Ok(tunnel) = TunnelId::from_slice(&close.tunnel_id) {
-                    self.edge.registry.close(self.session.id, tunnel);
+                if let Ok(id) = TunnelId::from_slice(&close.tunnel_id) {
+                    let tunnel = self.edge.registry.owned(&self.session.id, id.as_bytes());
+                    if self.edge.registry.close(self.session.id, id)
+                        && let Some(tunnel) = tunnel
+                    {
+                        self.edge.books.released(&tunnel);
+                    }
                 }
                 Ok(())
             }
             Frame::GoAway(away) => {
                 debug!(message = away.message, "the agent goes");
-                self.edge.registry.release(self.session.id);
+                let unserved = self.edge.registry.release(self.session.id);
+                self.edge.books.offline(&self.session, unserved);
                 self.draining.get_or_insert(Instant::now() + DRAIN);
                 Ok(())
             }
@@ -655,13 +625,15 @@ impl<'a> Control<'a> {
     }
 
     async fn open(&mut self, spec: v1::TunnelSpec) -> Result<(), EndReason> {
-        let answer = match claim(self.edge, &self.session, &spec).await {
+        let answer = match claims::claim(self.edge, &self.session, &spec).await {
             Ok(claim) => {
-                let created = created(self.edge, &spec.key, &claim);
-                self.edge.registry.activate(&self.session, &[claim]);
+                let created = claims::created(self.edge, &spec.key, &claim);
+                let claims = [claim];
+                self.edge.registry.activate(&self.session, &claims);
+                self.edge.books.opened(&self.session, &claims);
                 created
             }
-            Err(refusal) => refused(&spec.key, &refusal),
+            Err(refusal) => claims::refused(&spec.key, &refusal),
         };
         self.stream.send(answer).await
     }

@@ -38,6 +38,7 @@ use crate::{
     Shared,
     ingress::error::upstream_code,
     ingress::hold,
+    limits::bandwidth::Pacer,
     metrics::Traffic,
     registry::{Target, Tunnel},
 };
@@ -66,6 +67,10 @@ pub(super) async fn serve(edge: Arc<Shared>, worker: usize, visit: Visit) {
         target = wait(&edge, &visit.tunnel) => target,
         () = edge.stop.cancelled() => Err(&Code::DRAINING),
     };
+    let target = target.and_then(|target| match visit.tunnel.refuses() {
+        Some(code) => Err(code),
+        None => Ok(target),
+    });
     let target = match target {
         Ok(target) => target,
         Err(code) => return refuse(&edge, &visit.socket, visit.peer, code),
@@ -101,7 +106,7 @@ async fn wait(edge: &Arc<Shared>, tunnel: &Tunnel) -> Result<Arc<Target>, &'stat
     if let Some(target) = live(edge, tunnel) {
         return Ok(target);
     }
-    let _place = hold::Place::take(edge, 0).map_err(|error| error.code())?;
+    let _place = hold::Place::take(edge, tunnel, 0).map_err(|error| error.code())?;
     let back = async {
         loop {
             // Enrolled before the look, so that nobody who comes in between is missed.
@@ -124,7 +129,7 @@ fn live(edge: &Shared, tunnel: &Tunnel) -> Option<Arc<Target>> {
 async fn run(edge: Arc<Shared>, target: Arc<Target>, visit: Visit, occupied: Occupied) {
     let Visit { mut socket, early, peer, open, .. } = visit;
     let _occupied = occupied;
-    target.tunnel.requests.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted { edge: &edge, tunnel: &target.tunnel };
     let read = early.len();
     let (sender, reader) = match begin(&target, peer, open, early) {
         Ok(stream) => stream,
@@ -138,8 +143,10 @@ async fn run(edge: Arc<Shared>, target: Arc<Target>, visit: Visit, occupied: Occ
         traffic,
         watch: &watch,
         done: false,
+        up: Pacer::default(),
+        down: Pacer::default(),
     };
-    metered.count(read, (&target.tunnel.bytes_in, &metered.traffic.bytes_in));
+    metered.count(read, (&target.tunnel.counts.bytes_in, &metered.traffic.bytes_in));
     let ended = tokio::select! {
         copied = copy::splice_connecting(metered, sender, reader) => copied.map_err(Ended::Copy),
         () = watch.idle() => Err(Ended::Idle),
@@ -278,6 +285,21 @@ struct Metered<'a> {
     watch: &'a Watch,
     /// The visitor has half closed it.
     done: bool,
+    /// Its way through the user's bandwidth.
+    up: Pacer,
+    down: Pacer,
+}
+
+/// A connection, taken down when it is over.
+struct Counted<'a> {
+    edge: &'a Shared,
+    tunnel: &'a Arc<Tunnel>,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.edge.journal.connected(self.tunnel);
+    }
 }
 
 impl Metered<'_> {
@@ -285,6 +307,7 @@ impl Metered<'_> {
         let bytes = bytes as u64;
         of_tunnel.fetch_add(bytes, Ordering::Relaxed);
         of_all.inc_by(bytes);
+        self.tunnel.account.transferred(bytes);
         self.watch.moves();
     }
 }
@@ -295,6 +318,7 @@ impl AsyncRead for Metered<'_> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.up.poll(cx));
         let before = buffer.filled().len();
         let wants = buffer.remaining() > 0;
         ready!(Pin::new(&mut *self.socket).poll_read(cx, buffer))?;
@@ -303,7 +327,9 @@ impl AsyncRead for Metered<'_> {
             self.done = true;
             self.watch.done.notify_one();
         }
-        self.count(read, (&self.tunnel.bytes_in, &self.traffic.bytes_in));
+        self.count(read, (&self.tunnel.counts.bytes_in, &self.traffic.bytes_in));
+        let bandwidth = &self.tunnel.account.bandwidth;
+        self.up.passed(bandwidth, read);
         Poll::Ready(Ok(()))
     }
 }
@@ -314,8 +340,11 @@ impl AsyncWrite for Metered<'_> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.down.poll(cx));
         let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, bytes))?;
-        self.count(written, (&self.tunnel.bytes_out, &self.traffic.bytes_out));
+        self.count(written, (&self.tunnel.counts.bytes_out, &self.traffic.bytes_out));
+        let bandwidth = &self.tunnel.account.bandwidth;
+        self.down.passed(bandwidth, written);
         Poll::Ready(Ok(written))
     }
 

@@ -8,7 +8,6 @@ use tokio::{
 };
 use tracing::debug;
 use uniroute_proto::v1::{TcpOpen, stream_open::Kind as Open};
-use uniroute_shared::code::Code;
 
 use super::{
     Proxied, after_accept_error,
@@ -62,12 +61,14 @@ fn admit(
     socket: TcpStream,
     peer: SocketAddr,
 ) {
-    let Some(place) = edge.connection_place() else {
-        return refuse(edge, &socket, peer, &Code::CONNECTION_LIMIT);
+    let proxied = edge.sockets.proxy_protocol.contains(peer.ip());
+    let admitted = match edge.admit(peer.ip(), proxied) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refuse(edge, &socket, peer, refused.code),
     };
     let (edge, tunnel) = (Arc::clone(edge), Arc::clone(tunnel));
     edge.tasks.clone().spawn(async move {
-        let _place = place;
+        let _admitted = admitted;
         if let Some(visit) = begin(&edge, tunnel, socket, peer).await {
             connection::serve(edge, worker, visit).await;
         }

@@ -62,12 +62,14 @@ pub(crate) async fn serve(edge: Arc<Shared>, worker: usize, listener: std::net::
 }
 
 fn admit(edge: &Arc<Shared>, worker: usize, socket: TcpStream, peer: SocketAddr) {
-    let Some(place) = edge.connection_place() else {
-        return refuse(edge, &socket, peer, &Code::CONNECTION_LIMIT);
+    let proxied = edge.sockets.proxy_protocol.contains(peer.ip());
+    let admitted = match edge.admit(peer.ip(), proxied) {
+        Ok(admitted) => admitted,
+        Err(refused) => return refuse(edge, &socket, peer, refused.code),
     };
     let edge = Arc::clone(edge);
     edge.tasks.clone().spawn(async move {
-        let _place = place;
+        let _admitted = admitted;
         if let Some(visit) = begin(&edge, socket, peer).await {
             connection::serve(edge, worker, visit).await;
         }

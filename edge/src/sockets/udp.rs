@@ -179,7 +179,9 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(&visitor) else { return };
         match flow.send(payload) {
             Ok(true) => {
-                self.tunnel.bytes_in.fetch_add(payload.len() as u64, Ordering::Relaxed);
+                let bytes = payload.len() as u64;
+                self.tunnel.counts.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+                self.tunnel.account.transferred(bytes);
                 self.edge.metrics.sockets.datagrams_in.inc();
             }
             Ok(false) => self.dropped("stream-full"),
@@ -205,7 +207,7 @@ impl Flows {
         sender
             .send(codec::message(&self.stream_open(visitor), false), false)
             .map_err(|_| &Code::NO_AGENT)?;
-        target.tunnel.requests.fetch_add(1, Ordering::Relaxed);
+        self.edge.journal.connected(&target.tunnel);
         let state = Arc::new(State {
             began: self.began,
             moved: AtomicU64::new(0),
@@ -349,7 +351,8 @@ impl Answers {
         match self.socket.send_to(payload, self.visitor).await {
             Ok(_) => {
                 self.state.traffic.bytes_out.inc_by(length);
-                self.tunnel.bytes_out.fetch_add(length, Ordering::Relaxed);
+                self.tunnel.counts.bytes_out.fetch_add(length, Ordering::Relaxed);
+                self.tunnel.account.transferred(length);
                 self.edge.metrics.sockets.datagrams_out.inc();
             }
             Err(error) => {

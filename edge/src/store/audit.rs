@@ -66,7 +66,7 @@ pub(crate) fn entry(event: &Event, actor: &Actor) -> Statement {
     let name: String = actor.name.chars().take(MAX_ACTOR).collect();
     let details = if event.data.is_null() { "{}".to_owned() } else { event.data.to_string() };
     let values = values![
-        Uuid::now_v7(),
+        event.id,
         event.at,
         event.user,
         event.tunnel,
@@ -91,7 +91,7 @@ fn row(mut row: Row) -> Result<Option<AuditRow>, StoreError> {
         serde_json::Value::Object(map) if map.is_empty() => serde_json::Value::Null,
         data => data,
     };
-    let event = Event { kind, at, user, tunnel, object, data };
+    let event = Event { id, kind, at, user, tunnel, object, data };
     Ok(Some(AuditRow { id, event, actor, actor_name, peer }))
 }
 

@@ -95,6 +95,12 @@ impl FromStr for StoreUrl {
 }
 
 impl StoreUrl {
+    /// SQLite in this process, gone with it.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self(Place::Memory)
+    }
+
     /// SQLite in a file.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self(Place::File(path.into()))

@@ -1,3 +1,4 @@
-//! What durable rows and shared state promise, tried on every backend.
+//! The same tests for every backend.
 
+mod state;
 mod store;

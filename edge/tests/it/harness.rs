@@ -6,6 +6,7 @@ pub(crate) mod hand;
 pub(crate) mod link;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod upstream;
 pub(crate) mod ways;
@@ -21,7 +22,7 @@ use uniroute_agent::{
 };
 use uniroute_edge::{
     Edge, StartError,
-    config::{Quic, Settings},
+    config::{Durable, Quic, Settings},
 };
 use uniroute_shared::id::{AgentId, TokenSet};
 
@@ -99,7 +100,8 @@ impl TestEdge {
             domain: DOMAIN.into(),
             any_host_is_own: true,
             public_url: None,
-            tokens: TokenSet::parse(TOKEN).unwrap(),
+            tokens: Some(TokenSet::parse(TOKEN).unwrap()),
+            durable: Durable::in_memory(),
             heartbeat: uniroute_edge::config::HEARTBEAT,
             hold: Duration::ZERO,
             stall: uniroute_edge::config::STALL,
