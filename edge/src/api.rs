@@ -202,6 +202,12 @@ fn complete(mut document: Value) -> Value {
 
 fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let role = gate::role(operation);
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        // Outside of JSON there is no `null`: what is not given is not there.
+        if let Some(Value::Array(types)) = parameter.pointer_mut("/schema/type") {
+            types.retain(|name| name != "null");
+        }
+    }
     let has_body = operation["requestBody"].is_object();
     if method == "post" && role.is_some() {
         add_idempotency(operation);

@@ -21,7 +21,6 @@ mod postgres;
 mod query;
 mod requests;
 mod rollups;
-mod select;
 mod sessions;
 mod sqlite;
 pub(crate) mod tokens;
@@ -33,7 +32,7 @@ mod value;
 
 use std::sync::Arc;
 
-pub(crate) use self::{select::Select, value::values};
+pub(crate) use self::value::values;
 pub use self::{
     copy::{Copied, CopyError},
     health::{StoreFigures, StoreHealth},

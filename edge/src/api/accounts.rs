@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{By, DONE, Id, Input, Page, Paging, Query},
+    extract::{By, DONE, Id, Input, Page, Paging, Asked},
     gate::Once,
     schema,
 };
@@ -128,7 +128,7 @@ fn seven() -> u32 {
 
 /// Tokens of a login. Both are secrets.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Session {
+pub(super) struct LoginTokens {
     /// For `authorization: Bearer`.
     access_token: String,
     #[schema(example = "Bearer")]
@@ -139,7 +139,7 @@ pub(super) struct Session {
     refresh_token: String,
 }
 
-impl From<logins::Tokens> for Session {
+impl From<logins::Tokens> for LoginTokens {
     fn from(tokens: logins::Tokens) -> Self {
         Self {
             access_token: tokens.access,
@@ -219,13 +219,14 @@ pub(super) struct NewInvite {
 /// After five wrong passwords in a row an account, or an address, waits longer and longer.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", tag = "Login",
-    responses((status = 200, body = Session), (status = 401, description = "Wrong")),
+    request_body = LoginInput,
+    responses((status = 200, body = LoginTokens), (status = 401, description = "Wrong")),
 )]
 pub(super) async fn login(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<LoginInput>,
-) -> Result<Json<Session>, Failure> {
+) -> Result<Json<LoginTokens>, Failure> {
     let (_, tokens) = services.log_in(&input.email, &input.password, &from).await?;
     Ok(Json(tokens.into()))
 }
@@ -235,19 +236,21 @@ pub(super) async fn login(
 /// One that was used before ends the login: somebody has a copy of it.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", tag = "Login",
-    responses((status = 200, body = Session), (status = 401, description = "Not good")),
+    request_body = RefreshInput,
+    responses((status = 200, body = LoginTokens), (status = 401, description = "Not good")),
 )]
 pub(super) async fn refresh(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<RefreshInput>,
-) -> Result<Json<Session>, Failure> {
+) -> Result<Json<LoginTokens>, Failure> {
     Ok(Json(services.refresh(&input.refresh_token, from.peer).await?.into()))
 }
 
 /// Ends the login, or all of the account.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout", tag = "Login", security(("bearer" = [])),
+    request_body = LogoutInput,
     responses((status = 204, description = "Done")),
 )]
 pub(super) async fn logout(
@@ -262,8 +265,9 @@ pub(super) async fn logout(
 /// Makes an account and logs in, where the operator allows it.
 #[utoipa::path(
     post, path = "/api/v1/auth/signup", tag = "Login",
+    request_body = SignupInput,
     responses(
-        (status = 201, body = Session),
+        (status = 201, body = LoginTokens),
         (status = 403, description = "Closed, or the invitation is not good"),
         (status = 409, description = "There is an account with this address"),
     ),
@@ -272,7 +276,7 @@ pub(super) async fn signup(
     State(services): State<Services>,
     from: logins::From,
     Input(input): Input<SignupInput>,
-) -> Result<(StatusCode, Json<Session>), Failure> {
+) -> Result<(StatusCode, Json<LoginTokens>), Failure> {
     let invite = input.invite.as_deref();
     let (_, tokens) = services.sign_up(&input.email, &input.password, invite, &from).await?;
     Ok((StatusCode::CREATED, Json(tokens.into())))
@@ -281,6 +285,7 @@ pub(super) async fn signup(
 /// Sets a new password of one's own. All other logins end.
 #[utoipa::path(
     post, path = "/api/v1/auth/password", tag = "Login", security(("bearer" = [])),
+    request_body = PasswordInput,
     responses(
         (status = 204, description = "Done"),
         (status = 403, description = "The old password is wrong"),
@@ -328,8 +333,8 @@ pub(super) struct UserFilter {
 )]
 pub(super) async fn list_users(
     State(services): State<Services>,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<UserFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<UserFilter>,
 ) -> Result<Json<Page<User>>, Failure> {
     let (email, role) = (filter.email.as_deref(), filter.role);
     let limit = paging.limit;
@@ -343,6 +348,7 @@ pub(super) async fn list_users(
 /// Makes an account.
 #[utoipa::path(
     post, path = "/api/v1/users", tag = "Accounts", security(("bearer" = ["admin"])),
+    request_body = UserInput,
     responses((status = 201, body = User)),
 )]
 pub(super) async fn create_user(
@@ -377,6 +383,7 @@ pub(super) async fn get_user(
 #[utoipa::path(
     patch, path = "/api/v1/users/{id}", tag = "Accounts", security(("bearer" = ["admin"])),
     params(("id" = Uuid, Path, description = "Of the account")),
+    request_body = UserPatch,
     responses(
         (status = 200, body = User),
         (status = 409, description = "It is the last active administrator"),
@@ -431,8 +438,8 @@ pub(super) struct InviteFilter {
 )]
 pub(super) async fn list_invites(
     State(services): State<Services>,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<InviteFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<InviteFilter>,
 ) -> Result<Json<Page<Invite>>, Failure> {
     let open_at = filter.open.filter(|open| *open).map(|_| Timestamp::now());
     let rows = services.store.list_invites(open_at, paging.after, paging.limit + 1).await?;
@@ -442,6 +449,7 @@ pub(super) async fn list_invites(
 /// Invites somebody.
 #[utoipa::path(
     post, path = "/api/v1/invites", tag = "Accounts", security(("bearer" = ["admin"])),
+    request_body = InviteInput,
     responses((status = 201, body = NewInvite)),
 )]
 pub(super) async fn create_invite(

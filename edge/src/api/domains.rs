@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Query},
+    extract::{DONE, Id, Input, Page, Paging, Asked},
     schema,
 };
 use crate::{
@@ -106,8 +106,8 @@ pub(super) struct DomainFilter {
 pub(super) async fn list_domains(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<DomainFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<DomainFilter>,
 ) -> Result<Json<Page<Domain>>, Failure> {
     let user = caller.lists(filter.user_id);
     let limit = paging.limit;
@@ -119,6 +119,7 @@ pub(super) async fn list_domains(
 /// Adds a domain, which its DNS has to prove.
 #[utoipa::path(
     post, path = "/api/v1/domains", tag = "Domains", security(("bearer" = [])),
+    request_body = DomainInput,
     responses(
         (status = 201, body = Domain),
         (status = 403, description = "The account has as many as it may"),
@@ -153,6 +154,7 @@ pub(super) async fn get_domain(
 #[utoipa::path(
     patch, path = "/api/v1/domains/{id}", tag = "Domains", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "Of the domain")),
+    request_body = DomainPatch,
     responses(
         (status = 200, body = Domain),
         (status = 403, description = "It is somebody else's"),

@@ -58,9 +58,9 @@ impl<T: DeserializeOwned> FromRequestParts<State> for Input<T> {
 }
 
 /// The query, which the gate has checked.
-pub(super) struct Query<T>(pub(super) T);
+pub(super) struct Asked<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequestParts<State> for Query<T> {
+impl<T: DeserializeOwned> FromRequestParts<State> for Asked<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &State) -> Result<Self, Failure> {

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{By, DONE, Id, Input, Name, Page, Paging, Query},
+    extract::{By, DONE, Id, Input, Name, Page, Paging, Asked},
     schema,
 };
 use crate::{
@@ -88,8 +88,8 @@ pub(super) struct SessionFilter {
 pub(super) async fn list_sessions(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<SessionFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<SessionFilter>,
 ) -> Result<Json<Page<Session>>, Failure> {
     let limit = paging.limit;
     let asked = store::SessionFilter {
@@ -191,8 +191,8 @@ pub(super) struct EventFilter {
 pub(super) async fn list_events(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<EventFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<EventFilter>,
 ) -> Result<Json<Page<AuditEntry>>, Failure> {
     let asked = AuditFilter {
         user: caller.lists(filter.user_id),
@@ -292,7 +292,7 @@ fn fifty() -> u32 {
 )]
 pub(super) async fn list_plans(
     State(services): State<Services>,
-    Query(paging): Query<PlanPaging>,
+    Asked(paging): Asked<PlanPaging>,
 ) -> Result<Json<Page<PlanAnswer>>, Failure> {
     let rows = services.store.list_plans(paging.after.as_deref(), paging.limit + 1).await?;
     Ok(Json(Page::of(rows, paging.limit, |plan| plan.name.clone(), PlanAnswer::from)))
@@ -315,6 +315,7 @@ pub(super) async fn get_plan(
 #[utoipa::path(
     put, path = "/api/v1/plans/{name}", tag = "Accounts", security(("bearer" = ["admin"])),
     params(("name" = String, Path, pattern = "^[a-z0-9][a-z0-9_-]*$", max_length = 64)),
+    request_body = Limits,
     responses((status = 200, body = PlanAnswer)),
 )]
 pub(super) async fn put_plan(
@@ -384,7 +385,7 @@ pub(super) struct BanPaging {
 )]
 pub(super) async fn list_bans(
     State(services): State<Services>,
-    Query(paging): Query<BanPaging>,
+    Asked(paging): Asked<BanPaging>,
 ) -> Json<Page<BanAnswer>> {
     let bans = services.bans().await.into_iter();
     let rest = bans.filter(|ban| paging.after.is_none_or(|after| ban.address > after));

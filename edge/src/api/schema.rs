@@ -120,7 +120,7 @@ impl Schemas {
         let mut fault = |what: String| faults.push(Fault::new(at, what));
         let length = text.chars().count() as u64;
         if schema["minLength"].as_u64().is_some_and(|least| length < least) {
-            fault(format!("has fewer than {} characters", schema["minLength"]));
+            return fault(format!("has fewer than {} characters", schema["minLength"]));
         }
         if schema["maxLength"].as_u64().is_some_and(|most| length > most) {
             return fault(format!("has more than {} characters", schema["maxLength"]));
@@ -473,7 +473,7 @@ pub(super) fn metadata() -> Object {
 }
 
 impl utoipa::PartialSchema for Timestamp {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+    fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
@@ -524,11 +524,11 @@ mod tests {
         let value = json!({ "name": "A", "ports": [1, 0, "x"], "a/b": 1, "end": "soon" });
         assert_eq!(faults(&schema, &value), [
             "/id: is missing",
+            "/a~1b: is not known",
+            "/end: is no date-time",
             "/name: does not fit \"^[a-z]*$\"",
             "/ports/1: has to be at least 1",
             "/ports/2: has to be an integer",
-            "/a~1b: is not known",
-            "/end: is no date-time",
         ]);
         let good = json!({ "name": "abc", "id": Uuid::nil(), "ports": [], "end": null });
         assert_eq!(faults(&schema, &good), [""; 0]);

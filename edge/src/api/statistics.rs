@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{Id, Name, Page, Paging, Query},
+    extract::{Id, Name, Page, Paging, Asked},
     schema,
 };
 use crate::{
@@ -171,7 +171,7 @@ pub(super) async fn tunnel_metrics(
     State(services): State<Services>,
     caller: Caller,
     Id(id): Id,
-    Query(query): Query<MetricsQuery>,
+    Asked(query): Asked<MetricsQuery>,
 ) -> Result<Json<Metrics>, Failure> {
     let points = services.metrics(&caller, id, query.from, query.to, query.step).await?;
     let point = |(at, counted): &(Timestamp, Counted)| Point {
@@ -262,8 +262,8 @@ pub(super) async fn tunnel_requests(
     State(services): State<Services>,
     caller: Caller,
     Id(id): Id,
-    Query(paging): Query<Paging>,
-    Query(query): Query<RequestQuery>,
+    Asked(paging): Asked<Paging>,
+    Asked(query): Asked<RequestQuery>,
 ) -> Result<Json<Page<RequestEntry>>, Failure> {
     let filter = RequestFilter {
         status_from: query.status_from,
@@ -345,7 +345,7 @@ struct Month {
 pub(super) async fn usage(
     State(services): State<Services>,
     caller: Caller,
-    Query(query): Query<UsageQuery>,
+    Asked(query): Asked<UsageQuery>,
 ) -> Result<Json<UsageAnswer>, Failure> {
     let user = query.user_id.unwrap_or(caller.user);
     if caller.sees().is_some_and(|me| me != user) {

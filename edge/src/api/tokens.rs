@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Query},
+    extract::{DONE, Id, Input, Page, Paging, Asked},
     gate::Once,
     schema,
 };
@@ -135,8 +135,8 @@ pub(super) struct TokenFilter {
 pub(super) async fn list_tokens(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<TokenFilter>,
+    Asked(paging): Asked<Paging>,
+    Asked(filter): Asked<TokenFilter>,
 ) -> Result<Json<Page<Token>>, Failure> {
     let user = caller.lists(filter.user_id);
     let good_at = filter.good.filter(|good| *good).map(|_| Timestamp::now());
@@ -148,6 +148,7 @@ pub(super) async fn list_tokens(
 /// Makes a token.
 #[utoipa::path(
     post, path = "/api/v1/tokens", tag = "Tokens", security(("bearer" = [])),
+    request_body = TokenInput,
     responses(
         (status = 201, body = NewToken),
         (status = 403, description = "The account has as many as it may"),
@@ -182,6 +183,7 @@ pub(super) async fn get_token(
 #[utoipa::path(
     patch, path = "/api/v1/tokens/{id}", tag = "Tokens", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "Of the token")),
+    request_body = TokenPatch,
     responses(
         (status = 200, body = Token),
         (status = 403, description = "It is somebody else's"),
@@ -221,6 +223,7 @@ pub(super) async fn revoke_token(
 #[utoipa::path(
     post, path = "/api/v1/tokens/{id}/rotate", tag = "Tokens", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "Of the token")),
+    request_body = RotateInput,
     responses(
         (status = 201, body = NewToken),
         (status = 403, description = "It is somebody else's"),

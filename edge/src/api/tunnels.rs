@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Query},
+    extract::{DONE, Id, Input, Page, Paging, Asked},
     schema,
 };
 use crate::{
@@ -169,8 +169,8 @@ pub(super) struct TunnelQuery {
 pub(super) async fn list_tunnels(
     State(services): State<Services>,
     caller: Caller,
-    Query(paging): Query<Paging>,
-    Query(query): Query<TunnelQuery>,
+    Asked(paging): Asked<Paging>,
+    Asked(query): Asked<TunnelQuery>,
 ) -> Result<Json<Page<Tunnel>>, Failure> {
     let filter = TunnelFilter {
         user: caller.lists(query.user_id),
@@ -189,6 +189,7 @@ pub(super) async fn list_tunnels(
 /// An agent of yours that asks for the name gets it.
 #[utoipa::path(
     post, path = "/api/v1/tunnels", tag = "Tunnels", security(("bearer" = [])),
+    request_body = TunnelInput,
     responses(
         (status = 201, body = Tunnel,
             headers(("etag" = String, description = "Its version, for `if-match`"))),
@@ -235,6 +236,7 @@ pub(super) async fn get_tunnel(
         ("if-match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]{1,18}")$"#, max_length = 20,
             description = "The `etag` of the version that is to be changed: a newer one stays"),
     ),
+    request_body = TunnelPatch,
     responses(
         (status = 200, body = Tunnel,
             headers(("etag" = String, description = "Its version, for `if-match`"))),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, Value, values};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, values};
 use crate::events::{Event, Kind};
 
 /// Who does something.
@@ -105,7 +105,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE at >= $1 ORDER BY at, id LIMIT $2");
-        let rows = self.rows(&sql, vec![Value::from(at), Value::from(limit)]).await?;
+        let rows = self.rows(&sql, values![at, limit]).await?;
         rows.into_iter().filter_map(|one| row(one).transpose()).collect()
     }
 
@@ -115,16 +115,14 @@ impl Store {
         filter: &AuditFilter,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
-        let rows = Select::new(format!("SELECT {COLUMNS} FROM audit_log"))
-            .and_if("user_id = ?", filter.user)
-            .and_if("tunnel_id = ?", filter.tunnel)
-            .and_if("action = ?", filter.kind.map(Kind::as_str))
-            .and_if("at >= ?", filter.from)
-            .and_if("at < ?", filter.to)
-            .and_if("id < ?", filter.after)
-            .ordered("id DESC", limit)
-            .list(self, row)
-            .await?;
-        Ok(rows.into_iter().flatten().collect())
+        let mut query = Query::new(&format!("SELECT {COLUMNS} FROM audit_log"));
+        query.and_some("user_id =", filter.user);
+        query.and_some("tunnel_id =", filter.tunnel);
+        query.and_some("action =", filter.kind.map(Kind::as_str));
+        query.and_some("at >=", filter.from);
+        query.and_some("at <", filter.to);
+        let query = query.page("id", filter.after, limit);
+        let rows = self.listed(&query.sql, query.params).await?;
+        rows.into_iter().filter_map(|one| row(one).transpose()).collect()
     }
 }

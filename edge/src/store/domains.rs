@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, values};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, values};
 
 /// A domain that somebody says to own; two may say so of one until it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,13 +69,11 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DomainRow>, StoreError> {
-        Select::new(format!("SELECT {COLUMNS} FROM domains"))
-            .and_if("user_id = ?", user)
-            .and_if("tunnel_id = ?", tunnel)
-            .and_if("id < ?", after)
-            .ordered("id DESC", limit)
-            .list(self, domain)
-            .await
+        let mut query = Query::new(&format!("SELECT {COLUMNS} FROM domains"));
+        query.and_some("user_id =", user);
+        query.and_some("tunnel_id =", tunnel);
+        let query = query.page("id", after, limit);
+        self.listed(&query.sql, query.params).await?.into_iter().map(domain).collect()
     }
 
     /// How many domains a user has.

@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, users::role, values};
+use super::{
+    Row, Statement, Store, StoreError, Timestamp, query::Query, users::role, values,
+};
 use crate::auth::Role;
 
 /// An invitation; the secret itself is nowhere.
@@ -65,12 +67,13 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<InviteRow>, StoreError> {
-        let mut select =
-            Select::new(format!("SELECT {COLUMNS} FROM invites")).and_if("id < ?", after);
+        let mut query = Query::new(&format!("SELECT {COLUMNS} FROM invites"));
         if let Some(now) = open_at {
-            select = select.and_also("used_at IS NULL").and("expires_at > ?", now);
+            query.and("used_at IS NULL");
+            query.and_some("expires_at >", Some(now));
         }
-        select.ordered("id DESC", limit).list(self, invite).await
+        let query = query.page("id", after, limit);
+        self.listed(&query.sql, query.params).await?.into_iter().map(invite).collect()
     }
 
     pub(crate) async fn invite(&self, id: Uuid) -> Result<Option<InviteRow>, StoreError> {

@@ -1,6 +1,6 @@
 //! What accounts may use at most.
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, values};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, values};
 
 /// A plan; `None` anywhere: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,11 +56,12 @@ impl Store {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<Plan>, StoreError> {
-        Select::new(format!("SELECT {} FROM plans p", Plan::COLUMNS))
-            .and_if("p.name > ?", after)
-            .ordered("p.name", limit)
-            .list(self, |mut row| Plan::read(&mut row))
-            .await
+        let mut query = Query::new(&format!("SELECT {} FROM plans p", Plan::COLUMNS));
+        query.and_some("p.name >", after);
+        let limit = query.bind(limit);
+        query.sql.push_str(&format!(" ORDER BY p.name LIMIT {limit}"));
+        let rows = self.listed(&query.sql, query.params).await?;
+        rows.into_iter().map(|mut row| Plan::read(&mut row)).collect()
     }
 
     /// A statement that writes a plan, new or not.

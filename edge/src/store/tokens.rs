@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, Value, plans::Plan, values};
+use super::{
+    Row, Statement, Store, StoreError, Timestamp, plans::Plan, query::Query, values,
+};
 use crate::auth::{Role, agent_tokens::TokenScopes};
 
 /// A token; the secret itself is nowhere.
@@ -123,15 +125,15 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<TokenRow>, StoreError> {
-        let mut select = Select::new(format!("SELECT {COLUMNS} FROM tunnel_tokens t"))
-            .and_if("t.user_id = ?", user)
-            .and_if("t.id < ?", after);
+        let mut query = Query::new(&format!("SELECT {COLUMNS} FROM tunnel_tokens t"));
+        query.and_some("t.user_id =", user);
         if let Some(now) = good_at {
-            select = select
-                .and_also("t.is_active")
-                .and("(t.expires_at IS NULL OR t.expires_at > ?)", now);
+            let now = query.bind(now);
+            query.and(&format!("t.is_active AND (t.expires_at IS NULL OR t.expires_at > {now})"));
         }
-        select.ordered("t.id DESC", limit).list(self, |mut row| token(&mut row)).await
+        let query = query.page("t.id", after, limit);
+        let rows = self.listed(&query.sql, query.params).await?;
+        rows.into_iter().map(|mut row| token(&mut row)).collect()
     }
 
     /// How many tokens a user has that are not revoked.
@@ -171,11 +173,7 @@ impl Store {
         for batch in used.chunks(BATCH) {
             let sql = "UPDATE tunnel_tokens SET last_used_at = $2 \
                 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
-            let touch =
-                |(id, at): &(Uuid, Timestamp)| Statement::new(sql, vec![
-                    Value::from(*id),
-                    Value::from(*at),
-                ]);
+            let touch = |(id, at): &(Uuid, Timestamp)| Statement::new(sql, values![*id, *at]);
             self.transaction(batch.iter().map(touch).collect()).await?;
         }
         Ok(())

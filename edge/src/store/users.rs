@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Row, Select, Statement, Store, StoreError, Timestamp, values};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, values};
 use crate::auth::Role;
 
 /// An account.
@@ -111,14 +111,12 @@ impl Store {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<UserRow>, StoreError> {
-        Select::new(format!("SELECT {COLUMNS} FROM users"))
-            .and_if("lower(email) = ?", email.map(str::to_lowercase))
-            .and_if("role = ?", role.map(Role::as_str))
-            .and_if("is_active = ?", active)
-            .and_if("id < ?", after)
-            .ordered("id DESC", limit)
-            .list(self, user)
-            .await
+        let mut query = Query::new(&format!("SELECT {COLUMNS} FROM users"));
+        query.and_some("lower(email) =", email.map(str::to_lowercase));
+        query.and_some("role =", role.map(Role::as_str));
+        query.and_some("is_active =", active);
+        let query = query.page("id", after, limit);
+        self.listed(&query.sql, query.params).await?.into_iter().map(user).collect()
     }
 
     /// A statement that changes an account, if it is there.

@@ -1,9 +1,19 @@
 //! What the store promises, on SQLite and on PostgreSQL.
 
 mod calls;
+mod copy;
+mod jobs;
+mod requests;
+mod rollups;
+mod scale;
+mod sessions;
+mod trouble;
+mod tunnels;
+
+use std::time::Duration;
 
 use tempfile::TempDir;
-use uniroute_edge::store::{Store, StoreOptions, StoreUrl, Timestamp, Value};
+use uniroute_edge::store::{Claim, Store, StoreOptions, StoreUrl, Timestamp, TunnelRow, Value};
 use uuid::Uuid;
 
 use crate::harness::postgres::TestPostgres;
@@ -87,4 +97,38 @@ async fn user(store: &Store, email: &str) -> Uuid {
     let params = values([id.into(), email.into(), now.into()]);
     assert_eq!(store.execute(sql, params).await.unwrap(), 1);
     id
+}
+
+/// An instant in whole seconds, some time ago.
+fn noon() -> Timestamp {
+    "2026-11-25T12:00:00Z".parse().unwrap()
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// A claim at `now`: the agent's for a minute, the user's for ten.
+fn claim(user: Uuid, agent: &str, name: &str, now: Timestamp) -> Claim {
+    Claim {
+        id: Uuid::now_v7(),
+        user,
+        agent_id: agent.into(),
+        subdomain: name.into(),
+        kind: "http".into(),
+        port: None,
+        local_url: "http://127.0.0.1:3000".into(),
+        public_url: format!("https://{name}.tunnels.test"),
+        region: "eu".into(),
+        metadata: serde_json::json!({}),
+        now,
+        agent_until: now.plus(seconds(60)),
+        held_until: now.plus(seconds(600)),
+        force: false,
+    }
+}
+
+/// A tunnel of `user`.
+async fn tunnel(store: &Store, user: Uuid, name: &str) -> TunnelRow {
+    store.claim(&claim(user, "agent", name, noon()), &[]).await.unwrap().row
 }

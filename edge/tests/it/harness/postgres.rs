@@ -93,6 +93,11 @@ impl TestPostgres {
         self.url(name)
     }
 
+    /// What the server has logged.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.server.as_ref().map(Process::err_lines).unwrap_or_default()
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

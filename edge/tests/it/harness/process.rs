@@ -87,6 +87,11 @@ impl Process {
         self.line(&self.err, text).await
     }
 
+    /// All lines on standard error up to now.
+    pub(crate) fn err_lines(&self) -> Vec<String> {
+        self.err.lock().clone()
+    }
+
     async fn line(&self, lines: &Mutex<Vec<String>>, text: &str) -> String {
         let what = format!("a line with {text:?}");
         eventually(&what, async || {
