@@ -65,9 +65,9 @@ impl Background {
                     }
                 };
                 let flush = places.flush;
-                let open = runtime.block_on(open(places)).map(|(store, state)| {
-                    (store, state, runtime.handle().clone())
-                });
+                let open = runtime
+                    .block_on(open(places))
+                    .map(|(store, state)| (store, state, runtime.handle().clone()));
                 let well = open.is_ok();
                 if opened.send(open).is_err() || !well {
                     return;
@@ -109,6 +109,12 @@ async fn open(places: Places) -> Result<(Store, State), StartError> {
         let sql = "INSERT INTO users (id, email, password_hash, role, created_at, updated_at) \
             VALUES ($1, 'owner@localhost', '!', 'user', $2, $2) ON CONFLICT DO NOTHING";
         store.execute(sql, values![OWNER, now]).await.map_err(StartError::Store)?;
+    }
+    if !owner && store.count_users().await.map_err(StartError::Store)? == 0 {
+        warn!(
+            "nobody can connect yet: make an account with `uniroute-edge user add`, and a token for \
+             its agents with `uniroute-edge token add`; or give pre-shared tokens (--token-file)"
+        );
     }
     let now = Timestamp::now();
     store.make_partitions(now, jobs::AHEAD).await.map_err(StartError::Store)?;

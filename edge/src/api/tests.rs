@@ -194,9 +194,23 @@ fn the_page_of_the_api_is_what_is_served() {
 
 /// Words of JSON Schema that the gate acts on, and those that say nothing about what is valid.
 const CHECKED: &[&str] = &[
-    "$ref", "oneOf", "type", "enum", "format", "pattern", "minLength", "maxLength", "minimum",
-    "maximum", "maxItems", "items", "required", "properties", "additionalProperties",
-    "propertyNames", "maxProperties",
+    "$ref",
+    "oneOf",
+    "type",
+    "enum",
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "maxItems",
+    "items",
+    "required",
+    "properties",
+    "additionalProperties",
+    "propertyNames",
+    "maxProperties",
 ];
 const TOLD: &[&str] = &["description", "default", "example", "examples", "writeOnly"];
 const FORMATS: &[&str] = &["uuid", "date-time", "password", "int32", "int64"];
@@ -251,9 +265,14 @@ fn the_gate_knows_all_that_the_description_says_of_inputs() {
 #[test]
 fn no_two_things_have_one_name() {
     let source = [
-        include_str!("accounts.rs"), include_str!("domains.rs"), include_str!("extract.rs"),
-        include_str!("operators.rs"), include_str!("problem.rs"), include_str!("statistics.rs"),
-        include_str!("tokens.rs"), include_str!("tunnels.rs"),
+        include_str!("accounts.rs"),
+        include_str!("domains.rs"),
+        include_str!("extract.rs"),
+        include_str!("operators.rs"),
+        include_str!("problem.rs"),
+        include_str!("statistics.rs"),
+        include_str!("tokens.rs"),
+        include_str!("tunnels.rs"),
     ];
     let mut seen = std::collections::HashSet::new();
     for line in source.concat().lines() {

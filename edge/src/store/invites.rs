@@ -2,9 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{
-    Row, Statement, Store, StoreError, Timestamp, query::Query, users::role, values,
-};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, users::role, values};
 use crate::auth::Role;
 
 /// An invitation; the secret itself is nowhere.
@@ -52,10 +50,7 @@ impl Store {
     }
 
     /// The invitation with this hash, used, over or not.
-    pub(crate) async fn invite_by_hash(
-        &self,
-        hash: &str,
-    ) -> Result<Option<InviteRow>, StoreError> {
+    pub(crate) async fn invite_by_hash(&self, hash: &str) -> Result<Option<InviteRow>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM invites WHERE token_hash = $1");
         self.row(&sql, values![hash]).await?.map(invite).transpose()
     }

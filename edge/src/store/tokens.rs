@@ -2,9 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{
-    Row, Statement, Store, StoreError, Timestamp, plans::Plan, query::Query, values,
-};
+use super::{Row, Statement, Store, StoreError, Timestamp, plans::Plan, query::Query, values};
 use crate::auth::{Role, agent_tokens::TokenScopes};
 
 /// A token; the secret itself is nowhere.
@@ -166,10 +164,7 @@ impl Store {
     }
 
     /// Writes when tokens were last used; to be called once in a while with what has come together.
-    pub(crate) async fn touch_tokens(
-        &self,
-        used: &[(Uuid, Timestamp)],
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn touch_tokens(&self, used: &[(Uuid, Timestamp)]) -> Result<(), StoreError> {
         for batch in used.chunks(BATCH) {
             let sql = "UPDATE tunnel_tokens SET last_used_at = $2 \
                 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";

@@ -54,7 +54,10 @@ async fn a_tunnel_is_made_changed_paused_and_deleted() {
         kinds.push((event.kind, event.tunnel.map(|id| id.to_string())));
     }
     let expected = [
-        Kind::TunnelCreated, Kind::TunnelUpdated, Kind::TunnelPaused, Kind::TunnelResumed,
+        Kind::TunnelCreated,
+        Kind::TunnelUpdated,
+        Kind::TunnelPaused,
+        Kind::TunnelResumed,
         Kind::TunnelDeleted,
     ];
     let tunnel = Some(id(&tunnel).to_owned());
@@ -351,7 +354,10 @@ async fn statistics_come_from_roll_ups() {
     assert_eq!((&stats["total"]["requests"], &stats["total"]["errors"]), (&json!(400), &json!(40)));
     let five = &stats["recent"][1];
     assert_eq!((&five["minutes"], &five["requests"]), (&json!(5), &json!(300)));
-    assert_eq!((&five["requests_per_second"], &five["bytes_out_per_second"]), (&json!(1.0), &json!(600.0)));
+    assert_eq!(
+        (&five["requests_per_second"], &five["bytes_out_per_second"]),
+        (&json!(1.0), &json!(600.0))
+    );
     let p95 = five["latency_ms"]["p95"].as_f64().unwrap();
     assert!((p95 - 95.0).abs() < 5.0, "{p95}");
 
@@ -384,7 +390,10 @@ async fn bans_are_seen_and_lifted() {
         let items = page["items"].as_array().unwrap().iter();
         items.map(|ban| ban["address"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!((of(&page), &page["next"]), (vec!["192.0.2.1".into(), "192.0.2.2".into()], &json!("192.0.2.2")));
+    assert_eq!(
+        (of(&page), &page["next"]),
+        (vec!["192.0.2.1".into(), "192.0.2.2".into()], &json!("192.0.2.2"))
+    );
     let rest = world.get("/bans?after=192.0.2.2", &operator).await.is(200);
     assert_eq!((of(&rest), &rest["next"]), (vec!["192.0.2.3".to_owned()], &Value::Null));
     world.delete("/bans/192.0.2.2", &operator).await.is(204);
