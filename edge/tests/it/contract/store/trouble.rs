@@ -14,6 +14,7 @@ fn url(text: &str) -> StoreUrl {
     text.parse().unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what a call gave, as it is")]
 fn unavailable<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
 }
