@@ -80,10 +80,14 @@ fn readiness(edge: &Shared) -> String {
     let mut said = String::from("ready\n");
     let store = edge.store.health();
     if !store.is_well() {
-        said.push_str("the store does not answer: nobody new comes in, requests are taken down later\n");
+        said.push_str(
+            "the store does not answer: nobody new comes in, requests are taken down later\n",
+        );
     }
     if !edge.state.is_well() {
-        said.push_str("the shared state does not answer: other edges are not told what happens here\n");
+        said.push_str(
+            "the shared state does not answer: other edges are not told what happens here\n",
+        );
     }
     said
 }

@@ -4,6 +4,8 @@
 //! Handlers translate and nothing else. What a request looks like, and in which role it may be made,
 //! is said once, in the description of its operation; `gate` holds everybody to it.
 
+#![allow(unused_qualifications, reason = "what utoipa makes of its parameters has some")]
+
 mod accounts;
 mod domains;
 mod extract;
@@ -78,10 +80,10 @@ struct Bearer;
 
 impl Modify for Bearer {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .bearer_format("JWT")
-            .description(Some("The access token of a login; a role in its list has to be the caller's."));
+        let scheme =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(
+                Some("The access token of a login; a role in its list has to be the caller's."),
+            );
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(scheme.build()));
     }
@@ -148,9 +150,8 @@ impl Api {
         let schemas = schema::Schemas::new(document).expect("our own patterns, which a test reads");
         let gate = Arc::new(gate::Gate::new(services.clone(), Arc::new(schemas)));
         let state = State { services, document: Arc::new(served) };
-        let router = router
-            .route_layer(middleware::from_fn_with_state(gate, gate::pass))
-            .with_state(state);
+        let router =
+            router.route_layer(middleware::from_fn_with_state(gate, gate::pass)).with_state(state);
         Self { router }
     }
 

@@ -65,9 +65,9 @@ impl Background {
                     }
                 };
                 let flush = places.flush;
-                let open = runtime.block_on(open(places)).map(|(store, state)| {
-                    (store, state, runtime.handle().clone())
-                });
+                let open = runtime
+                    .block_on(open(places))
+                    .map(|(store, state)| (store, state, runtime.handle().clone()));
                 let well = open.is_ok();
                 if opened.send(open).is_err() || !well {
                     return;

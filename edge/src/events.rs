@@ -375,7 +375,8 @@ mod tests {
 
     #[test]
     fn an_event_survives_its_way() {
-        let event = Event::new(Kind::LoginReused).of(Uuid::now_v7()).data(serde_json::json!({"a": 1}));
+        let event =
+            Event::new(Kind::LoginReused).of(Uuid::now_v7()).data(serde_json::json!({"a": 1}));
         let text = serde_json::to_string(&event).unwrap();
         assert!(text.contains("user.refresh-token-reused"), "{text}");
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);

@@ -29,6 +29,8 @@ pub mod state;
 pub mod store;
 mod traffic;
 
+pub use self::services::setup;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -345,8 +347,7 @@ impl Edge {
         let door = QuicDoor::open(settings.quic, http_address, settings.quic_options)?;
         let quic = door.as_ref().map(|door| door.address);
         let halt = CancellationToken::new();
-        let (background, store, state) =
-            Background::open(settings.places(), halt.clone())?;
+        let (background, store, state) = Background::open(settings.places(), halt.clone())?;
         let (secret, signup) = (settings.secret()?, settings.durable.signup);
         let runtimes: Vec<_> =
             (0..settings.workers.get()).map(|_| worker_runtime()).collect::<Result<_, _>>()?;

@@ -179,7 +179,8 @@ mod tests {
     fn threads_together_get_no_more() {
         let (gate, now) = (Gate::new(Some(10_000)), Instant::now());
         let passed: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| passed(&gate, now, 9_000))).collect();
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| passed(&gate, now, 9_000))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(passed, 10_000);

@@ -653,7 +653,8 @@ impl Registry {
     /// Whether `session` still serves something.
     pub(crate) fn serves(&self, session: &SessionId) -> bool {
         let table = self.table.read();
-        let serves = |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == *session);
+        let serves =
+            |entry: &Entry| entry.target.as_ref().is_some_and(|t| t.session.id == *session);
         table.claims_of(session).any(serves)
     }
 
@@ -675,8 +676,7 @@ impl Table {
         wish: &Wish<'_>,
         grant: &Grant,
     ) -> Result<Claim, &'static Code> {
-        let others =
-            |held: &Entry| held.identity != *identity || held.tunnel.id != grant.id;
+        let others = |held: &Entry| held.identity != *identity || held.tunnel.id != grant.id;
         if self.names.get(&name).is_some_and(others) {
             self.forget(&name);
         }
@@ -696,8 +696,7 @@ impl Table {
             let port = port.map(Port::new);
             let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
             let local_url = wish.local_url.to_owned();
-            let tunnel =
-                Tunnel::new(name, wish.kind, port, local_url, wish.policy.clone(), grant);
+            let tunnel = Tunnel::new(name, wish.kind, port, local_url, wish.policy.clone(), grant);
             Entry {
                 identity: identity.clone(),
                 tunnel: Arc::new(tunnel),

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{By, DONE, Id, Input, Page, Paging, Asked},
+    extract::{Asked, By, DONE, Id, Input, Page, Paging},
     gate::Once,
     schema,
 };
@@ -338,10 +338,8 @@ pub(super) async fn list_users(
 ) -> Result<Json<Page<User>>, Failure> {
     let (email, role) = (filter.email.as_deref(), filter.role);
     let limit = paging.limit;
-    let rows = services
-        .store
-        .list_users(email, role, filter.is_active, paging.after, limit + 1)
-        .await?;
+    let rows =
+        services.store.list_users(email, role, filter.is_active, paging.after, limit + 1).await?;
     Ok(Json(Page::of(rows, limit, |row| row.id.to_string(), User::from)))
 }
 

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Asked},
+    extract::{Asked, DONE, Id, Input, Page, Paging},
     schema,
 };
 use crate::{
@@ -111,8 +111,7 @@ pub(super) async fn list_domains(
 ) -> Result<Json<Page<Domain>>, Failure> {
     let user = caller.lists(filter.user_id);
     let limit = paging.limit;
-    let rows =
-        services.store.list_domains(user, filter.tunnel_id, paging.after, limit + 1).await?;
+    let rows = services.store.list_domains(user, filter.tunnel_id, paging.after, limit + 1).await?;
     Ok(Json(Page::of(rows, limit, |row| row.id.to_string(), Domain::from)))
 }
 

@@ -236,8 +236,7 @@ impl Gate {
         next: Next,
     ) -> Result<Response, Failure> {
         let user = caller.user;
-        let begun =
-            self.services.store.begin_request(user, &key, hash, Timestamp::now()).await?;
+        let begun = self.services.store.begin_request(user, &key, hash, Timestamp::now()).await?;
         match begun {
             Kept::Other => return Err(Failure::new(&Code::KEY_REUSED)),
             Kept::UnderWay => return Err(Failure::new(&Code::KEY_UNDER_WAY)),
@@ -360,7 +359,10 @@ mod tests {
     fn a_query_is_read_one_way_or_not_at_all() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(pairs(""), Some(vec![]));
-        assert_eq!(pairs("a=1&b=%2F+x&c"), Some(vec![pair("a", "1"), pair("b", "/ x"), pair("c", "")]));
+        assert_eq!(
+            pairs("a=1&b=%2F+x&c"),
+            Some(vec![pair("a", "1"), pair("b", "/ x"), pair("c", "")])
+        );
         for bad in ["a=%", "a=%4", "a=%zz", "a=%ff", "%=1"] {
             assert_eq!(pairs(bad), None, "{bad}");
         }
@@ -369,7 +371,8 @@ mod tests {
     #[test]
     fn a_bearer_token_is_there_once() {
         let headers = |values: &[&str]| {
-            let name = |value: &&str| (header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            let name =
+                |value: &&str| (header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
             values.iter().map(name).collect::<HeaderMap>()
         };
         assert_eq!(bearer(&headers(&["Bearer abc"])), Some("abc"));

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{By, DONE, Id, Input, Name, Page, Paging, Asked},
+    extract::{Asked, By, DONE, Id, Input, Name, Page, Paging},
     schema,
 };
 use crate::{

@@ -98,13 +98,7 @@ impl Schemas {
 
     /// One of the choices has to fit; if none does, the last one's faults are told: it is the one
     /// that is not `null`.
-    fn check_choices(
-        &self,
-        choices: &[Value],
-        value: &Value,
-        at: &str,
-        faults: &mut Vec<Fault>,
-    ) {
+    fn check_choices(&self, choices: &[Value], value: &Value, at: &str, faults: &mut Vec<Fault>) {
         let mut last = Vec::new();
         for choice in choices {
             last.clear();
@@ -522,14 +516,17 @@ mod tests {
             },
         });
         let value = json!({ "name": "A", "ports": [1, 0, "x"], "a/b": 1, "end": "soon" });
-        assert_eq!(faults(&schema, &value), [
-            "/id: is missing",
-            "/a~1b: is not known",
-            "/end: is no date-time",
-            "/name: does not fit \"^[a-z]*$\"",
-            "/ports/1: has to be at least 1",
-            "/ports/2: has to be an integer",
-        ]);
+        assert_eq!(
+            faults(&schema, &value),
+            [
+                "/id: is missing",
+                "/a~1b: is not known",
+                "/end: is no date-time",
+                "/name: does not fit \"^[a-z]*$\"",
+                "/ports/1: has to be at least 1",
+                "/ports/2: has to be an integer",
+            ]
+        );
         let good = json!({ "name": "abc", "id": Uuid::nil(), "ports": [], "end": null });
         assert_eq!(faults(&schema, &good), [""; 0]);
         assert_eq!(faults(&schema, &json!([])), [": has to be an object"]);
@@ -544,8 +541,7 @@ mod tests {
         assert_eq!(faults(&schema, &json!({ "a b": "x" })).len(), 1);
         assert_eq!(faults(&schema, &json!({ "a": 1 })).len(), 1);
         assert_eq!(faults(&schema, &json!({ "a": "x\u{0}" })).len(), 1);
-        let many: serde_json::Map<_, _> =
-            (0..17).map(|n| (format!("k{n}"), json!("v"))).collect();
+        let many: serde_json::Map<_, _> = (0..17).map(|n| (format!("k{n}"), json!("v"))).collect();
         assert_eq!(faults(&schema, &Value::Object(many)).len(), 1);
         // The most that is allowed stays below 4 KiB.
         let most: serde_json::Map<_, _> =
@@ -560,10 +556,44 @@ mod tests {
     #[test]
     fn the_pattern_of_a_name_is_the_rule_of_names() {
         for text in [
-            "a", "A", "ab", "a-b", "abc", "a--b", "-", "-a", "a-", "a-b-", "ab--c", "ab--", "ab-c",
-            "ab-", "abc-d", "abcd", "a---b", "xn--abc", "abc--d", "a_b", "", "ü", "a.b", "a b", "a\n",
-            "abc-", "a-bc", "a-b-c", "0", "00-0", "00--0", "0-0-0", "a--bc", "a--b-", "a-cd-e",
-            &"a".repeat(63), &"a".repeat(64), &format!("a{}a", "-".repeat(61)),
+            "a",
+            "A",
+            "ab",
+            "a-b",
+            "abc",
+            "a--b",
+            "-",
+            "-a",
+            "a-",
+            "a-b-",
+            "ab--c",
+            "ab--",
+            "ab-c",
+            "ab-",
+            "abc-d",
+            "abcd",
+            "a---b",
+            "xn--abc",
+            "abc--d",
+            "a_b",
+            "",
+            "ü",
+            "a.b",
+            "a b",
+            "a\n",
+            "abc-",
+            "a-bc",
+            "a-b-c",
+            "0",
+            "00-0",
+            "00--0",
+            "0-0-0",
+            "a--bc",
+            "a--b-",
+            "a-cd-e",
+            &"a".repeat(63),
+            &"a".repeat(64),
+            &format!("a{}a", "-".repeat(61)),
         ] {
             assert_eq!(fits(subdomain(), text), Subdomain::parse(text).is_ok(), "{text:?}");
         }

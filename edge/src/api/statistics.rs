@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{Id, Name, Page, Paging, Asked},
+    extract::{Asked, Id, Name, Page, Paging},
     schema,
 };
 use crate::{
@@ -14,9 +14,7 @@ use crate::{
         Caller, Failure, Services, Totals,
         statistics::{Counted, Stats, Step},
     },
-    store::{
-        RequestFilter, RequestRow, Timestamp,
-    },
+    store::{RequestFilter, RequestRow, Timestamp},
 };
 
 /// How a tunnel does.

@@ -3,7 +3,6 @@
 mod inputs;
 mod isolation;
 mod logins;
-mod serve;
 mod things;
 
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     auth::{Role, passwords::Passwords, secret::Secret},
-    events::{Event, Events},
+    events::{Event, Events, Numbered},
     services::{
         Settings, Signup,
         accounts::{DEFAULT_PLAN, NewUser},
@@ -31,7 +30,7 @@ pub(super) struct World {
     pub(super) services: Services,
     pub(super) live: Arc<NothingLive>,
     pub(super) suspects: Arc<Mutex<Vec<IpAddr>>>,
-    pub(super) events: tokio::sync::broadcast::Receiver<Event>,
+    pub(super) events: tokio::sync::broadcast::Receiver<Numbered>,
 }
 
 /// What came back.
@@ -102,6 +101,13 @@ impl World {
         );
         let api = Api::new(services.clone());
         Self { api, services, live, suspects, events: told }
+    }
+
+    /// What was told since the last time.
+    pub(super) fn told(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.try_recv().ok())
+            .map(|numbered| numbered.event.as_ref().clone())
+            .collect()
     }
 
     /// A new account with [`PASSWORD`].
@@ -194,9 +200,23 @@ fn the_page_of_the_api_is_what_is_served() {
 
 /// Words of JSON Schema that the gate acts on, and those that say nothing about what is valid.
 const CHECKED: &[&str] = &[
-    "$ref", "oneOf", "type", "enum", "format", "pattern", "minLength", "maxLength", "minimum",
-    "maximum", "maxItems", "items", "required", "properties", "additionalProperties",
-    "propertyNames", "maxProperties",
+    "$ref",
+    "oneOf",
+    "type",
+    "enum",
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "maxItems",
+    "items",
+    "required",
+    "properties",
+    "additionalProperties",
+    "propertyNames",
+    "maxProperties",
 ];
 const TOLD: &[&str] = &["description", "default", "example", "examples", "writeOnly"];
 const FORMATS: &[&str] = &["uuid", "date-time", "password", "int32", "int64"];
@@ -251,9 +271,14 @@ fn the_gate_knows_all_that_the_description_says_of_inputs() {
 #[test]
 fn no_two_things_have_one_name() {
     let source = [
-        include_str!("accounts.rs"), include_str!("domains.rs"), include_str!("extract.rs"),
-        include_str!("operators.rs"), include_str!("problem.rs"), include_str!("statistics.rs"),
-        include_str!("tokens.rs"), include_str!("tunnels.rs"),
+        include_str!("accounts.rs"),
+        include_str!("domains.rs"),
+        include_str!("extract.rs"),
+        include_str!("operators.rs"),
+        include_str!("problem.rs"),
+        include_str!("statistics.rs"),
+        include_str!("tokens.rs"),
+        include_str!("tunnels.rs"),
     ];
     let mut seen = std::collections::HashSet::new();
     for line in source.concat().lines() {

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Asked},
+    extract::{Asked, DONE, Id, Input, Page, Paging},
     gate::Once,
     schema,
 };

@@ -14,15 +14,13 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{
-    extract::{DONE, Id, Input, Page, Paging, Asked},
+    extract::{Asked, DONE, Id, Input, Page, Paging},
     schema,
 };
 use crate::{
     auth::agent_tokens::TunnelKind,
     services::{Caller, Failure, Services, tunnels::TunnelWish},
-    store::{
-        Timestamp, TunnelChanges, TunnelFilter, TunnelRow,
-    },
+    store::{Timestamp, TunnelChanges, TunnelFilter, TunnelRow},
 };
 
 /// Region of tunnels whose owner does not say.

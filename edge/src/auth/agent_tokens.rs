@@ -171,7 +171,11 @@ pub(crate) const V6: &str = "([0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}|\
     ([0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,3})?::[0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,2})";
 
 fn cidrs_schema() -> utoipa::openapi::schema::Array {
-    texts(&format!("^({V4}(/(3[0-2]|[12]?[0-9]))?|{V6}(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?)$"), 43, 50)
+    texts(
+        &format!("^({V4}(/(3[0-2]|[12]?[0-9]))?|{V6}(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?)$"),
+        43,
+        50,
+    )
 }
 
 impl TokenScopes {
@@ -302,7 +306,8 @@ mod tests {
             cidrs: vec!["192.0.2.0/24".into(), "2001:db8::/32".into()],
             ..Default::default()
         };
-        for (port, allowed) in [(5, true), (6, false), (20000, true), (20010, true), (20011, false)] {
+        for (port, allowed) in [(5, true), (6, false), (20000, true), (20010, true), (20011, false)]
+        {
             assert_eq!(scopes.allows_port(port), allowed, "{port}");
         }
         assert!(scopes.allows_kind(TunnelKind::Tcp) && !scopes.allows_kind(TunnelKind::Http));

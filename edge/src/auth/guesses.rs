@@ -108,7 +108,15 @@ mod tests {
         let seconds = |failures| wait_after(failures).map(|wait| wait.as_secs());
         let waits = [0, 4, 5, 6, 7, 14, 15, 16, 40, u32::MAX].map(seconds);
         let expected = [
-            None, None, Some(1), Some(2), Some(4), Some(512), Some(900), Some(900), Some(900),
+            None,
+            None,
+            Some(1),
+            Some(2),
+            Some(4),
+            Some(512),
+            Some(900),
+            Some(900),
+            Some(900),
             Some(900),
         ];
         assert_eq!(waits, expected);

@@ -160,7 +160,10 @@ pub(crate) mod tests {
         let (body, signature) = good.rsplit_once('.').unwrap();
         let foreign = with(&claims, "sub", json!(Uuid::now_v7()));
         let forged = vec![
-            ("alg none", format!("{}.{}.", part(&with(&head, "alg", json!("none"))), part(&claims))),
+            (
+                "alg none",
+                format!("{}.{}.", part(&with(&head, "alg", json!("none"))), part(&claims)),
+            ),
             ("alg None, signed", head_with("alg", json!("None"))),
             ("alg RS256 over our key", head_with("alg", json!("RS256"))),
             ("alg HS512", head_with("alg", json!("HS512"))),

@@ -71,11 +71,7 @@ impl Passwords {
 
     /// Whether this is the password. `None`, and a hash that is none, cost as much as a wrong one:
     /// the time does not tell whether there is such an account (T24).
-    pub(crate) async fn verify(
-        &self,
-        hash: Option<&str>,
-        password: &str,
-    ) -> Result<bool, Busy> {
+    pub(crate) async fn verify(&self, hash: Option<&str>, password: &str) -> Result<bool, Busy> {
         let turn = self.turn().await?;
         let known = hash.filter(|hash| *hash != NONE);
         let hash = known.unwrap_or(&self.nobody).to_owned();
@@ -164,9 +160,8 @@ mod tests {
     async fn more_checks_than_may_wait_are_turned_away() {
         let passwords = Passwords::cheap();
         let _all = passwords.running.acquire_many(2).await.unwrap();
-        let _running: Vec<_> = (0..2)
-            .map(|_| passwords.places.clone().try_acquire_owned().unwrap())
-            .collect();
+        let _running: Vec<_> =
+            (0..2).map(|_| passwords.places.clone().try_acquire_owned().unwrap()).collect();
         let waiting = (0..MAX_WAITING).map(|_| Box::pin(passwords.verify(None, "x")));
         let mut waiting = futures_util::future::join_all(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());

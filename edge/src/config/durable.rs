@@ -183,9 +183,8 @@ impl DurableFile<'_> {
         };
         let replica = self.store_replica.map(|url| store_url("store_replica", url)).transpose()?;
         let state = self.state.map(|url| {
-            url.parse().map_err(|error: crate::state::SetupError| {
-                SettingsError::State(error.to_string())
-            })
+            url.parse()
+                .map_err(|error: crate::state::SetupError| SettingsError::State(error.to_string()))
         });
         let state: StateUrl = state.transpose()?.unwrap_or_else(StateUrl::memory);
         if !state.is_memory() && !store.is_postgres() {

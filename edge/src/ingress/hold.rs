@@ -85,7 +85,11 @@ impl Place {
     ///
     /// # Errors
     /// [`ProxyError::Offline`] when nothing is held, [`ProxyError::HoldFull`] when too much is.
-    pub(crate) fn take(edge: &Arc<Shared>, tunnel: &Tunnel, bytes: usize) -> Result<Self, ProxyError> {
+    pub(crate) fn take(
+        edge: &Arc<Shared>,
+        tunnel: &Tunnel,
+        bytes: usize,
+    ) -> Result<Self, ProxyError> {
         let hold = &edge.hold;
         if hold.time.is_zero() {
             return Err(ProxyError::Offline);

@@ -45,8 +45,7 @@ use super::{
     error::ProxyError,
     forwarded, own,
     proxy::{Answer, Asked, Exchange, Reply},
-    record,
-    router,
+    record, router,
     visitor::{Patience, Visitor},
 };
 use crate::ingress::{self, Place};

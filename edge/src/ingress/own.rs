@@ -63,11 +63,8 @@ pub(super) async fn answer<S: Source>(
     body: &mut S,
 ) -> Result<Response<Bytes>, ProxyError> {
     let edge = &visitor.edge;
-        let body = timeout(BODY, whole(asked, body)).await.map_err(|_| ProxyError::BodyTimeout)??;
-    let peer = Peer {
-        address: asked.address(visitor),
-        secure: asked.scheme(visitor) == "https",
-    };
+    let body = timeout(BODY, whole(asked, body)).await.map_err(|_| ProxyError::BodyTimeout)??;
+    let peer = Peer { address: asked.address(visitor), secure: asked.scheme(visitor) == "https" };
     let request = request(asked, body);
     let edge = Arc::clone(edge);
     let answering = edge.background.clone().spawn(async move {
@@ -128,4 +125,3 @@ fn request<B>(asked: &Asked, body: B) -> Request<B> {
     *request.headers_mut() = fields.to_map();
     request
 }
-

@@ -15,11 +15,7 @@ use tokio::{
 use uniroute_shared::{code::Code, id::RequestId, message::Fields};
 
 use super::{proxy::Asked, visitor::Visitor};
-use crate::{
-    limits::bandwidth::Pacer,
-    registry::Tunnel,
-    traffic::Finished,
-};
+use crate::{limits::bandwidth::Pacer, registry::Tunnel, traffic::Finished};
 
 /// See the module. Dropping it is the end of the request.
 pub(crate) struct Record {

@@ -101,10 +101,8 @@ impl Addresses {
         if shard.len() >= MAX_ADDRESSES / SHARDS {
             return None;
         }
-        let address = Arc::new(Address {
-            connections: AtomicU32::new(0),
-            gate: Gate::new(self.rate),
-        });
+        let address =
+            Arc::new(Address { connections: AtomicU32::new(0), gate: Gate::new(self.rate) });
         shard.insert(key, Arc::clone(&address));
         Some(address)
     }
@@ -121,7 +119,8 @@ impl Addresses {
         let mut busy = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock();
-            let wanted = shard.iter().map(|(key, address)| (key, address, address.gate.take_wanted()));
+            let wanted =
+                shard.iter().map(|(key, address)| (key, address, address.gate.take_wanted()));
             let wanted = wanted.filter(|(_, _, wanted)| *wanted * 4 > u64::from(rate));
             busy.extend(wanted.map(|(key, address, wanted)| (*key, Arc::clone(address), wanted)));
         }
@@ -186,7 +185,10 @@ mod tests {
         let _held = addresses.connect("2001:db8::1".parse().unwrap()).unwrap();
         assert!(addresses.connect("2001:db8::ffff:2".parse().unwrap()).is_err());
         assert!(addresses.connect("2001:db8:0:1::1".parse().unwrap()).is_ok());
-        assert_eq!(key("::ffff:192.0.2.1".parse().unwrap()), "192.0.2.1".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            key("::ffff:192.0.2.1".parse().unwrap()),
+            "192.0.2.1".parse::<IpAddr>().unwrap()
+        );
     }
 
     #[test]

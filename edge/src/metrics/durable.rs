@@ -53,7 +53,11 @@ pub(crate) struct DurableMetrics {
 impl DurableMetrics {
     pub(super) fn register(&self, r: &mut Registry) {
         let gauges = [
-            ("request_rows_waiting", "Rows of requests that wait for the store", &self.rows_waiting),
+            (
+                "request_rows_waiting",
+                "Rows of requests that wait for the store",
+                &self.rows_waiting,
+            ),
             ("bans", "Addresses that are locked out now", &self.bans),
             ("addresses", "Visitors' addresses that are remembered now", &self.addresses),
             ("store_up", "Whether the last call of the store was answered", &self.store_up),
@@ -87,7 +91,8 @@ impl DurableMetrics {
         let to = |counter: &Counter, value: u64| {
             counter.inc_by(value.saturating_sub(counter.get()));
         };
-        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         set(&self.rows_waiting, now.rows_waiting);
         set(&self.bans, now.bans);
         set(&self.addresses, now.addresses);

@@ -3,7 +3,10 @@
 use uniroute_shared::code::Code;
 use uuid::Uuid;
 
-use super::{Failure, Services, Signup, event, logins::{From, Tokens}};
+use super::{
+    Failure, Services, Signup, event,
+    logins::{From, Tokens},
+};
 use crate::{
     auth::{Role, passwords, sha256_hex},
     events::Kind,
@@ -79,12 +82,13 @@ impl Services {
                 return Err(Failure::new(&Code::SIGNUP_CLOSED));
             }
             (Signup::Open, None) => None,
-            (Signup::Open | Signup::Invite, Some(text)) => Some(self.open_invite(text, email).await?),
+            (Signup::Open | Signup::Invite, Some(text)) => {
+                Some(self.open_invite(text, email).await?)
+            }
         };
         let role = invite.as_ref().map_or(Role::User, |invite| invite.role);
         let plan = DEFAULT_PLAN.to_owned();
-        let new =
-            NewUser { email: email.into(), password: Some(password.into()), role, plan };
+        let new = NewUser { email: email.into(), password: Some(password.into()), role, plan };
         let (user, mut statements) = self.new_user(new).await?;
         let mut created = event(Kind::UserCreated, Some(user.id), Some(user.id));
         created.data = serde_json::json!({ "email": user.email, "role": user.role });
@@ -107,9 +111,8 @@ impl Services {
         let is_for = |invite: &InviteRow| {
             invite.email.as_ref().is_none_or(|only| only.to_lowercase() == email.to_lowercase())
         };
-        let is_open = |invite: &InviteRow| {
-            invite.used_at.is_none() && invite.expires_at > Timestamp::now()
-        };
+        let is_open =
+            |invite: &InviteRow| invite.used_at.is_none() && invite.expires_at > Timestamp::now();
         let invite = invite.filter(is_open).filter(is_for);
         invite.ok_or_else(|| Failure::new(&Code::INVITE_REFUSED))
     }
@@ -138,8 +141,8 @@ impl Services {
         if password.is_some() || change.is_active == Some(false) {
             statements.push(Store::revoke_logins(id, None, now));
         }
-        let loses = change.role.is_some_and(|role| role < Role::Admin)
-            || change.is_active == Some(false);
+        let loses =
+            change.role.is_some_and(|role| role < Role::Admin) || change.is_active == Some(false);
         if is_acting_admin(&user) && loses {
             statements.push(Store::another_admin_than(id));
         }

@@ -199,10 +199,7 @@ impl Services {
 
     /// Counts a try as failed before it is known to be: many at once are not all let try. Also until
     /// when the account is locked if it is.
-    async fn begin_try(
-        &self,
-        mut user: UserRow,
-    ) -> Result<(UserRow, Option<Timestamp>), Failure> {
+    async fn begin_try(&self, mut user: UserRow) -> Result<(UserRow, Option<Timestamp>), Failure> {
         for _ in 0..MAX_RACES {
             let now = Timestamp::now();
             if let Some(until) = user.locked_until.filter(|until| *until > now) {
@@ -223,11 +220,7 @@ impl Services {
     }
 
     /// A new login of somebody who has shown that he may.
-    pub(super) async fn open_login(
-        &self,
-        user: &UserRow,
-        from: &From,
-    ) -> Result<Tokens, Failure> {
+    pub(super) async fn open_login(&self, user: &UserRow, from: &From) -> Result<Tokens, Failure> {
         let (login, now) = (Uuid::now_v7(), Timestamp::now());
         let refresh = RefreshToken::random(login);
         let access = self.access_token(user.id, login, now).await?;
@@ -235,8 +228,7 @@ impl Services {
         let peer = from.peer.to_string();
         let until = now.plus(REFRESH_LIFETIME);
         let row = Store::add_login(login, user.id, &refresh.hash(), now, until, &peer, &agent);
-        let actor =
-            Actor { id: Some(user.id), name: user.email.clone(), peer: Some(from.peer) };
+        let actor = Actor { id: Some(user.id), name: user.email.clone(), peer: Some(from.peer) };
         let opened = event(Kind::UserLoggedIn, Some(user.id), Some(login));
         self.change(vec![row], opened, &actor).await?;
         Ok(Tokens { access, refresh })
@@ -328,8 +320,7 @@ impl Services {
     pub(crate) async fn rotate_keys(&self, actor: &Actor) -> Result<KeyRow, Failure> {
         let (kid, now) = (new_kid(), Timestamp::now());
         let over = Duration::from_secs(jwt::LIFETIME_SECONDS + jwt::LEEWAY_SECONDS) + KEYS_FRESH;
-        let statements =
-            vec![Store::add_key(&kid, now), Store::retire_keys(&kid, now.plus(over))];
+        let statements = vec![Store::add_key(&kid, now), Store::retire_keys(&kid, now.plus(over))];
         let mut rotated = event(Kind::KeysRotated, None, None);
         rotated.data = serde_json::json!({ "kid": kid });
         self.change(statements, rotated, actor).await?;

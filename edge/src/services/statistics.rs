@@ -7,9 +7,7 @@ use uuid::Uuid;
 use super::{Caller, Failure, Services, Totals};
 use crate::{
     histogram::Histogram,
-    store::{
-        RequestFilter, RequestRow, Timestamp, TunnelRow, Usage,
-    },
+    store::{RequestFilter, RequestRow, Timestamp, TunnelRow, Usage},
 };
 
 const SECOND: i64 = 1_000_000;
@@ -20,7 +18,14 @@ pub(crate) const MAX_POINTS: i64 = 1_500;
 
 /// How long a point of a time series is.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
     utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]

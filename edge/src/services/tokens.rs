@@ -106,10 +106,8 @@ impl Services {
         let (name, scopes) = (old.name.clone(), old.scopes.clone());
         let (row, secret) = new_token(old.user, name, old.expires_at, scopes, Some(old.id));
         let until = now.plus(overlap);
-        let statements = vec![
-            Store::end_token(old.id, until),
-            Store::add_token(&row, &secret.hash()),
-        ];
+        let statements =
+            vec![Store::end_token(old.id, until), Store::add_token(&row, &secret.hash())];
         let mut rotated = told(Kind::TokenRotated, &old);
         rotated.data["by"] = serde_json::json!(row.id);
         rotated.data["until"] = serde_json::json!(until);

@@ -124,10 +124,8 @@ impl Services {
         let now = Timestamp::now();
         let updated = told(Kind::TunnelUpdated, row.user_id, id, &row.subdomain, now);
         let also = self.noted(&updated, caller);
-        let changed = self
-            .store
-            .update_tunnel(id, Some(row.user_id), expected, changes, now, also)
-            .await?;
+        let changed =
+            self.store.update_tunnel(id, Some(row.user_id), expected, changes, now, also).await?;
         match changed {
             Some(row) => {
                 self.events.publish(updated);
@@ -147,11 +145,8 @@ impl Services {
         pause: bool,
     ) -> Result<TunnelRow, Failure> {
         let row = self.tunnel(caller, id).await?;
-        let (status, kind) = if pause {
-            ("paused", Kind::TunnelPaused)
-        } else {
-            ("active", Kind::TunnelResumed)
-        };
+        let (status, kind) =
+            if pause { ("paused", Kind::TunnelPaused) } else { ("active", Kind::TunnelResumed) };
         if row.status == status {
             return Ok(row);
         }

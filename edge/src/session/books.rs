@@ -234,9 +234,7 @@ async fn write(edge: &Shared, entry: &Entry) -> Result<(), StoreError> {
             }
             Ok(())
         }
-        Entry::Closed(session, at) => {
-            edge.store.close_session(*session, *at).await.map(drop)
-        }
+        Entry::Closed(session, at) => edge.store.close_session(*session, *at).await.map(drop),
         Entry::Released(tunnel, fence, until) => {
             let now = Timestamp::now();
             edge.store.release_tunnel(*tunnel, *fence, *until, now).await.map(drop)
@@ -259,8 +257,7 @@ async fn write(edge: &Shared, entry: &Entry) -> Result<(), StoreError> {
 
 /// Says in the shared state who serves a tunnel. What fails is said again with the next renewal.
 pub(crate) async fn announce(edge: &Shared, tunnel: &Tunnel, presence: &Presence) {
-    let route =
-        Route { tunnel: tunnel.id.into(), epoch: presence.epoch, edge: edge.id.clone() };
+    let route = Route { tunnel: tunnel.id.into(), epoch: presence.epoch, edge: edge.id.clone() };
     let said = async {
         edge.state.put_route(tunnel.name.as_str(), &route, PRESENCE).await?;
         edge.state.put_session(tunnel.id.into(), presence, PRESENCE).await

@@ -14,8 +14,7 @@ use uniroute_shared::{
 };
 
 use crate::{
-    Shared,
-    names,
+    Shared, names,
     policy::{Policy, PolicyRefused},
     registry::{Claim, Grant, NAME_HOLD, SessionHandle, Tunnel, Wish, ports::Kind},
     sockets::{self, WantedPort},

@@ -55,8 +55,7 @@ pub(crate) struct AuditFilter {
     pub(crate) after: Option<Uuid>,
 }
 
-const COLUMNS: &str =
-    "id, at, user_id, tunnel_id, actor_id, actor, peer, action, object, details";
+const COLUMNS: &str = "id, at, user_id, tunnel_id, actor_id, actor, peer, action, object, details";
 const MAX_ACTOR: usize = 255;
 
 /// The row for an event, to stand in the transaction that makes the change.
@@ -104,7 +103,8 @@ impl Store {
         at: Timestamp,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE at >= $1 ORDER BY at, id LIMIT $2");
+        let sql =
+            format!("SELECT {COLUMNS} FROM audit_log WHERE at >= $1 ORDER BY at, id LIMIT $2");
         let rows = self.rows(&sql, values![at, limit]).await?;
         rows.into_iter().filter_map(|one| row(one).transpose()).collect()
     }

@@ -78,7 +78,8 @@ impl Store {
 
     /// How many domains a user has.
     pub(crate) async fn count_domains(&self, user: Uuid) -> Result<u64, StoreError> {
-        let row = self.row("SELECT count(*) FROM domains WHERE user_id = $1", values![user]).await?;
+        let row =
+            self.row("SELECT count(*) FROM domains WHERE user_id = $1", values![user]).await?;
         row.map_or(Ok(0), |mut row| row.take())
     }
 

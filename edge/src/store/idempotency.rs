@@ -20,7 +20,10 @@ pub(crate) enum Kept {
     Other,
     /// The same, and it is not answered yet.
     UnderWay,
-    Answer { status: u16, body: Vec<u8> },
+    Answer {
+        status: u16,
+        body: Vec<u8>,
+    },
 }
 
 impl Store {
@@ -38,8 +41,7 @@ impl Store {
             created_at = excluded.created_at \
             WHERE idempotency_keys.created_at < $5 \
             OR (idempotency_keys.status IS NULL AND idempotency_keys.created_at < $6)";
-        let values =
-            values![user, key, request_hash, now, now.minus(KEPT), now.minus(UNDER_WAY)];
+        let values = values![user, key, request_hash, now, now.minus(KEPT), now.minus(UNDER_WAY)];
         if self.execute(sql, values).await? == 1 {
             return Ok(Kept::New);
         }

@@ -2,9 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{
-    Row, Statement, Store, StoreError, Timestamp, query::Query, users::role, values,
-};
+use super::{Row, Statement, Store, StoreError, Timestamp, query::Query, users::role, values};
 use crate::auth::Role;
 
 /// An invitation; the secret itself is nowhere.
@@ -52,10 +50,7 @@ impl Store {
     }
 
     /// The invitation with this hash, used, over or not.
-    pub(crate) async fn invite_by_hash(
-        &self,
-        hash: &str,
-    ) -> Result<Option<InviteRow>, StoreError> {
+    pub(crate) async fn invite_by_hash(&self, hash: &str) -> Result<Option<InviteRow>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM invites WHERE token_hash = $1");
         self.row(&sql, values![hash]).await?.map(invite).transpose()
     }
@@ -74,11 +69,6 @@ impl Store {
         }
         let query = query.page("id", after, limit);
         self.listed(&query.sql, query.params).await?.into_iter().map(invite).collect()
-    }
-
-    pub(crate) async fn invite(&self, id: Uuid) -> Result<Option<InviteRow>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM invites WHERE id = $1");
-        self.row(&sql, values![id]).await?.map(invite).transpose()
     }
 
     /// A statement that uses an invitation up, once.

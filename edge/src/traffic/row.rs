@@ -14,8 +14,19 @@ const CUT: char = '…';
 /// Bytes that a row takes at most.
 pub(super) const MAX_ROW: usize = MAX_PATH * 4 + 256;
 /// Parts of a parameter's name that say its value is nobody's business.
-const SECRET: &[&str] =
-    &["token", "secret", "passw", "pwd", "auth", "key", "sig", "session", "code", "jwt", "credential"];
+const SECRET: &[&str] = &[
+    "token",
+    "secret",
+    "passw",
+    "pwd",
+    "auth",
+    "key",
+    "sig",
+    "session",
+    "code",
+    "jwt",
+    "credential",
+];
 
 /// See the module.
 #[derive(Debug)]
@@ -72,7 +83,9 @@ fn path(target: &[u8]) -> String {
         None => (target, None),
     };
     let mut kept = text(path, MAX_PATH + 1);
-    for (number, pair) in query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).enumerate() {
+    for (number, pair) in
+        query.into_iter().flat_map(|query| query.split(|byte| *byte == b'&')).enumerate()
+    {
         if kept.len() > MAX_PATH * 4 {
             break;
         }
@@ -107,7 +120,10 @@ mod tests {
         let cases = [
             ("/a?x=1&token=canary&y=2", "/a?x=1&token=***&y=2"),
             ("/a?Access_Token=canary", "/a?Access_Token=***"),
-            ("/a?X-Amz-Signature=canary&X-Amz-Credential=canary", "/a?X-Amz-Signature=***&X-Amz-Credential=***"),
+            (
+                "/a?X-Amz-Signature=canary&X-Amz-Credential=canary",
+                "/a?X-Amz-Signature=***&X-Amz-Credential=***",
+            ),
             ("/a?t%6Fken=canary", "/a?t%6Fken=***"),
             ("/a?q=", "/a?q="),
             ("/a?", "/a?"),

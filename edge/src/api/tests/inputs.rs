@@ -13,7 +13,12 @@ async fn everything_that_is_wrong_is_told_at_once() {
     let mut faults = world.post("/tunnels", Some(&ann), &body).await.faults();
     faults.sort_unstable();
     let expected = [
-        "/colour", "/kind", "/local_url", "/metadata/a b", "/metadata/a b", "/name",
+        "/colour",
+        "/kind",
+        "/local_url",
+        "/metadata/a b",
+        "/metadata/a b",
+        "/name",
         "/requests_per_second",
     ];
     assert_eq!(faults, expected);

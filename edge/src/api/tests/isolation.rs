@@ -50,7 +50,11 @@ impl Tenants {
         world.send("PUT", "/plans/spare", Some(&admin), Some(&plan), &[]).await.is(200);
         let (session, request) = served(&world, tunnel.parse().unwrap()).await;
         let until = Timestamp::now().plus(std::time::Duration::from_secs(60));
-        world.live.bans.lock().push(Ban { address: BANNED.parse().unwrap(), rule: "x".into(), until });
+        world.live.bans.lock().push(Ban {
+            address: BANNED.parse().unwrap(),
+            rule: "x".into(),
+            until,
+        });
         let ids = Ids { user, tunnel, token, domain, session, request, invite };
         Self { world, ann, bob, operator, admin, ids }
     }
@@ -58,10 +62,23 @@ impl Tenants {
     /// All that the store has of what tenants own, as text.
     async fn dump(&self) -> String {
         let mut dump = String::new();
-        for table in ["tunnels", "tunnel_tokens", "domains", "tunnel_sessions", "users", "invites",
-            "plans", "signing_keys"]
-        {
-            let order = if table == "plans" { "name" } else if table == "signing_keys" { "kid" } else { "id" };
+        for table in [
+            "tunnels",
+            "tunnel_tokens",
+            "domains",
+            "tunnel_sessions",
+            "users",
+            "invites",
+            "plans",
+            "signing_keys",
+        ] {
+            let order = if table == "plans" {
+                "name"
+            } else if table == "signing_keys" {
+                "kid"
+            } else {
+                "id"
+            };
             let sql = format!("SELECT * FROM {table} ORDER BY {order}");
             let rows: Vec<Row> = self.world.services.store.rows(&sql, vec![]).await.unwrap();
             dump += &format!("{table}: {rows:?}\n");
@@ -188,8 +205,15 @@ const PUBLIC: &[&str] =
     &["/auth/login", "/auth/refresh", "/auth/signup", "/health", "/openapi.json"];
 /// What is not about things of Ann's, for whoever is logged in.
 const OWN: &[&str] = &[
-    "/auth/logout", "/auth/password", "/users/me", "/tunnels", "/tokens", "/domains", "/sessions",
-    "/events", "/usage",
+    "/auth/logout",
+    "/auth/password",
+    "/users/me",
+    "/tunnels",
+    "/tokens",
+    "/domains",
+    "/sessions",
+    "/events",
+    "/usage",
 ];
 
 #[tokio::test]

@@ -69,10 +69,7 @@ async fn an_account_locks_whether_it_exists_or_not() {
     let locked = world.post("/auth/login", None, &body).await;
     locked.is_problem(429, "UR-4026");
     assert!(["1", "2"].contains(&locked.headers["retry-after"].to_str().unwrap()));
-    let mut kinds = Vec::new();
-    while let Ok(event) = world.events.try_recv() {
-        kinds.push(event.kind);
-    }
+    let kinds: Vec<_> = world.told().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [Kind::UserCreated, Kind::UserLocked]);
     // An operator who sets a password lets him in again.
     let admin = world.token("root@example.com", Role::Admin).await;
@@ -113,10 +110,8 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_login() {
     world.user("ann@example.com", Role::User).await;
     let first = world.login("ann@example.com").await;
     let refresh = |token: &Value| json!({ "refresh_token": token });
-    let second =
-        world.post("/auth/refresh", None, &refresh(&first["refresh_token"])).await.is(200);
-    let third =
-        world.post("/auth/refresh", None, &refresh(&second["refresh_token"])).await.is(200);
+    let second = world.post("/auth/refresh", None, &refresh(&first["refresh_token"])).await.is(200);
+    let third = world.post("/auth/refresh", None, &refresh(&second["refresh_token"])).await.is(200);
     let access = third["access_token"].as_str().unwrap();
     world.get("/users/me", access).await.is(200);
     let stolen = world.post("/auth/refresh", None, &refresh(&first["refresh_token"])).await;
@@ -124,10 +119,7 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_login() {
     world.get("/users/me", access).await.is_problem(401, "UR-4020");
     let last = world.post("/auth/refresh", None, &refresh(&third["refresh_token"])).await;
     last.is_problem(401, "UR-4022");
-    let mut kinds = Vec::new();
-    while let Ok(event) = world.events.try_recv() {
-        kinds.push(event.kind);
-    }
+    let kinds: Vec<_> = world.told().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [Kind::UserCreated, Kind::UserLoggedIn, Kind::LoginReused]);
     for bad in ["x", "ur_refresh_x_y"] {
         let body = refresh(&json!(bad));
@@ -164,7 +156,11 @@ async fn t12_forged_tokens_are_refused_by_the_api() {
     assert!(forged.len() >= 15);
     for (what, token) in forged {
         let answer = world.get("/users/me", &token).await;
-        assert_eq!((answer.status, answer.json()["code"].clone()), (401, json!("UR-4020")), "{what}");
+        assert_eq!(
+            (answer.status, answer.json()["code"].clone()),
+            (401, json!("UR-4020")),
+            "{what}"
+        );
     }
     // A login of somebody else's, under a good key.
     let bob = world.user("bob@example.com", Role::User).await;
@@ -250,9 +246,7 @@ async fn an_invitation_is_good_once_and_for_whom_it_is() {
     world.post("/auth/signup", None, &body).await.is_problem(403, "UR-4024");
     let invite = json!({ "email": "new@example.com", "role": "operator", "days": 1 });
     let invite = world.post("/invites", Some(&admin), &invite).await.is(201);
-    let with = |email: &str, token: &Value| {
-        json!({ "email": email, "password": PASSWORD, "invite": token })
-    };
+    let with = |email: &str, token: &Value| json!({ "email": email, "password": PASSWORD, "invite": token });
     let other = with("other@example.com", &invite["token"]);
     world.post("/auth/signup", None, &other).await.is_problem(403, "UR-4025");
     let wrong = with("new@example.com", &json!("ur_invite_guess"));
