@@ -4,6 +4,8 @@
 //! Handlers translate and nothing else. What a request looks like, and in which role it may be made,
 //! is said once, in the description of its operation; `gate` holds everybody to it.
 
+#![allow(unused_qualifications, reason = "what utoipa makes of its parameters has some")]
+
 mod accounts;
 mod domains;
 mod extract;

@@ -27,7 +27,7 @@ use uuid::Uuid;
     clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Role {
+pub enum Role {
     /// Has tunnels, tokens and domains of its own.
     User,
     /// Sees everybody's, pauses tunnels, cuts sessions, lifts bans.

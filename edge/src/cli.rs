@@ -1,5 +1,7 @@
 //! The command line of `uniroute-edge`.
 
+mod accounts;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -30,6 +32,12 @@ pub(crate) enum Command {
     /// The config file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Accounts, on the store directly.
+    User(accounts::User),
+    /// Tokens of agents, on the store directly.
+    Token(accounts::Token),
+    /// Invitations to make an account, on the store directly.
+    Invite(accounts::Invite),
 }
 
 #[derive(Debug, Subcommand)]

@@ -29,6 +29,8 @@ pub mod state;
 pub mod store;
 mod traffic;
 
+pub use self::services::setup;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},

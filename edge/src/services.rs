@@ -10,6 +10,7 @@ pub(crate) mod domains;
 pub(crate) mod invites;
 pub(crate) mod logins;
 pub(crate) mod operators;
+pub mod setup;
 pub(crate) mod statistics;
 pub(crate) mod tokens;
 pub(crate) mod tunnels;

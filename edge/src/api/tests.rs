@@ -3,7 +3,6 @@
 mod inputs;
 mod isolation;
 mod logins;
-mod serve;
 mod things;
 
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     auth::{Role, passwords::Passwords, secret::Secret},
-    events::{Event, Events},
+    events::{Event, Events, Numbered},
     services::{
         Settings, Signup,
         accounts::{DEFAULT_PLAN, NewUser},
@@ -31,7 +30,7 @@ pub(super) struct World {
     pub(super) services: Services,
     pub(super) live: Arc<NothingLive>,
     pub(super) suspects: Arc<Mutex<Vec<IpAddr>>>,
-    pub(super) events: tokio::sync::broadcast::Receiver<Event>,
+    pub(super) events: tokio::sync::broadcast::Receiver<Numbered>,
 }
 
 /// What came back.
@@ -102,6 +101,13 @@ impl World {
         );
         let api = Api::new(services.clone());
         Self { api, services, live, suspects, events: told }
+    }
+
+    /// What was told since the last time.
+    pub(super) fn told(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.try_recv().ok())
+            .map(|numbered| numbered.event.as_ref().clone())
+            .collect()
     }
 
     /// A new account with [`PASSWORD`].

@@ -19,7 +19,7 @@ pub(crate) struct Secret(hkdf::Prk);
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
-pub enum SecretError {
+pub(crate) enum SecretError {
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
     #[error("{0}: a secret has at least 32 bytes")]

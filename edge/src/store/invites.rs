@@ -71,11 +71,6 @@ impl Store {
         self.listed(&query.sql, query.params).await?.into_iter().map(invite).collect()
     }
 
-    pub(crate) async fn invite(&self, id: Uuid) -> Result<Option<InviteRow>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM invites WHERE id = $1");
-        self.row(&sql, values![id]).await?.map(invite).transpose()
-    }
-
     /// A statement that uses an invitation up, once.
     pub(crate) fn use_invite(id: Uuid, now: Timestamp) -> Statement {
         let sql = "UPDATE invites SET used_at = $2 \

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Row, Statement, Store, StoreError, Timestamp, plans::Plan, query::Query, values};
-use crate::auth::{Role, agent_tokens::TokenScopes};
+use crate::auth::agent_tokens::TokenScopes;
 
 /// A token; the secret itself is nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,6 @@ impl TokenRow {
 pub(crate) struct TokenHolder {
     pub(crate) token: TokenRow,
     pub(crate) user_is_active: bool,
-    pub(crate) role: Role,
     pub(crate) plan: Plan,
 }
 
@@ -89,7 +88,7 @@ impl Store {
         hash: &str,
     ) -> Result<Option<TokenHolder>, StoreError> {
         let sql = format!(
-            "SELECT {COLUMNS}, u.is_active, u.role, {} FROM tunnel_tokens t \
+            "SELECT {COLUMNS}, u.is_active, {} FROM tunnel_tokens t \
              JOIN users u ON u.id = t.user_id JOIN plans p ON p.name = u.plan \
              WHERE t.token_hash = $1",
             Plan::COLUMNS,
@@ -98,7 +97,6 @@ impl Store {
         Ok(Some(TokenHolder {
             token: token(&mut row)?,
             user_is_active: row.take()?,
-            role: super::users::role(&row.take::<String>()?)?,
             plan: Plan::read(&mut row)?,
         }))
     }

@@ -38,7 +38,6 @@ pub(crate) struct Login {
 #[derive(Clone)]
 pub(crate) struct LoginRow {
     pub(crate) user: Uuid,
-    pub(crate) token_hash: String,
     pub(crate) expires_at: Timestamp,
     pub(crate) revoked_at: Option<Timestamp>,
 }
@@ -152,11 +151,6 @@ impl Store {
         Ok(self.row(sql, values![id, now]).await?.is_some())
     }
 
-    pub(crate) async fn count_users(&self) -> Result<u64, StoreError> {
-        let row = self.row("SELECT count(*) FROM users", vec![]).await?;
-        row.map_or(Ok(0), |mut row| row.take())
-    }
-
     /// A statement that sets a new password; failures are forgotten.
     pub(crate) fn set_password(id: Uuid, hash: &str, at: Timestamp) -> Statement {
         let sql = "UPDATE users SET password_hash = $2, updated_at = $3, failed_logins = 0, \
@@ -224,14 +218,9 @@ impl Store {
 
     /// A login, good or not.
     pub(crate) async fn login_row(&self, id: Uuid) -> Result<Option<LoginRow>, StoreError> {
-        let sql = "SELECT user_id, token_hash, expires_at, revoked_at FROM logins WHERE id = $1";
+        let sql = "SELECT user_id, expires_at, revoked_at FROM logins WHERE id = $1";
         let Some(mut row) = self.row(sql, values![id]).await? else { return Ok(None) };
-        Ok(Some(LoginRow {
-            user: row.take()?,
-            token_hash: row.take()?,
-            expires_at: row.take()?,
-            revoked_at: row.take()?,
-        }))
+        Ok(Some(LoginRow { user: row.take()?, expires_at: row.take()?, revoked_at: row.take()? }))
     }
 
     /// Puts the next refresh token in the place of `old_hash`. `false`: that was not the last one, or

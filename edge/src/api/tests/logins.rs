@@ -69,10 +69,7 @@ async fn an_account_locks_whether_it_exists_or_not() {
     let locked = world.post("/auth/login", None, &body).await;
     locked.is_problem(429, "UR-4026");
     assert!(["1", "2"].contains(&locked.headers["retry-after"].to_str().unwrap()));
-    let mut kinds = Vec::new();
-    while let Ok(event) = world.events.try_recv() {
-        kinds.push(event.kind);
-    }
+    let kinds: Vec<_> = world.told().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [Kind::UserCreated, Kind::UserLocked]);
     // An operator who sets a password lets him in again.
     let admin = world.token("root@example.com", Role::Admin).await;
@@ -122,10 +119,7 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_login() {
     world.get("/users/me", access).await.is_problem(401, "UR-4020");
     let last = world.post("/auth/refresh", None, &refresh(&third["refresh_token"])).await;
     last.is_problem(401, "UR-4022");
-    let mut kinds = Vec::new();
-    while let Ok(event) = world.events.try_recv() {
-        kinds.push(event.kind);
-    }
+    let kinds: Vec<_> = world.told().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [Kind::UserCreated, Kind::UserLoggedIn, Kind::LoginReused]);
     for bad in ["x", "ur_refresh_x_y"] {
         let body = refresh(&json!(bad));
