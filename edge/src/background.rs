@@ -110,7 +110,8 @@ async fn open(places: Places) -> Result<(Store, State), StartError> {
             VALUES ($1, 'owner@localhost', '!', 'user', $2, $2) ON CONFLICT DO NOTHING";
         store.execute(sql, values![OWNER, now]).await.map_err(StartError::Store)?;
     }
-    if !owner && store.count_users().await.map_err(StartError::Store)? == 0 {
+    let anybody = store.row("SELECT 1 FROM users LIMIT 1", Vec::new()).await;
+    if !owner && anybody.map_err(StartError::Store)?.is_none() {
         warn!(
             "nobody can connect yet: make an account with `uniroute-edge user add`, and a token for \
              its agents with `uniroute-edge token add`; or give pre-shared tokens (--token-file)"
