@@ -345,6 +345,8 @@ pub enum Event {
         latency_ms: u32,
         /// How long it has existed.
         uptime_seconds: u64,
+        /// Its owner lets no visitors in for now.
+        paused: bool,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
@@ -397,6 +399,18 @@ pub struct Refusal {
     pub code: u16,
     /// In the edge's words.
     pub message: String,
+}
+
+impl Refusal {
+    fn deleted(tunnel: &Tunnel) -> Self {
+        Self {
+            key: tunnel.key.clone(),
+            name: tunnel.name(),
+            port: 0,
+            code: Code::TUNNEL_DELETED.number,
+            message: Code::TUNNEL_DELETED.title.to_owned(),
+        }
+    }
 }
 
 fn refusals(refusals: &[Refusal]) -> String {
@@ -519,6 +533,10 @@ impl Agent {
         let mut leaving = JoinSet::new();
         let mut switched: Option<Box<Session>> = None;
         loop {
+            if !self.tunnels.all().is_empty() && self.tunnels.wanted().next().is_none() {
+                let deleted = self.tunnels.all().iter().map(|tunnel| Refusal::deleted(tunnel));
+                return Err(AgentError::Refused(deleted.collect()));
+            }
             let attempt = match switched.take() {
                 Some(session) => Ok(*session),
                 None => {
@@ -611,7 +629,7 @@ impl Agent {
         v1::Init {
             token: self.settings.token.expose().to_owned(),
             agent_id: self.settings.agent_id.to_string(),
-            tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
+            tunnels: self.tunnels.wanted().map(|tunnel| tunnel.spec()).collect(),
             features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
             metadata: Some(v1::AgentMetadata {
                 name: self.settings.agent_name.clone(),

@@ -85,9 +85,9 @@ fn json_line(event: &Event) -> Option<String> {
             "event": "disconnected", "reason": reason, "retry_in_ms": retry_in.as_millis(),
         }),
         Event::RoundTrip(rtt) => json!({ "event": "round_trip", "rtt_us": rtt.as_micros() }),
-        Event::Status { key, requests, latency_ms, uptime_seconds } => json!({
+        Event::Status { key, requests, latency_ms, uptime_seconds, paused } => json!({
             "event": "status", "tunnel": key, "requests": requests, "latency_ms": latency_ms,
-            "uptime_seconds": uptime_seconds,
+            "uptime_seconds": uptime_seconds, "paused": paused,
         }),
         // Too many for a stream of events; they are in the log at level debug.
         _ => return None,

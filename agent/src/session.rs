@@ -24,6 +24,7 @@ use uniroute_proto::{
 };
 use uniroute_shared::{
     carrier::quic,
+    code::Code,
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
@@ -462,6 +463,7 @@ impl Control {
                         requests: status.requests,
                         latency_ms: status.latency_ms,
                         uptime_seconds: status.uptime_seconds,
+                        paused: status.state() == v1::TunnelState::Paused,
                     });
                 }
                 Ok(())
@@ -476,6 +478,9 @@ impl Control {
             }
             Frame::CloseTunnel(close) => {
                 warn!(code = close.code, message = close.message, "the edge closed a tunnel");
+                if close.code == u32::from(Code::TUNNEL_DELETED.number) {
+                    self.tunnels.deleted(&close.tunnel_id.clone(), &close);
+                }
                 Ok(())
             }
             Frame::ControlError(error) => {
