@@ -110,6 +110,12 @@ async fn open(places: Places) -> Result<(Store, State), StartError> {
             VALUES ($1, 'owner@localhost', '!', 'user', $2, $2) ON CONFLICT DO NOTHING";
         store.execute(sql, values![OWNER, now]).await.map_err(StartError::Store)?;
     }
+    if !owner && store.count_users().await.map_err(StartError::Store)? == 0 {
+        warn!(
+            "nobody can connect yet: make an account with `uniroute-edge user add`, and a token for \
+             its agents with `uniroute-edge token add`; or give pre-shared tokens (--token-file)"
+        );
+    }
     let now = Timestamp::now();
     store.make_partitions(now, jobs::AHEAD).await.map_err(StartError::Store)?;
     let state = State::open(&state, state_options).await.map_err(StartError::State)?;

@@ -362,7 +362,10 @@ impl Edge {
             handovers,
             (store, state, background.handle().clone()),
         ));
-        let reset_key = secret.derive("quic stateless reset", "");
+        let reset_key = match &shared.tokens {
+            Some(tokens) => tokens.derive("uniroute quic stateless reset"),
+            None => secret.derive("quic stateless reset", ""),
+        };
         live::serve_api(&shared, signup, secret);
 
         let mut edge = Self {

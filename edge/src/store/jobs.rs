@@ -43,9 +43,9 @@ impl Aged {
                 concat!(
                     "DELETE FROM ",
                     $table,
-                    " WHERE ",
+                    " WHERE (",
                     $key,
-                    " IN (SELECT ",
+                    ") IN (SELECT ",
                     $key,
                     " FROM ",
                     $table,
@@ -57,12 +57,12 @@ impl Aged {
         }
         match self {
             Self::Minutes => {
-                delete!("request_minutes", "(tunnel_id, minute, server_id)", "minute < $1")
+                delete!("request_minutes", "tunnel_id, minute, server_id", "minute < $1")
             }
-            Self::Hours => delete!("request_hours", "(tunnel_id, hour)", "hour < $1"),
+            Self::Hours => delete!("request_hours", "tunnel_id, hour", "hour < $1"),
             Self::Audit => delete!("audit_log", "id", "at < $1"),
             Self::IdempotencyKeys => {
-                delete!("idempotency_keys", "(user_id, key)", "created_at < $1")
+                delete!("idempotency_keys", "user_id, key", "created_at < $1")
             }
             // The index is on the last sign of life, which is not later than the end.
             Self::Sessions => delete!(

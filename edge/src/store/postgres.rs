@@ -81,6 +81,12 @@ impl From<StoreError> for Fault {
     }
 }
 
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        fault(&error)
+    }
+}
+
 impl Postgres {
     /// Opens no connection yet.
     pub(super) fn open(
@@ -92,7 +98,7 @@ impl Postgres {
         Ok(Self {
             pool: pool(server, options)?,
             replica: replica.map(|replica| pool(replica, options)).transpose()?,
-            alone: Arc::new((config(server, options), connector(server)?)),
+            alone: Arc::new((unbounded(server, options), connector(server)?)),
             statement: options.statement,
             counters,
         })
@@ -141,9 +147,9 @@ impl Postgres {
     pub(super) async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         let mut client = self.connection(&self.pool).await.map_err(|fault| fault.error)?;
         let work = async {
-            let transaction = client.transaction().await.map_err(fault)?;
-            transaction.batch_execute(sql).await.map_err(fault)?;
-            transaction.commit().await.map_err(fault)
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(sql).await?;
+            Ok(transaction.commit().await?)
         };
         let done = self.bounded(self.statement, work).await;
         self.give_back(client, &done);
@@ -153,10 +159,8 @@ impl Postgres {
     /// A connection that is not of the pool and whose statements may take as long as they like.
     pub(super) async fn alone(&self) -> Result<tokio_postgres::Client, StoreError> {
         let (config, tls) = &*self.alone;
-        let mut config = config.clone();
-        config.options("");
         let (client, connection) =
-            config.connect(tls.clone()).await.map_err(|error| fault(error).error)?;
+            config.connect(tls.clone()).await.map_err(|error| fault(&error).error)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to PostgreSQL has ended");
@@ -193,18 +197,18 @@ impl Postgres {
         let mut client = self.connection(&self.pool).await?;
         let _in_use = self.counters.in_use();
         let work = async {
-            let transaction = client.transaction().await.map_err(fault)?;
+            let transaction = client.transaction().await?;
             let mut all = Vec::with_capacity(statements.len());
             for statement in statements {
                 let (rows, touched) =
                     query(&transaction, &statement.sql, &statement.params).await?;
                 if statement.expect.is_some_and(|expected| expected != touched) {
-                    transaction.rollback().await.map_err(fault)?;
+                    transaction.rollback().await?;
                     return Err(StoreError::Stale.into());
                 }
                 all.push(rows);
             }
-            transaction.commit().await.map_err(fault)?;
+            transaction.commit().await?;
             Ok(all)
         };
         let done = self.bounded(self.statement * TRANSACTION, work).await;
@@ -251,13 +255,13 @@ impl Postgres {
 }
 
 async fn query(client: &impl GenericClient, sql: &str, params: &[Value]) -> Result<Answer, Fault> {
-    let statement = client.prepare_cached(sql).await.map_err(fault)?;
-    let stream = client.query_raw(&statement, params.iter().map(Param)).await.map_err(fault)?;
+    let statement = client.prepare_cached(sql).await?;
+    let stream = client.query_raw(&statement, params.iter().map(Param)).await?;
     let mut stream = std::pin::pin!(stream);
     let mut rows = Vec::new();
-    while let Some(row) = stream.try_next().await.map_err(fault)? {
+    while let Some(row) = stream.try_next().await? {
         let cells = (0..row.len()).map(|column| row.try_get::<_, Cell>(column).map(|cell| cell.0));
-        rows.push(Row::new(cells.collect::<Result<_, _>>().map_err(fault)?));
+        rows.push(Row::new(cells.collect::<Result<_, _>>()?));
     }
     Ok((rows, stream.rows_affected().unwrap_or(0)))
 }
@@ -287,13 +291,18 @@ fn pool(server: &Server, options: &StoreOptions) -> Result<Pool, StoreError> {
         .map_err(|error| StoreError::Other(error.to_string()))
 }
 
-fn config(server: &Server, options: &StoreOptions) -> Config {
+fn unbounded(server: &Server, options: &StoreOptions) -> Config {
     let mut config = server.config.clone();
     config.connect_timeout(options.connect);
     config.keepalives_idle(KEEPALIVE).tcp_user_timeout(UNACKNOWLEDGED);
     if config.get_application_name().is_none() {
         config.application_name("uniroute-edge");
     }
+    config
+}
+
+fn config(server: &Server, options: &StoreOptions) -> Config {
+    let mut config = unbounded(server, options);
     // The server gives up as well: a statement that nobody waits for holds locks.
     let bound = format!("-c statement_timeout={}", options.statement.as_millis());
     let own = config.get_options().map(|own| format!("{bound} {own}"));
@@ -332,11 +341,11 @@ fn connector(server: &Server) -> Result<MakeRustlsConnect, StoreError> {
 }
 
 /// Which of our errors one of the server's or the connection's is.
-fn fault(error: tokio_postgres::Error) -> Fault {
+fn fault(error: &tokio_postgres::Error) -> Fault {
     let Some(db) = error.as_db_error() else {
         return match error.source().and_then(|source| source.downcast_ref::<Unfit>()) {
             Some(unfit) => StoreError::Refused(unfit.to_string()).into(),
-            None => unanswered(&error),
+            None => unanswered(error),
         };
     };
     let code = db.code();

@@ -111,7 +111,7 @@ impl Store {
 
     async fn insert_batch(&self, rows: &[RequestRow]) -> Result<u64, StoreError> {
         if self.is_postgres() {
-            let mut columns = vec![Vec::with_capacity(rows.len()); 12];
+            let mut columns = vec![Vec::new(); 12];
             for row in rows {
                 for (column, value) in columns.iter_mut().zip(row.values()) {
                     column.push(value);

@@ -196,7 +196,7 @@ impl Store {
             let Some(last) = minutes.last().map(|minute| minute.tunnel) else {
                 return Ok(written);
             };
-            let rows = rolled_up(hour, minutes, merge);
+            let rows = rolled_up(hour, &minutes, merge);
             written += rows.len() as u64;
             self.write_hours(&rows).await?;
             after = last;
@@ -297,7 +297,7 @@ fn one_by_one(minutes: &[&Minute]) -> Vec<Statement> {
 }
 
 /// `minutes` are in the order of their tunnels.
-fn rolled_up(hour: Timestamp, minutes: Vec<Minute>, merge: fn(&[Vec<u8>]) -> Vec<u8>) -> Vec<Hour> {
+fn rolled_up(hour: Timestamp, minutes: &[Minute], merge: fn(&[Vec<u8>]) -> Vec<u8>) -> Vec<Hour> {
     let mut rows = Vec::new();
     for minutes in minutes.chunk_by(|one, other| one.tunnel == other.tunnel) {
         let sum = |of: fn(&Minute) -> u64| minutes.iter().map(of).fold(0, u64::saturating_add);

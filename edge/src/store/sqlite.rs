@@ -356,3 +356,14 @@ pub(super) fn fault(error: &rusqlite::Error) -> StoreError {
         _ => StoreError::Other(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::numbered;
+
+    #[test]
+    fn parameters_are_numbered_and_other_dollars_stay() {
+        let sql = "SELECT $1, $12 FROM t WHERE a ->> '$.b' = $2 AND c = '$'";
+        assert_eq!(numbered(sql), "SELECT ?1, ?12 FROM t WHERE a ->> '$.b' = ?2 AND c = '$'");
+    }
+}

@@ -143,7 +143,11 @@ fn postgres(text: &str) -> Result<Server, StoreUrlError> {
     // What the library says names the option that is wrong, and never its value.
     let config: tokio_postgres::Config = url.parse().map_err(|error: tokio_postgres::Error| {
         let source = std::error::Error::source(&error).map(ToString::to_string);
-        StoreUrlError::Postgres(source.filter(|text| is_harmless(text)).unwrap_or_default())
+        StoreUrlError::Postgres(
+            source
+                .filter(|text| is_harmless(text))
+                .unwrap_or_else(|| "something in it is not known".into()),
+        )
     })?;
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         return Err(StoreUrlError::NoHost);
@@ -151,9 +155,10 @@ fn postgres(text: &str) -> Result<Server, StoreUrlError> {
     Ok(Server { config, root_certificate })
 }
 
-/// Messages about options are made of words; anything else might quote the address.
+/// Of all messages this one names a known option only; others quote what was written, which may be
+/// the end of a password with a question mark in it.
 fn is_harmless(message: &str) -> bool {
-    message.starts_with("invalid value for option") || message.starts_with("unknown option")
+    message.starts_with("invalid value for option")
 }
 
 fn unescaped(text: &str) -> String {
@@ -234,7 +239,7 @@ mod tests {
             ("postgres://u:secret@db.test:5433/edge", "postgres://u:***@db.test:5433/edge"),
             (
                 "postgresql://u@db.test/edge?sslmode=disable",
-                "postgres://u@db.test/edge?sslmode=disable",
+                "postgres://u@db.test:5432/edge?sslmode=disable",
             ),
             (
                 "postgres://u:secret@a:1,b:2/edge?sslmode=verify-full&sslrootcert=/x%20y.pem",

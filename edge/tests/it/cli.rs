@@ -213,9 +213,15 @@ async fn exit_3_for_a_file_that_is_wrong_with_the_place_and_the_way_out() {
     }
     let ended = run(process::edge(dir).args(["serve", "--token-file", "missing"])).await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    let ended = run(process::edge(dir).arg("serve")).await;
-    assert_eq!(ended.code, Some(3), "{ended:?}");
-    assert!(ended.err.contains("--token-file"), "{}", ended.err);
+    for (arguments, part) in [
+        (&["--store", "mysql://db.test/edge"][..], "sqlite:PATH"),
+        (&["--state", "redis://127.0.0.1:1"], "postgres://"),
+        (&["--store", "postgres://edge@127.0.0.1:1/edge"], "--secret-file"),
+    ] {
+        let ended = run(process::edge(dir).arg("serve").args(arguments)).await;
+        assert_eq!(ended.code, Some(3), "{ended:?}");
+        assert!(ended.err.contains(part), "{}", ended.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

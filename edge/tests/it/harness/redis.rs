@@ -106,7 +106,7 @@ impl TestRedis {
         if self.wish.cluster {
             let bus = self.bus.to_string();
             command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]);
-            command.args(["--cluster-port", &bus]);
+            command.args(["--cluster-port", &bus, "--repl-diskless-sync-delay", "0"]);
         }
         let mut child =
             command.spawn().expect("redis-server: scripts/install-test-deps.sh installs it");
@@ -194,7 +194,7 @@ impl Drop for TestRedis {
     }
 }
 
-/// Three masters, a third of the slots each.
+/// Three masters, a third of the slots each; then their replicas, if there are any.
 pub(crate) struct TestRedisCluster {
     pub(crate) nodes: Vec<TestRedis>,
 }
@@ -220,12 +220,38 @@ impl TestRedisCluster {
         cluster
     }
 
+    /// With a replica of each master, in the same order.
+    pub(crate) async fn with_replicas() -> Self {
+        let mut cluster = Self::start().await;
+        let first = [cluster.nodes[0].port.to_string(), cluster.nodes[0].bus.to_string()];
+        for master in 0..3 {
+            let replica = TestRedis::with(Wish { cluster: true, ..Wish::default() }).await;
+            let id = cluster.nodes[master].cli(&["cluster", "myid"]);
+            replica.cli(&["cluster", "meet", "127.0.0.1", &first[0], &first[1]]);
+            eventually("it replicates", async || {
+                (replica.cli(&["cluster", "replicate", &id]) == "OK").then_some(())
+            })
+            .await;
+            eventually("the replica has it all", async || {
+                let info = replica.cli(&["info", "replication"]);
+                info.contains("master_link_status:up").then_some(())
+            })
+            .await;
+            cluster.nodes.push(replica);
+        }
+        cluster.ready().await;
+        cluster
+    }
+
     /// Waits until all nodes know of each other.
     pub(crate) async fn ready(&self) {
+        let known = format!("cluster_known_nodes:{}\r", self.nodes.len());
         eventually("the cluster is there", async || {
             let sure = |node: &TestRedis| {
                 let info = node.try_cli(&["cluster", "info"]).unwrap_or_default();
-                info.contains("cluster_state:ok") && info.contains("cluster_size:3")
+                info.contains("cluster_state:ok")
+                    && info.contains("cluster_size:3")
+                    && info.contains(&known)
             };
             self.nodes.iter().all(sure).then_some(())
         })

@@ -19,6 +19,8 @@ use crate::harness::{
 const NOTICED: Duration = Duration::from_secs(2);
 /// How soon everything works again.
 const BACK: Duration = Duration::from_secs(10);
+/// The same where a replica has to take over first, which takes the servers some three seconds here.
+const TAKEN_OVER: Duration = Duration::from_secs(20);
 /// How long a call may take that is not answered.
 const FAILS: Duration = Duration::from_millis(1_500);
 
@@ -332,4 +334,22 @@ async fn a_cluster_without_one_of_its_servers_is_not_well_and_comes_back() {
         }
     }
     assert_eq!(heard, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_in_a_cluster() {
+    let mut cluster = TestRedisCluster::with_replicas().await;
+    let state = cluster.state().await;
+    let mut receiver = state.subscribe();
+    for n in 0..30 {
+        assert!(state.put_route(&n.to_string(), &route(Uuid::nil(), 1, "a"), LONG).await.unwrap());
+    }
+    cluster.nodes[0].kill();
+    until_well(&state, false, NOTICED).await;
+    until_well(&state, true, TAKEN_OVER).await;
+    for n in 0..30 {
+        assert!(state.route(&n.to_string()).await.unwrap().is_some(), "{n}");
+        works(&state).await;
+    }
+    a_gap_then(&state, &mut receiver, "after").await;
 }

@@ -13,6 +13,8 @@ use crate::harness::{eventually, postgres::TestPostgres};
 
 /// What tables are filled with: ids are numbers.
 const FILL: &[&str] = &[
+    // Foreign keys are not looked at meanwhile.
+    "SET session_replication_role = 'replica'",
     "CREATE FUNCTION id(n BIGINT) RETURNS UUID LANGUAGE sql IMMUTABLE AS \
      $$ SELECT lpad(to_hex(n), 32, '0')::uuid $$",
     "INSERT INTO users (id, email, password_hash, created_at, updated_at) \
@@ -32,6 +34,7 @@ const FILL: &[&str] = &[
     "INSERT INTO tunnel_tokens (id, user_id, token_hash, hint, created_at) \
      SELECT id(n), id(n), md5(n::text) || md5(n::text), 'ur_', now() \
      FROM generate_series(1, 100000) n",
+    "SET session_replication_role = 'origin'",
     "ANALYZE",
 ];
 
@@ -112,27 +115,36 @@ async fn a_million_tunnels() {
     for sql in ["LOAD 'auto_explain'", "SET auto_explain.log_min_duration = 0"] {
         store.execute(sql, Vec::new()).await.unwrap();
     }
-    let check = async |what: &str, indexes: &[&str], said: Vec<String>| {
+    let mut wrong = Vec::new();
+    let mut check = |what: &str, indexes: &[&str], said: &[String]| {
         let plans = said.join("\n");
-        assert!(plans.matches("Query Text:").count() > 8, "{what}: {plans}");
-        for index in indexes {
-            assert!(plans.contains(&format!("using {index}")), "{what}: {plans}");
+        // Of several names one is enough.
+        let uses = |index: &&str| {
+            let is_used = |name| {
+                plans.contains(&format!("using {name} "))
+                    || plans.contains(&format!("Index Scan on {name} "))
+            };
+            index.split('|').any(is_used)
+        };
+        let logged = plans.matches("Query Text:").count() > 8;
+        // That of an empty partition costs nothing.
+        let scanned = said
+            .iter()
+            .any(|line| line.contains("Seq Scan") && !line.contains("(cost=0.00..0.00 "));
+        if !logged || scanned || !indexes.iter().all(uses) {
+            let first = said.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
+            wrong.push(format!("{what} ({indexes:?}):\n{first}"));
         }
-        assert!(!plans.contains("Seq Scan"), "{what}: {plans}");
     };
     macro_rules! uses {
         ($indexes:expr, $call:expr) => {
-            check(
-                stringify!($call),
-                &$indexes,
-                plans(&postgres, &store, async || $call.await.unwrap()).await,
-            )
-            .await
+            let said = plans(&postgres, &store, async || $call.await.unwrap()).await;
+            check(stringify!($call), &$indexes, &said);
         };
     }
     let now = noon();
     uses!(["idx_tunnels_subdomain"], store.tunnel_by_name("site-4711"));
-    uses!(["tunnels_pkey"], store.tunnel_of(id(4_711), id(1)));
+    uses!(["tunnels_pkey|idx_tunnels_user_id"], store.tunnel_of(id(4_711), id(1)));
     uses!(["idx_tunnels_user_id"], store.list_tunnels(&page));
     uses!(["tunnels_pkey"], store.list_tunnels(&everything));
     uses!(["idx_tunnels_user_id"], store.count_tunnels(id(77)));
@@ -156,8 +168,6 @@ async fn a_million_tunnels() {
         store.rows(by_hash, vec![hash.clone()]).await.unwrap();
     })
     .await;
-    let one_of_two = said.join("\n").contains("using idx_tokens_hash")
-        || said.join("\n").contains("using tunnel_tokens_token_hash_key");
-    assert!(one_of_two, "{said:?}");
-    check("tokens", &[], said).await;
+    check("tokens", &["idx_tokens_hash|tunnel_tokens_token_hash_key"], &said);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
-use uniroute_edge::store::{Store, StoreError, StoreOptions, StoreUrl, Timestamp};
+use uniroute_edge::store::{Statement, Store, StoreError, StoreOptions, StoreUrl, Timestamp};
 use uuid::Uuid;
 
 use super::{noon, tunnel, user, values};
@@ -14,6 +14,7 @@ fn url(text: &str) -> StoreUrl {
     text.parse().unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what a call gave, as it is")]
 fn unavailable<T: std::fmt::Debug>(outcome: Result<T, StoreError>) {
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
 }
@@ -70,6 +71,32 @@ async fn a_statement_that_takes_too_long_is_given_up() {
         (row.take::<i64>().unwrap() == 0).then_some(())
     })
     .await;
+}
+
+/// A call whose connection dies under it: a sequence counts how often it was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_is_asked_again_and_a_write_is_not() {
+    let postgres = TestPostgres::start().await;
+    let store = postgres.store().await;
+    store.execute("CREATE SEQUENCE tries", Vec::new()).await.unwrap();
+    let tries = async || {
+        let row = store.row("SELECT last_value FROM tries", Vec::new()).await.unwrap();
+        row.unwrap().take::<i64>().unwrap()
+    };
+    let write = "WITH t AS (SELECT nextval('tries')) SELECT pg_terminate_backend(pg_backend_pid()) \
+                 FROM t";
+    unavailable(store.rows(write, Vec::new()).await);
+    assert_eq!(tries().await, 1);
+    let write = "UPDATE plans SET tunnels = nextval('tries') \
+                 WHERE pg_terminate_backend(pg_backend_pid()) RETURNING tunnels";
+    let statement = Statement::new(write, Vec::new());
+    unavailable(store.transaction(vec![statement]).await);
+    assert!(tries().await <= 2);
+    let before = tries().await;
+    let read = "SELECT nextval('tries'), pg_terminate_backend(pg_backend_pid())";
+    unavailable(store.rows(read, Vec::new()).await);
+    assert_eq!(tries().await, before + 2);
+    store.ping().await.unwrap();
 }
 
 /// Two hundred calls at once on four connections: all are served, by four.

@@ -20,6 +20,7 @@ on_both! {
     changes_are_of_ones_own_and_of_the_expected_version,
     renewing_is_fenced,
     names_that_run_out_are_given_up,
+    claims_of_one_agent_at_once_have_an_epoch_each,
     t07_one_name_has_one_winner,
 }
 
@@ -360,6 +361,22 @@ async fn names_that_run_out_are_given_up(store: Stores) {
     // There is no quarantine then.
     let b = user(&store, "b@example.com").await;
     assert_eq!(take(&store, claim(b, "one", "old", over)).await.row.epoch, 2);
+}
+
+/// The newest session wins, whichever that is: none is told that the name is taken.
+async fn claims_of_one_agent_at_once_have_an_epoch_each(store: Stores) {
+    let a = user(&store, "a@example.com").await;
+    let edges = [store.another().await, store.another().await];
+    let claims = (0..20).map(|number| {
+        let (edge, claim) = (edges[number % 2].clone(), claim(a, "agent", "web", noon()));
+        tokio::spawn(async move { edge.claim(&claim, &[]).await.unwrap() })
+    });
+    let claimed = join_all(claims).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    let mut epochs: Vec<_> = claimed.iter().map(|claimed| claimed.row.epoch).collect();
+    epochs.sort_unstable();
+    assert_eq!(epochs, (1..=20).collect::<Vec<_>>());
+    assert_eq!(claimed.iter().filter(|claimed| claimed.created).count(), 1);
+    assert_eq!(store.tunnel_by_name("web").await.unwrap().unwrap().epoch, 20);
 }
 
 /// Fifty want a name at once, from three edges: one gets it. Half the time they are agents of one
