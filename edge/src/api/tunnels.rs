@@ -231,7 +231,7 @@ pub(super) async fn get_tunnel(
     patch, path = "/api/v1/tunnels/{id}", tag = "Tunnels", security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "Of the tunnel"),
-        ("if-match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]{1,18}")$"#, max_length = 20,
+        ("if-match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]{1,18}")$"#,
             description = "The `etag` of the version that is to be changed: a newer one stays"),
     ),
     request_body = TunnelPatch,
