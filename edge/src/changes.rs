@@ -66,8 +66,8 @@ async fn on_event(edge: &Arc<Shared>, event: &Event) {
         Kind::TunnelOnline => {
             let text = |name: &str| event.data.get(name).and_then(|value| value.as_str());
             let fence = event.data.get("epoch").and_then(serde_json::Value::as_u64);
-            if let (Some(tunnel), Some(fence)) = (known(edge, event.tunnel), fence)
-                && text("edge").is_some_and(|other| other != edge.id)
+            if text("edge").is_some_and(|other| other != edge.id)
+                && let (Some(tunnel), Some(fence)) = (known(edge, event.tunnel), fence)
             {
                 lose(edge, &tunnel, fence, &Code::TUNNEL_TAKEN_OVER);
             }
@@ -112,7 +112,7 @@ pub(crate) fn cut(
     which: impl Fn(&crate::registry::SessionHandle) -> bool,
     code: &'static Code,
 ) {
-    for session in edge.registry.sessions().iter().filter(|session| which(session)) {
+    for session in edge.registry.sessions_that(which) {
         info!(session.id = %session.id, %code, "a session is cut");
         session.cut.now(code);
     }

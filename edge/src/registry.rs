@@ -373,6 +373,8 @@ pub(crate) struct Wish<'a> {
 #[derive(Debug, Default)]
 struct Table {
     names: HashMap<Subdomain, Entry>,
+    /// Which name a tunnel had last; it is its own if it still has it.
+    ids: HashMap<TunnelId, Subdomain>,
     /// Who got a port last; it is theirs if they still have it.
     ports: HashMap<(Kind, u16), Subdomain>,
     sessions: HashMap<SessionId, Arc<SessionHandle>>,
@@ -590,6 +592,15 @@ impl Registry {
         mine.map(|entry| Arc::clone(&entry.tunnel)).collect()
     }
 
+    /// Sessions for which something holds.
+    pub(crate) fn sessions_that(
+        &self,
+        holds: impl Fn(&SessionHandle) -> bool,
+    ) -> Vec<Arc<SessionHandle>> {
+        let table = self.table.read();
+        table.sessions.values().filter(|session| holds(session)).cloned().collect()
+    }
+
     /// Every session, for people to look at.
     pub(crate) fn sessions(&self) -> Vec<Arc<SessionHandle>> {
         self.table.read().sessions.values().cloned().collect()
@@ -607,16 +618,13 @@ impl Registry {
 
     /// The tunnel with this identifier, if it is known here.
     pub(crate) fn by_id(&self, id: TunnelId) -> Option<Arc<Tunnel>> {
-        let table = self.table.read();
-        let mut tunnels = table.names.values().map(|entry| &entry.tunnel);
-        tunnels.find(|tunnel| tunnel.id == id).cloned()
+        self.table.read().entry_of(id).map(|entry| Arc::clone(&entry.tunnel))
     }
 
     /// Who serves the tunnel with this identifier now.
     pub(crate) fn serving(&self, id: TunnelId) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();
-        let mut targets = table.names.values().filter_map(|entry| entry.target.as_ref());
-        let target = targets.find(|target| target.tunnel.id == id)?;
+        let target = table.entry_of(id)?.target.as_ref()?;
         Some(Arc::clone(&target.session))
     }
 
@@ -631,8 +639,8 @@ impl Registry {
     /// Returns the session that served it.
     pub(crate) fn lose(&self, id: TunnelId, fence: u64) -> Option<Arc<SessionHandle>> {
         let mut table = self.table.write();
-        let lost = |entry: &&Entry| entry.tunnel.id == id && entry.tunnel.fence() < fence;
-        let name = table.names.values().find(lost)?.tunnel.name.clone();
+        let lost = |entry: &&Entry| entry.tunnel.fence() < fence;
+        let name = table.entry_of(id).filter(lost)?.tunnel.name.clone();
         let target = table.names.remove(&name).and_then(|entry| entry.target)?;
         Some(Arc::clone(&target.session))
     }
@@ -668,6 +676,10 @@ impl Registry {
 }
 
 impl Table {
+    fn entry_of(&self, id: TunnelId) -> Option<&Entry> {
+        self.names.get(self.ids.get(&id)?).filter(|entry| entry.tunnel.id == id)
+    }
+
     fn claim(
         &mut self,
         identity: &Identity,
@@ -692,6 +704,7 @@ impl Table {
         if let Some(port) = port {
             self.ports.insert((wish.kind, port), name.clone());
         }
+        self.ids.insert(grant.id, name.clone());
         let entry = self.names.entry(name.clone()).or_insert_with(|| {
             let port = port.map(Port::new);
             let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
@@ -756,6 +769,8 @@ impl Table {
         self.swept = Some(now);
         let hold = self.hold;
         self.names.retain(|_, entry| !entry.is_expired(hold));
+        let names = &self.names;
+        self.ids.retain(|id, name| names.get(name).is_some_and(|entry| entry.tunnel.id == *id));
     }
 }
 
