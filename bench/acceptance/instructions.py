@@ -91,7 +91,7 @@ def main():
         with open(f"{dir}/tokens", "w") as f:
             f.write(TOKEN + "\n")
         edge = Counted("edge", dir, [f"{BIN}/uniroute-edge", "serve", "--http", "127.0.0.1:0", "--admin", "off", "--quic", "off",
-                                     "--workers", "1", "--token-file", "tokens", "--log-format", "json"])
+                                     "--workers", "1", "--token-file", "tokens", "--data-dir", "data", "--log-format", "json"])
         agent = None
         try:
             port = int(wait_for("edge", lambda: re.search(r'"http":"127.0.0.1:(\d+)"', edge.text())).group(1))

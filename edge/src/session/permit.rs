@@ -18,6 +18,7 @@ use crate::{
     limits::accounts::Account,
     registry::ports::Kind,
     store::{Timestamp, plans::PlanLimits, tokens::TokenHolder},
+    traffic::writer::used_this_month,
 };
 
 /// The built-in owner of everything that comes with a pre-shared token.
@@ -110,6 +111,13 @@ impl Permits {
             && edge.registry.sessions_of(&account) >= most as usize
         {
             return Err(&Code::PLAN_AGENTS);
+        }
+        if account.wants_usage() {
+            // Otherwise whoever has used everything up would begin anew with each session.
+            match used_this_month(&edge.store, row.user).await {
+                Ok(used) => account.set_transferred(used),
+                Err(error) => warn!(%error, "the use of the month is not known yet"),
+            }
         }
         edge.books.token_used(row.id);
         let (token, expires) = (Some(row.id), row.expires_at);

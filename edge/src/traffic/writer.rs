@@ -208,7 +208,7 @@ impl Writer {
 }
 
 /// Bytes, both ways together.
-async fn used_this_month(store: &Store, user: Uuid) -> Result<u64, StoreError> {
+pub(crate) async fn used_this_month(store: &Store, user: Uuid) -> Result<u64, StoreError> {
     let now = time::OffsetDateTime::now_utc();
     let begin = now.replace_day(1).map_or(now, |first| first.replace_time(time::Time::MIDNIGHT));
     let begin = Timestamp(begin.unix_timestamp() * 1_000_000);
