@@ -2,6 +2,7 @@
 //! and gone with its value. Nothing sleeps to be in step: [`eventually`] and [`within`] wait for a
 //! condition, with a bound.
 
+pub(crate) mod cluster;
 pub(crate) mod hand;
 pub(crate) mod link;
 pub(crate) mod postgres;

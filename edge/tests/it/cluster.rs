@@ -1,0 +1,8 @@
+//! Several edges on one PostgreSQL and one Redis: what is done at one of them is seen at all.
+
+mod bans;
+mod claims;
+mod limits;
+mod revoking;
+mod trouble;
+mod tunnels;
