@@ -414,8 +414,7 @@ pub struct Refusal {
 impl Refusal {
     /// What to do about one that is for now only.
     fn later(&self) -> Option<Next> {
-        let at_least = Code::from_number(self.code)?.retry_after?;
-        let at_least = Duration::from_secs(at_least.into());
+        let at_least = refused_until(self.code.into())?;
         Some(Next::TurnedAway { reason: self.message.clone(), at_least })
     }
 
@@ -428,6 +427,12 @@ impl Refusal {
             message: Code::TUNNEL_DELETED.title.to_owned(),
         }
     }
+}
+
+/// After how long a tunnel that was refused may be asked for again; `None`: it is refused for good.
+pub(crate) fn refused_until(code: u32) -> Option<Duration> {
+    let code = Code::from_number(u16::try_from(code).ok()?)?;
+    code.retry_after.map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 fn refusals(refusals: &[Refusal]) -> String {
@@ -790,10 +795,6 @@ impl Agent {
         self.event(|| Event::Connected { edge: established.edge_id.clone(), carrier });
         for created in &established.created {
             self.tunnels.created(created);
-            self.event(|| self.ready_event(created));
-            if let Some(tunnel) = self.tunnels.by_key(&created.key) {
-                self.tunnels.paused(tunnel, created.state());
-            }
         }
         let refused: Vec<_> = established.refused.iter().map(|r| self.refusal(r)).collect();
         for refusal in &refused {
@@ -811,17 +812,6 @@ impl Agent {
         }
         self.connected_before = true;
         Ok(None)
-    }
-
-    fn ready_event(&self, created: &v1::TunnelCreated) -> Event {
-        let tunnel = self.tunnels.by_key(&created.key);
-        let upstream = tunnel.map(|tunnel| tunnel.upstream().target().to_string());
-        Event::Ready {
-            key: created.key.clone(),
-            name: created.name.clone(),
-            url: created.public_url.clone(),
-            upstream: upstream.unwrap_or_default(),
-        }
     }
 
     fn refusal(&self, refused: &v1::TunnelRefused) -> Refusal {

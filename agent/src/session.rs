@@ -31,7 +31,7 @@ use uniroute_shared::{
 };
 
 use crate::{
-    Event, Tunnels,
+    Event, Tunnels, refused_until,
     connect::{ConnectError, Dialled},
     forward,
     transport::QuicDoor,
@@ -264,10 +264,15 @@ impl Session {
             asked: None,
             draining: None,
             ended_as: None,
+            later: Vec::new(),
+            later_at: None,
             stopping: false,
             leaving,
             stop,
         };
+        for refused in established.refused {
+            control.ask_later(refused);
+        }
         let streams = accept_streams(acceptor, tunnels);
         let controlled = async {
             let Err(end) = control.run().await;
@@ -327,6 +332,9 @@ struct Control {
     asked: Option<(std::time::Instant, Instant)>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
+    /// Tunnels that the edge could not say anything of yet, by their keys, and when to ask again.
+    later: Vec<String>,
+    later_at: Option<Instant>,
     /// The agent is to end.
     stopping: bool,
     leaving: CancellationToken,
@@ -344,6 +352,7 @@ impl Control {
         let mut clock = Clock::new();
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
+            let later_at = self.later_at;
             tokio::select! {
                 frame = self.stream.next() => match (frame, self.ended_as.take()) {
                     (Ok(frame), end) => {
@@ -372,6 +381,7 @@ impl Control {
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
                 Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
+                () = at(later_at) => self.ask_again().await?,
                 () = stop.cancelled(), if !self.stopping => self.stop().await?,
                 () = tokio::time::sleep(DRAIN_LOOK), if self.draining.is_some() => self.check_drained()?,
             }
@@ -469,6 +479,20 @@ impl Control {
                 }
                 Ok(())
             }
+            Frame::TunnelCreated(created) => {
+                self.tunnels.created(&created);
+                Ok(())
+            }
+            Frame::TunnelRefused(refused) => {
+                warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
+                self.tunnels.event(|| Event::Refused {
+                    key: refused.key.clone(),
+                    code: u16::try_from(refused.code).unwrap_or_default(),
+                    message: refused.message.clone(),
+                });
+                self.ask_later(refused);
+                Ok(())
+            }
             Frame::LanesWanted(wanted) => {
                 self.lanes.open(usize::try_from(wanted.lanes).unwrap_or(0));
                 Ok(())
@@ -493,6 +517,25 @@ impl Control {
                 Ok(())
             }
         }
+    }
+
+    /// Keeps a refused tunnel in mind that may be had later.
+    fn ask_later(&mut self, refused: v1::TunnelRefused) {
+        if let Some(wait) = refused_until(refused.code) {
+            self.later.push(refused.key);
+            self.later_at = Some(Instant::now() + wait);
+        }
+    }
+
+    async fn ask_again(&mut self) -> Result<(), SessionEnd> {
+        self.later_at = None;
+        for key in std::mem::take(&mut self.later) {
+            if let Some(tunnel) = self.tunnels.by_key(&key) {
+                let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
+                self.stream.send(Frame::OpenTunnel(open).into()).await?;
+            }
+        }
+        Ok(())
     }
 
     fn on_go_away(&mut self, away: &v1::GoAway) {

@@ -247,15 +247,22 @@ impl Tunnels {
     /// The edge has made a tunnel. Its id stays valid while the tunnel's name does, so an older
     /// session's streams still find it.
     pub(crate) fn created(&self, created: &v1::TunnelCreated) {
-        if let Some(tunnel) = self.by_key(&created.key) {
-            let mut by_id = self.by_id.write();
-            let mut live = tunnel.live.lock();
-            by_id.remove(&live.id);
-            live.id = created.tunnel_id.clone();
-            live.name = Some(created.name.clone());
-            live.port = u16::try_from(created.port).ok().filter(|port| *port != 0);
-            by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
-        }
+        let Some(tunnel) = self.by_key(&created.key) else { return };
+        let mut by_id = self.by_id.write();
+        let mut live = tunnel.live.lock();
+        by_id.remove(&live.id);
+        live.id = created.tunnel_id.clone();
+        live.name = Some(created.name.clone());
+        live.port = u16::try_from(created.port).ok().filter(|port| *port != 0);
+        by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
+        drop((by_id, live));
+        self.event(|| Event::Ready {
+            key: created.key.clone(),
+            name: created.name.clone(),
+            url: created.public_url.clone(),
+            upstream: tunnel.upstream().target().to_string(),
+        });
+        self.paused(tunnel, created.state());
     }
 
     /// Those that the edge is asked for.
