@@ -91,6 +91,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest settings of all tunnels in bytes: they travel in one control frame, with some more.
 const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
+/// Answers to a token that no later try changes.
+const TOKEN_IS_OVER: [Code; 4] =
+    [Code::TOKEN_REFUSED, Code::TOKEN_REVOKED, Code::TOKEN_EXPIRED, Code::TOKEN_ADDRESS];
 /// Events that wait for a slow listener; later ones are dropped.
 const EVENTS: usize = 256;
 /// How often idle connections to local servers are looked at.
@@ -335,6 +338,13 @@ pub enum Event {
     },
     /// The time to the edge and back.
     RoundTrip(Duration),
+    /// The tunnel's owner lets nobody in, or does again.
+    Paused {
+        /// The agent's word for it.
+        key: String,
+        /// Whether visitors are kept out now.
+        paused: bool,
+    },
     /// What the edge counts of a tunnel.
     Status {
         /// The agent's word for it.
@@ -771,6 +781,9 @@ impl Agent {
         for created in &established.created {
             self.tunnels.created(created);
             self.event(|| self.ready_event(created));
+            if let Some(tunnel) = self.tunnels.by_key(&created.key) {
+                self.tunnels.paused(tunnel, created.state());
+            }
         }
         let refused: Vec<_> = established.refused.iter().map(|r| self.refusal(r)).collect();
         for refusal in &refused {
@@ -813,7 +826,7 @@ impl Agent {
             ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
                 let code = u16::try_from(*code).ok().and_then(Code::from_number);
                 match code {
-                    Some(code) if *code == Code::TOKEN_REFUSED => {
+                    Some(code) if TOKEN_IS_OVER.contains(code) => {
                         return Err(AgentError::Token { code });
                     }
                     Some(code) if *code == Code::VERSION_MISMATCH => {

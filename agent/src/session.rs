@@ -458,6 +458,7 @@ impl Control {
             }
             Frame::TunnelStatus(status) => {
                 if let Some(tunnel) = self.tunnels.by_id(&status.tunnel_id) {
+                    self.tunnels.paused(&tunnel, status.state());
                     self.tunnels.event(|| Event::Status {
                         key: tunnel.key.clone(),
                         requests: status.requests,
@@ -479,7 +480,7 @@ impl Control {
             Frame::CloseTunnel(close) => {
                 warn!(code = close.code, message = close.message, "the edge closed a tunnel");
                 if close.code == u32::from(Code::TUNNEL_DELETED.number) {
-                    self.tunnels.deleted(&close.tunnel_id.clone(), &close);
+                    self.tunnels.deleted(&close.tunnel_id, &close);
                 }
                 Ok(())
             }

@@ -102,6 +102,8 @@ pub(crate) struct Tunnel {
     live: Mutex<Live>,
     /// Its owner has deleted it: it is not asked for again.
     deleted: AtomicBool,
+    /// Its owner lets nobody in for now.
+    paused: AtomicBool,
 }
 
 /// What the edge last said of it.
@@ -136,6 +138,7 @@ impl Tunnel {
             policy,
             live: Mutex::default(),
             deleted: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -255,7 +258,6 @@ impl Tunnels {
         }
     }
 
-    /// The edge's ids of the tunnels that it has made.
     /// Those that the edge is asked for.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = &Arc<Tunnel>> {
         self.all.iter().filter(|tunnel| !tunnel.deleted.load(Ordering::Relaxed))
@@ -270,6 +272,15 @@ impl Tunnels {
         self.event(|| Event::Refused { key: tunnel.key.clone(), code, message });
     }
 
+    /// The edge says whether visitors are let in.
+    pub(crate) fn paused(&self, tunnel: &Tunnel, state: v1::TunnelState) {
+        let paused = state == v1::TunnelState::Paused;
+        if tunnel.paused.swap(paused, Ordering::Relaxed) != paused {
+            self.event(|| Event::Paused { key: tunnel.key.clone(), paused });
+        }
+    }
+
+    /// The edge's ids of the tunnels that it has made.
     pub(crate) fn ids(&self) -> Vec<Bytes> {
         self.by_id.read().keys().cloned().collect()
     }

@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::{
     Shared,
-    events::{Event, Kind},
-    registry::Tunnel,
+    events::{Event, Kind, Numbered, Since},
+    registry::{Claim, SessionHandle, Tunnel},
     session::claims::lower,
     store::{StoreError, Timestamp},
 };
@@ -102,6 +102,45 @@ async fn on_event(edge: &Arc<Shared>, event: &Event) {
     }
 }
 
+/// Acts once more on what was told while `session` was being made, behind the event `from`: it may
+/// have looked a moment too early, and nobody could tell it anything yet.
+pub(crate) async fn catch_up(
+    edge: &Arc<Shared>,
+    from: u64,
+    session: &SessionHandle,
+    claims: &[Claim],
+) {
+    if edge.events.last() == from {
+        return;
+    }
+    let user = session.permit.account.user;
+    let events = match edge.events.since(from) {
+        Since::All(events) => events,
+        Since::TooOld(_) => {
+            // Whatever it was: look again.
+            edge.permits.forget(user);
+            reload_user(edge, user).await;
+            return;
+        }
+    };
+    for Numbered { event, .. } in events {
+        let tunnel = |claim: &Claim| event.tunnel == Some(claim.tunnel.id.into());
+        let concerns = match event.kind {
+            Kind::TunnelOnline | Kind::TunnelDeleted | Kind::TunnelUpdated => {
+                claims.iter().any(tunnel)
+            }
+            Kind::TunnelPaused | Kind::TunnelResumed => claims.iter().any(tunnel),
+            Kind::TokenRevoked | Kind::TokenUpdated => event.object == session.permit.token,
+            Kind::UserUpdated | Kind::UserDeleted => event.object.or(event.user) == Some(user),
+            Kind::PlanUpdated | Kind::PlanDeleted => true,
+            _ => false,
+        };
+        if concerns {
+            on_event(edge, &event).await;
+        }
+    }
+}
+
 fn known(edge: &Shared, tunnel: Option<Uuid>) -> Option<Arc<Tunnel>> {
     edge.registry.by_id(TunnelId::from(tunnel?))
 }
@@ -109,7 +148,7 @@ fn known(edge: &Shared, tunnel: Option<Uuid>) -> Option<Arc<Tunnel>> {
 /// Ends sessions.
 pub(crate) fn cut(
     edge: &Shared,
-    which: impl Fn(&crate::registry::SessionHandle) -> bool,
+    which: impl Fn(&SessionHandle) -> bool,
     code: &'static Code,
 ) {
     for session in edge.registry.sessions_that(which) {

@@ -11,7 +11,7 @@
 pub(crate) mod ports;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -645,11 +645,13 @@ impl Registry {
         Some(Arc::clone(&target.session))
     }
 
-    /// How many sessions of `account` are ready now.
-    pub(crate) fn sessions_of(&self, account: &Arc<Account>) -> usize {
+    /// How many other agents of `account` than this one are ready now. A session that this one has
+    /// lost, and that is still here, is not one more.
+    pub(crate) fn agents_beside(&self, account: &Arc<Account>, agent: &AgentId) -> usize {
         let table = self.table.read();
         let mine = |session: &&Arc<SessionHandle>| Arc::ptr_eq(&session.permit.account, account);
-        table.sessions.values().filter(mine).count()
+        let agents = table.sessions.values().filter(mine).map(|session| &session.identity.agent);
+        agents.filter(|other| *other != agent).collect::<HashSet<_>>().len()
     }
 
     /// Everything that is served now.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use uniroute_shared::code::Code;
+use uniroute_shared::{code::Code, id::AgentId};
 use uuid::Uuid;
 
 use crate::{
@@ -71,13 +71,14 @@ pub(crate) struct Permits {
 }
 
 impl Permits {
-    /// Lets an agent in that comes with `token` from `address`.
+    /// Lets `agent` in, which comes with `token` from `address`.
     ///
     /// # Errors
     /// The code to refuse it with; guesses are counted against the address.
     pub(crate) async fn admit(
         &self,
         edge: &Arc<Shared>,
+        agent: &AgentId,
         token: &str,
         address: IpAddr,
     ) -> Result<Arc<Permit>, &'static Code> {
@@ -108,7 +109,7 @@ impl Permits {
         }
         let account = edge.accounts.enter(row.user, &known.plan.limits);
         if let Some(most) = account.allowance().agents
-            && edge.registry.sessions_of(&account) >= most as usize
+            && edge.registry.agents_beside(&account, agent) >= most as usize
         {
             return Err(&Code::PLAN_AGENTS);
         }
