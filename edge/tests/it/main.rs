@@ -23,3 +23,4 @@ mod stalls;
 mod streaming;
 mod takeover;
 mod upgrades;
+mod watch;
