@@ -298,7 +298,7 @@ fn hash(parts: &Parts, body: &[u8]) -> String {
 }
 
 /// The token of `authorization: Bearer TOKEN`, if the field is there once.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
@@ -341,7 +341,7 @@ fn whole_numbers(value: Value) -> Value {
 }
 
 /// The names and values of a query; `None`: it cannot be read without guessing.
-fn pairs(query: &str) -> Option<Vec<(String, String)>> {
+pub(crate) fn pairs(query: &str) -> Option<Vec<(String, String)>> {
     let parts = query.split('&').filter(|part| !part.is_empty());
     let pair = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));

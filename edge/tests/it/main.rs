@@ -24,3 +24,4 @@ mod stalls;
 mod streaming;
 mod takeover;
 mod upgrades;
+mod watch;
