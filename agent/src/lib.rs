@@ -412,6 +412,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What to do about one that is for now only.
+    fn later(&self) -> Option<Next> {
+        let at_least = Code::from_number(self.code)?.retry_after?;
+        let at_least = Duration::from_secs(at_least.into());
+        Some(Next::TurnedAway { reason: self.message.clone(), at_least })
+    }
+
     fn deleted(tunnel: &Tunnel) -> Self {
         Self {
             key: tunnel.key.clone(),
@@ -658,7 +665,9 @@ impl Agent {
         leaving: &mut JoinSet<SessionEnd>,
         stop: &CancellationToken,
     ) -> Result<Next, AgentError> {
-        self.take_in(&session)?;
+        if let Some(wait) = self.take_in(&session)? {
+            return Ok(wait);
+        }
         self.chooser.lock().begin();
         let view = session.view();
         let goes = CancellationToken::new();
@@ -771,8 +780,9 @@ impl Agent {
         }
     }
 
-    /// What the handshake brought.
-    fn take_in(&mut self, session: &Session) -> Result<(), AgentError> {
+    /// What the handshake brought. A session with nothing to serve is of no use, where the edge can
+    /// only not say now what the agent may have.
+    fn take_in(&mut self, session: &Session) -> Result<Option<Next>, AgentError> {
         let established = &session.established;
         let carrier = session.view().carried.carrier();
         info!(edge = established.edge_id, session.id = established.ack.session_id, %carrier, "connected");
@@ -791,11 +801,16 @@ impl Agent {
             warn!(tunnel = key, code, message, "a tunnel was refused");
             self.event(|| Event::Refused { key, code, message });
         }
-        if established.created.is_empty() && !self.connected_before {
-            return Err(AgentError::Refused(refused));
+        if established.created.is_empty() {
+            let later = refused.iter().find_map(|refusal| refusal.later());
+            match later.filter(|_| !self.settings.fail_fast || self.connected_before) {
+                Some(wait) => return Ok(Some(wait)),
+                None if !self.connected_before => return Err(AgentError::Refused(refused)),
+                None => {}
+            }
         }
         self.connected_before = true;
-        Ok(())
+        Ok(None)
     }
 
     fn ready_event(&self, created: &v1::TunnelCreated) -> Event {
