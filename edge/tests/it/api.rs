@@ -20,14 +20,14 @@ use crate::harness::{
 const PASSWORD: &str = "correct horse battery";
 
 /// An edge with accounts, whose store others can open, too.
-struct Office {
-    edge: TestEdge,
+pub(crate) struct Office {
+    pub(crate) edge: TestEdge,
     setup: Setup,
 }
 
 impl Office {
     /// On SQLite in a folder.
-    async fn new(dir: &Path) -> Self {
+    pub(crate) async fn new(dir: &Path) -> Self {
         Self::on(StoreUrl::file(dir.join("edge.db"))).await
     }
 
@@ -41,7 +41,7 @@ impl Office {
     }
 
     /// A new account, logged in.
-    async fn account(&self, email: &str, role: Role) -> Client {
+    pub(crate) async fn account(&self, email: &str, role: Role) -> Client {
         self.setup.add_user(email, Some(PASSWORD.into()), role, None).await.unwrap();
         let stranger = Client { edge: self.edge.http(), token: String::new() };
         let body = json!({ "email": email, "password": PASSWORD });
@@ -55,9 +55,9 @@ fn text(value: &Value) -> String {
 }
 
 /// Somebody who is logged in.
-struct Client {
+pub(crate) struct Client {
     edge: SocketAddr,
-    token: String,
+    pub(crate) token: String,
 }
 
 trait Is {
