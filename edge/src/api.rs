@@ -15,7 +15,13 @@ mod problem;
 mod schema;
 mod statistics;
 mod tokens;
+mod told;
 mod tunnels;
+
+pub(crate) use self::{
+    gate::{bearer, pairs},
+    told::{session_told, stats_told, tunnel_told},
+};
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -49,6 +55,28 @@ pub(crate) struct Peer {
 /// The API of one edge.
 pub(crate) struct Api {
     router: Router,
+    /// What it stands on.
+    pub(crate) services: Services,
+}
+
+/// A failure as the API tells it, of a request that is not the API's own.
+pub(crate) fn refusal(failure: Failure, request: &RequestId) -> http::Response<Bytes> {
+    use axum::response::IntoResponse as _;
+    let mut response = failure.into_response().map(|_| Bytes::new());
+    finish(&mut response, request);
+    response
+}
+
+/// What all answers have in common.
+fn finish(response: &mut http::Response<Bytes>, request: &RequestId) {
+    problem::render(response, request);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.remove(header::CONTENT_LENGTH);
+    if let Ok(id) = HeaderValue::try_from(request.to_string()) {
+        headers.insert("x-uniroute-request-id", id);
+    }
 }
 
 #[derive(OpenApi)]
@@ -149,10 +177,10 @@ impl Api {
         let served = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
         let schemas = schema::Schemas::new(document).expect("our own patterns, which a test reads");
         let gate = Arc::new(gate::Gate::new(services.clone(), Arc::new(schemas)));
-        let state = State { services, document: Arc::new(served) };
+        let state = State { services: services.clone(), document: Arc::new(served) };
         let router =
             router.route_layer(middleware::from_fn_with_state(gate, gate::pass)).with_state(state);
-        Self { router }
+        Self { router, services }
     }
 
     /// Answers a request for a path under `/api/`, of which the whole body is here.
@@ -175,14 +203,7 @@ impl Api {
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, MAX_ANSWER).await.unwrap_or_default();
         let mut response = http::Response::from_parts(parts, body);
-        problem::render(&mut response, &id);
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.remove(header::CONTENT_LENGTH);
-        if let Ok(id) = HeaderValue::try_from(id.to_string()) {
-            headers.insert("x-uniroute-request-id", id);
-        }
+        finish(&mut response, &id);
         if is_head {
             response.body_mut().clear();
         }

@@ -146,11 +146,7 @@ fn known(edge: &Shared, tunnel: Option<Uuid>) -> Option<Arc<Tunnel>> {
 }
 
 /// Ends sessions.
-pub(crate) fn cut(
-    edge: &Shared,
-    which: impl Fn(&SessionHandle) -> bool,
-    code: &'static Code,
-) {
+pub(crate) fn cut(edge: &Shared, which: impl Fn(&SessionHandle) -> bool, code: &'static Code) {
     for session in edge.registry.sessions_that(which) {
         info!(session.id = %session.id, %code, "a session is cut");
         session.cut.now(code);

@@ -229,6 +229,11 @@ impl Events {
         }
     }
 
+    /// Tells this edge only, of something that no other way leads to.
+    pub(crate) fn publish_here(&self, event: Event) {
+        self.bus.number(&mut self.bus.kept.lock(), Arc::new(event));
+    }
+
     /// Tells this edge what it has heard from elsewhere; `false`: it knew already.
     pub(crate) fn heard(&self, event: Event) -> bool {
         self.tell(&Arc::new(event))
@@ -245,14 +250,7 @@ impl Events {
         {
             kept.recent.remove(&old);
         }
-        kept.number += 1;
-        let numbered = Numbered { number: kept.number, event: Arc::clone(event) };
-        kept.events.push_back(numbered.clone());
-        if kept.events.len() > KEPT {
-            kept.events.pop_front();
-        }
-        // Under the lock: numbers arrive in order. Nobody may be listening.
-        let _ = self.bus.tell.send(numbered);
+        self.bus.number(&mut kept, Arc::clone(event));
         true
     }
 
@@ -328,6 +326,20 @@ impl Events {
             // Of a newer edge, perhaps.
             Err(error) => debug!(%error, "an event can't be read"),
         }
+    }
+}
+
+impl Bus {
+    /// Gives an event its number, and tells it.
+    fn number(&self, kept: &mut Kept, event: Arc<Event>) {
+        kept.number += 1;
+        let numbered = Numbered { number: kept.number, event };
+        kept.events.push_back(numbered.clone());
+        if kept.events.len() > KEPT {
+            kept.events.pop_front();
+        }
+        // Under the lock: numbers arrive in order. Nobody may be listening.
+        let _ = self.tell.send(numbered);
     }
 }
 

@@ -28,6 +28,7 @@ mod sockets;
 pub mod state;
 pub mod store;
 mod traffic;
+mod watch;
 
 pub use self::services::setup;
 
@@ -85,6 +86,7 @@ use self::{
     state::State,
     store::Store,
     traffic::Journal,
+    watch::Watchers,
 };
 
 /// Idle time after which the kernel looks whether a visitor is there.
@@ -115,6 +117,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) state: State,
     pub(crate) events: Events,
+    /// Who wants to be told of them.
+    pub(crate) watchers: Arc<Watchers>,
     /// How long nobody else gets a name that was given up.
     pub(crate) quarantine: Duration,
     pub(crate) retention: Retention,
@@ -491,6 +495,7 @@ fn shared(
         store,
         state,
         events,
+        watchers: Arc::default(),
         quarantine: durable.quarantine,
         retention: durable.retention,
         feed: durable.feed,

@@ -2,6 +2,7 @@
 
 mod durable;
 mod sockets;
+mod watch;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -10,7 +11,7 @@ use prometheus_client::{
 };
 use uniroute_shared::{code::Code, session::Carrier};
 
-use self::durable::DurableMetrics;
+use self::{durable::DurableMetrics, watch::WatchMetrics};
 pub(crate) use self::{
     durable::DurableNow,
     sockets::{SocketMetrics, Traffic},
@@ -52,6 +53,8 @@ pub(crate) struct Metrics {
     pub(crate) sockets: SocketMetrics,
     /// Minutes of tunnels that the store never got.
     pub(crate) minutes_lost: Counter,
+    /// Of live updates.
+    pub(crate) watch: WatchMetrics,
     durable: DurableMetrics,
     sessions: Gauge,
     sessions_by_carrier: Family<CarrierLabels, Gauge>,
@@ -91,6 +94,7 @@ impl Metrics {
             unknown_frames: Counter::default(),
             sockets: SocketMetrics::default(),
             minutes_lost: Counter::default(),
+            watch: WatchMetrics::default(),
             durable: DurableMetrics::default(),
             sessions: Gauge::default(),
             sessions_by_carrier: Family::default(),
@@ -118,6 +122,7 @@ impl Metrics {
         );
         metrics.sockets.register(r);
         metrics.durable.register(r);
+        metrics.watch.register(r);
         let lost = "Minutes of tunnels that were lost while the store was away";
         r.register("request_minutes_lost", lost, metrics.minutes_lost.clone());
         r.register("sessions", "Sessions that are ready now", metrics.sessions.clone());

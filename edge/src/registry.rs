@@ -516,11 +516,6 @@ impl Registry {
         old.inspect(|session| session.replaced.cancel()).is_some()
     }
 
-    /// A session that is ready, or goes.
-    pub(crate) fn session_by_id(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
-        self.table.read().sessions.get(id).cloned()
-    }
-
     /// The session that is named so and gave out `token`.
     pub(crate) fn session(&self, id: &str, token: &[u8]) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();

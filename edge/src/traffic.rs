@@ -27,6 +27,7 @@ use crate::{
     limits::Gate,
     registry::Tunnel,
     state::Totals,
+    watch::Watched,
 };
 
 /// Rows that wait for the store.
@@ -54,6 +55,8 @@ struct Busy {
     minute: Mutex<Option<Minute>>,
     /// What the shared state was told of.
     told: Mutex<Totals>,
+    /// What those were told who watch.
+    watched: Watched,
 }
 
 /// Everything counted up to one moment.
@@ -79,6 +82,11 @@ pub(crate) struct Traffic {
 impl Counts {
     fn busy(&self) -> &Busy {
         self.busy.get_or_init(Box::default)
+    }
+
+    /// What those were told who watch the tunnel.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.busy().watched
     }
 
     fn now(&self) -> Minute {
@@ -200,6 +208,25 @@ pub(crate) struct Finished<'a> {
     pub(crate) ended: Instant,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+}
+
+impl Finished<'_> {
+    /// The request as the API tells it, and as it is written down.
+    pub(crate) fn told(&self, tunnel: &Tunnel) -> serde_json::Value {
+        let took = self.ended.saturating_duration_since(self.began);
+        let row = Row::new(tunnel.id, self, took);
+        serde_json::json!({
+            "request_id": row.id.to_string(),
+            "method": row.method,
+            "path": row.path,
+            "status": row.status,
+            "error": self.error.map(ToString::to_string),
+            "duration_ms": u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+            "request_bytes": row.bytes_in,
+            "response_bytes": row.bytes_out,
+            "visitor": row.visitor,
+        })
+    }
 }
 
 /// What waits to be written.

@@ -518,6 +518,14 @@ codes! {
     cause: "Checking a password takes a while on purpose, and as many checks wait as may."
     fix: "Try again in a moment."
 
+    ORIGIN_REFUSED 4029 "origin-refused" Access Info status(403) retry()
+    title: "A page of another site may not do this"
+    cause: "A browser opened the connection for a page that is not the edge's own, as its field \
+        `origin` says."
+    fix: "Open it from the edge's own pages, at the address that the page has. Programs send no \
+        `origin`. A proxy in front of the edge has to pass `host` on as it is, or be named as a \
+        trusted one."
+
     NO_SUCH_THING 4030 "no-such-thing" Access Debug status(404) retry()
     title: "There is no such thing"
     cause: "Nothing is at this path of the API, or nothing that this account can see has this id."
@@ -701,6 +709,17 @@ codes! {
     title: "The plan allows no more agents"
     cause: "As many agents of the owner are connected as his plan allows."
     fix: "Stop one that is not needed, or ask the edge's operator for another plan."
+
+    WATCH_LIMIT 5040 "watch-limit" Edge Warn status(503) retry(5)
+    title: "Too many are watching"
+    cause: "The edge sends live updates to as many connections as it may."
+    fix: "Try again later, or ask for the same with the API once in a while."
+
+    USER_WATCH_LIMIT 5041 "user-watch-limit" Edge Info status(429) retry()
+    title: "Your account is watching too often"
+    cause: "The account has as many connections for live updates open at this edge as one may."
+    fix: "Close some: tabs of a browser that nobody looks at, or programs that forgot theirs. One \
+        connection to `/ws/user` tells of all tunnels."
 
     INTERNAL 6001 "internal" Edge Error status(500) retry()
     title: "Something went wrong in the edge"

@@ -43,6 +43,7 @@ use crate::{
     ingress::{self, Place},
     registry::Origin,
     session,
+    watch::Watcher,
 };
 
 /// A connection's first head has to be complete after this long (T04).
@@ -86,6 +87,12 @@ pub(crate) async fn serve(visitor: Arc<Visitor>, socket: TcpStream, early: Bytes
             visitor.edge.tasks.spawn(accepted);
         }
         Next::Switched(exchange) => server.splice(*exchange).await,
+        Next::Watch(watcher) => {
+            // The visitor keeps his place among the connections until it ends.
+            let Server { conn, visitor: _visitor, .. } = server;
+            let (socket, early) = conn.into_parts();
+            watcher.serve(socket, early).await;
+        }
     }
 }
 
@@ -102,6 +109,8 @@ enum Next {
     Session(tokio::sync::OwnedSemaphorePermit),
     /// It speaks another protocol from here on.
     Switched(Box<Exchange>),
+    /// It is told what happens from here on.
+    Watch(Box<Watcher>),
 }
 
 struct Server {
@@ -351,7 +360,7 @@ impl Server {
         }
     }
 
-    /// The edge's own host: agents, and the API.
+    /// The edge's own host: agents, the API, and whoever watches.
     async fn own_page(
         &mut self,
         asked: &Asked,
@@ -375,6 +384,14 @@ impl Server {
                 self.write_page(&answer, manner);
                 poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
                 Ok(Next::Request)
+            }
+            Own::Watch => {
+                let visitor = Arc::clone(&self.visitor);
+                let opened = own::watch(&visitor, asked).await?;
+                manner.keep_alive |= opened.is_ok();
+                self.write_page(opened.as_ref().map_or_else(|page| page, Watcher::answer), manner);
+                poll_fn(|cx| self.conn.poll_flush(cx)).await.map_err(Failed::Io)?;
+                Ok(opened.map_or(Next::Request, |watcher| Next::Watch(Box::new(watcher))))
             }
         }
     }

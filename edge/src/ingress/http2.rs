@@ -43,7 +43,8 @@ use uniroute_shared::{
 use self::{raw::RawStream, turns::Turns};
 use super::{
     error::ProxyError,
-    forwarded, own,
+    forwarded,
+    own::{self, Own},
     proxy::{Answer, Asked, Exchange, Reply},
     record, router,
     visitor::{Patience, Visitor},
@@ -261,7 +262,9 @@ impl Stream {
             }
             // Agents connect with HTTP/1.1.
             Place::Edge => {
-                own::find(&visitor.edge, &asked)?;
+                if let Own::Watch = own::find(&visitor.edge, &asked)? {
+                    return Box::pin(self.watch(&asked, body)).await;
+                }
                 let answer = Box::pin(own::answer(&visitor, &asked, body)).await?;
                 let to_head = parts.method == Method::HEAD;
                 return self.send_page(answer, to_head).map_err(Into::into);
@@ -315,6 +318,26 @@ impl Stream {
         let mut stream = self.respond.send_response(Response::from_parts(parts, ()), end)?;
         // Pages are shorter than any window that a sane visitor gives.
         if end { Ok(()) } else { stream.send_data(body, true) }
+    }
+
+    /// Somebody wants to be told what happens (RFC 8441).
+    async fn watch(&mut self, asked: &Asked, body: &mut Incoming) -> Result<(), Failed> {
+        let visitor = Arc::clone(&self.visitor);
+        let watcher = match own::watch(&visitor, asked).await? {
+            Ok(watcher) => watcher,
+            Err(page) => {
+                let to_head = asked.head.method == "HEAD";
+                return self.send_page(page, to_head).map_err(Into::into);
+            }
+        };
+        let mut head = Response::new(());
+        *head.headers_mut() = watcher.answer().headers().clone();
+        for name in ["connection", "upgrade", "sec-websocket-accept"] {
+            head.headers_mut().remove(name);
+        }
+        let stream = self.respond.send_response(head, false)?;
+        watcher.run(RawStream::new(stream, body), Bytes::new()).await;
+        Ok(())
     }
 
     /// RFC 8441: the stream carries the protocol's bytes from here on.

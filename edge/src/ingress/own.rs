@@ -15,7 +15,11 @@ use uniroute_shared::{
 };
 
 use super::{error::ProxyError, proxy::Asked, visitor::Visitor};
-use crate::{Shared, api::Peer};
+use crate::{
+    Shared,
+    api::{self, Peer},
+    watch::{Knock, Watcher},
+};
 
 /// A body has to be here after this long.
 const BODY: Duration = Duration::from_secs(30);
@@ -23,13 +27,17 @@ const BODY: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 1024 * 1024;
 /// Where the API is.
 const API: &[u8] = b"/api/";
+/// Where live updates are.
+const WATCH: &[u8] = b"/ws/";
 
 /// What is at a path of the edge's own host.
 pub(super) enum Own {
     /// An agent's connection, and the answer that lets it in.
     Agent(Response<Bytes>, OwnedSemaphorePermit),
-    /// The API, and whoever watches.
+    /// The API.
     Api,
+    /// Live updates.
+    Watch,
 }
 
 /// Who answers a request for the edge itself.
@@ -40,6 +48,9 @@ pub(super) fn find(edge: &Shared, asked: &Asked) -> Result<Own, ProxyError> {
     let path = asked.head.path();
     if path.starts_with(API) {
         return Ok(Own::Api);
+    }
+    if path.starts_with(WATCH) {
+        return Ok(Own::Watch);
     }
     if path != TUNNEL_PATH.as_bytes() || asked.head.version == HttpVersion::HttpVersion2 {
         return Err(ProxyError::NotFound);
@@ -75,13 +86,49 @@ pub(super) async fn answer<S: Source>(
         error!(%fault, "a call of the API has failed");
         ProxyError::Internal
     })??;
+    complete(asked, &mut answer);
+    Ok(answer)
+}
+
+fn complete(asked: &Asked, answer: &mut Response<Bytes>) {
     let length = HeaderValue::from(answer.body().len());
     let headers = answer.headers_mut();
     if asked.head.method != "HEAD" || !headers.contains_key(header::CONTENT_LENGTH) {
         headers.insert(header::CONTENT_LENGTH, length);
     }
     headers.entry(header::DATE).or_insert_with(super::page::date);
-    Ok(answer)
+}
+
+/// Lets somebody in who wants to be told what happens; else the inner error is the answer.
+///
+/// # Errors
+/// [`ProxyError`] when nobody is let in now.
+pub(super) async fn watch(
+    visitor: &Visitor,
+    asked: &Asked,
+) -> Result<Result<Watcher, Response<Bytes>>, ProxyError> {
+    let edge = &visitor.edge;
+    if edge.is_stopping() {
+        return Err(ProxyError::Draining);
+    }
+    let host = asked.came.as_ref().and_then(|came| came.host.as_ref());
+    let host = String::from_utf8_lossy(host.unwrap_or(&asked.head.authority));
+    let knock = Knock {
+        request: request(asked, ()),
+        peer: asked.address(visitor),
+        origin: format!("{}://{host}", asked.scheme(visitor)),
+    };
+    let edge = Arc::clone(edge);
+    let opening = edge.background.clone().spawn(async move { Watcher::admit(&edge, &knock).await });
+    let opened = opening.await.map_err(|fault| {
+        error!(%fault, "letting a watcher in has failed");
+        ProxyError::Internal
+    })?;
+    Ok(opened.map_err(|failure| {
+        let mut page = api::refusal(failure, &asked.id);
+        complete(asked, &mut page);
+        page
+    }))
 }
 
 async fn whole<S: Source>(asked: &Asked, body: &mut S) -> Result<Bytes, ProxyError> {

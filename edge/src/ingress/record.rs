@@ -106,7 +106,9 @@ impl Drop for Record {
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
         };
-        self.visitor.edge.journal.finished(&self.tunnel, &finished);
+        let edge = &self.visitor.edge;
+        edge.journal.finished(&self.tunnel, &finished);
+        edge.watchers.finished(&edge.events, &self.tunnel, &finished);
     }
 }
 

@@ -137,6 +137,13 @@ impl Services {
         Ok(Caller { user, email, role, login: claims.sid, peer })
     }
 
+    /// The caller as he is now; `None`: his login is over.
+    pub(crate) async fn look_again(&self, caller: &Caller) -> Result<Option<Caller>, Failure> {
+        let login = self.store.login(caller.login, Timestamp::now()).await?;
+        let login = login.filter(|login| login.user == caller.user);
+        Ok(login.map(|login| Caller { email: login.email, role: login.role, ..caller.clone() }))
+    }
+
     /// Begins a login by password.
     pub(crate) async fn log_in(
         &self,

@@ -37,8 +37,7 @@ impl StoreHealth {
     /// Whether what happened last was a success, or nothing, and it can be written to.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        !self.unwritable
-            && (self.last_failure.is_none() || self.last_success > self.last_failure)
+        !self.unwritable && (self.last_failure.is_none() || self.last_success > self.last_failure)
     }
 }
 

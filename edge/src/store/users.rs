@@ -151,11 +151,6 @@ impl Store {
         Ok(self.row(sql, values![id, now]).await?.is_some())
     }
 
-    pub(crate) async fn count_users(&self) -> Result<u64, StoreError> {
-        let row = self.row("SELECT count(*) FROM users", vec![]).await?;
-        row.map_or(Ok(0), |mut row| row.take())
-    }
-
     /// A statement that sets a new password; failures are forgotten.
     pub(crate) fn set_password(id: Uuid, hash: &str, at: Timestamp) -> Statement {
         let sql = "UPDATE users SET password_hash = $2, updated_at = $3, failed_logins = 0, \

@@ -20,14 +20,14 @@ use crate::harness::{
 const PASSWORD: &str = "correct horse battery";
 
 /// An edge with accounts, whose store others can open, too.
-struct Office {
-    edge: TestEdge,
+pub(crate) struct Office {
+    pub(crate) edge: TestEdge,
     setup: Setup,
 }
 
 impl Office {
     /// On SQLite in a folder.
-    async fn new(dir: &Path) -> Self {
+    pub(crate) async fn new(dir: &Path) -> Self {
         Self::on(StoreUrl::file(dir.join("edge.db"))).await
     }
 
@@ -41,7 +41,7 @@ impl Office {
     }
 
     /// A new account, logged in.
-    async fn account(&self, email: &str, role: Role) -> Client {
+    pub(crate) async fn account(&self, email: &str, role: Role) -> Client {
         self.setup.add_user(email, Some(PASSWORD.into()), role, None).await.unwrap();
         let stranger = Client { edge: self.edge.http(), token: String::new() };
         let body = json!({ "email": email, "password": PASSWORD });
@@ -55,9 +55,9 @@ fn text(value: &Value) -> String {
 }
 
 /// Somebody who is logged in.
-struct Client {
+pub(crate) struct Client {
     edge: SocketAddr,
-    token: String,
+    pub(crate) token: String,
 }
 
 trait Is {
@@ -139,7 +139,7 @@ async fn go_through(office: &Office) {
     ann.send("PATCH", &token_path, Some(&patch)).await.is(200);
     let rotated = ann.post(&format!("{token_path}/rotate"), &json!({})).await.is(201);
     let ends = ann.get(&token_path).await.is(200);
-    assert!(text(&ends["expires_at"]) < "2095".to_owned(), "{ends}");
+    assert!(text(&ends["expires_at"]).as_str() < "2095", "{ends}");
     assert_eq!(ann.get("/tokens?good=true").await.is(200)["items"].as_array().unwrap().len(), 2);
     ann.delete(&format!("/tokens/{}", text(&rotated["id"]))).await.is(204);
     assert_eq!(ann.get("/tokens?good=true").await.is(200)["items"].as_array().unwrap().len(), 1);

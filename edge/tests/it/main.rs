@@ -26,3 +26,4 @@ mod stalls;
 mod streaming;
 mod takeover;
 mod upgrades;
+mod watch;
