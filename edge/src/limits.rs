@@ -54,6 +54,9 @@ impl Gate {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
         let interval = rate.map_or(0, |rate| (1e9 / rate).max(1.0) as u64);
         self.interval.store(interval, Ordering::Relaxed);
+        // What was let through at a far lower rate must not count at this one.
+        let most = clock(Instant::now()) + burst(interval);
+        self.due.fetch_min(most, Ordering::Relaxed);
     }
 
     /// Whether there is a limit.
@@ -76,8 +79,7 @@ impl Gate {
 
     fn take(&self, now: Instant, interval: u64) -> Result<(), Duration> {
         let now = clock(now);
-        // A second's worth at once, and one in any case.
-        let burst = interval.max(1_000_000_000);
+        let burst = burst(interval);
         let mut due = self.due.load(Ordering::Relaxed);
         loop {
             let next = due.max(now) + interval;
@@ -102,6 +104,11 @@ impl Gate {
     pub(crate) fn take_wanted(&self) -> u64 {
         self.wanted.swap(0, Ordering::Relaxed)
     }
+}
+
+/// A second's worth at once, and one in any case; in nanoseconds.
+fn burst(interval: u64) -> u64 {
+    interval.max(1_000_000_000)
 }
 
 /// Asks a gate for a request that is made now.
@@ -141,6 +148,16 @@ mod tests {
     /// How many of `asked` are let through at `now`.
     fn passed(gate: &Gate, now: Instant, asked: usize) -> usize {
         (0..asked).filter(|_| gate.pass(now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_gate_that_was_nearly_shut_is_as_good_as_another_when_it_opens() {
+        let (gate, begin) = (Gate::new(Some(100)), Instant::now());
+        gate.set(Some(100), 0.0);
+        assert!(passed(&gate, begin, 10) <= 1);
+        gate.set(Some(100), 0.5);
+        let later = begin + Duration::from_secs(1);
+        assert!((40..=60).contains(&passed(&gate, later, 200)));
     }
 
     #[test]
