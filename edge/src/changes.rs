@@ -75,8 +75,9 @@ async fn on_event(edge: &Arc<Shared>, event: &Event) {
         Kind::TokenRevoked | Kind::TokenUpdated | Kind::TokenRotated => {
             if let Some(token) = event.object {
                 edge.permits.forget(token);
-                if event.kind == Kind::TokenRevoked {
-                    cut(edge, |session| session.permit.token == Some(token), &Code::TOKEN_REVOKED);
+                match event.kind {
+                    Kind::TokenRevoked => revoke(edge, token),
+                    _ => reload_token(edge, token).await,
                 }
             }
         }
@@ -120,6 +121,9 @@ pub(crate) async fn catch_up(
             // Whatever it was: look again.
             edge.permits.forget(user);
             reload_user(edge, user).await;
+            if let Some(token) = session.permit.token {
+                reload_token(edge, token).await;
+            }
             return;
         }
     };
@@ -130,7 +134,9 @@ pub(crate) async fn catch_up(
                 claims.iter().any(tunnel)
             }
             Kind::TunnelPaused | Kind::TunnelResumed => claims.iter().any(tunnel),
-            Kind::TokenRevoked | Kind::TokenUpdated => event.object == session.permit.token,
+            Kind::TokenRevoked | Kind::TokenUpdated | Kind::TokenRotated => {
+                event.object == session.permit.token
+            }
             Kind::UserUpdated | Kind::UserDeleted => event.object.or(event.user) == Some(user),
             Kind::PlanUpdated | Kind::PlanDeleted => true,
             _ => false,
@@ -181,6 +187,27 @@ async fn reload(edge: &Arc<Shared>, tunnel: &Arc<Tunnel>) {
         }
         Ok(_) => lose(edge, tunnel, ENDED, &Code::TUNNEL_DELETED),
         Err(error) => debug!(%error, tunnel.id = %tunnel.id, "a tunnel can't be looked up"),
+    }
+}
+
+fn revoke(edge: &Shared, token: Uuid) {
+    cut(edge, |session| session.permit.token == Some(token), &Code::TOKEN_REVOKED);
+}
+
+/// How long a token is good, anew, for the sessions that came with it.
+async fn reload_token(edge: &Shared, token: Uuid) {
+    let sessions = edge.registry.sessions_that(|session| session.permit.token == Some(token));
+    if sessions.is_empty() {
+        return;
+    }
+    match edge.store.token(token, None).await {
+        Ok(Some(row)) if row.is_active => {
+            for session in sessions {
+                session.permit.expires_at(row.expires_at);
+            }
+        }
+        Ok(_) => revoke(edge, token),
+        Err(error) => debug!(%error, token.id = %token, "a token can't be looked up"),
     }
 }
 

@@ -37,14 +37,15 @@ pub(crate) struct Permit {
     pub(crate) account: Arc<Account>,
     /// `None`: a pre-shared one.
     pub(crate) token: Option<Uuid>,
-    pub(crate) expires: Option<Timestamp>,
+    /// It may be shortened while sessions are there.
+    expires: Mutex<Option<Timestamp>>,
     scopes: TokenScopes,
 }
 
 impl Permit {
     /// Everything, to `account`.
     pub(crate) fn all(account: Arc<Account>) -> Self {
-        Self { account, token: None, expires: None, scopes: TokenScopes::default() }
+        Self { account, token: None, expires: Mutex::default(), scopes: TokenScopes::default() }
     }
 
     pub(crate) fn allows_name(&self, name: &str) -> bool {
@@ -60,7 +61,12 @@ impl Permit {
     }
 
     pub(crate) fn is_expired(&self, now: Timestamp) -> bool {
-        self.expires.is_some_and(|at| at <= now)
+        self.expires.lock().is_some_and(|at| at <= now)
+    }
+
+    /// Its token has another end now.
+    pub(crate) fn expires_at(&self, at: Option<Timestamp>) {
+        *self.expires.lock() = at;
     }
 }
 
@@ -121,7 +127,7 @@ impl Permits {
             }
         }
         edge.books.token_used(row.id);
-        let (token, expires) = (Some(row.id), row.expires_at);
+        let (token, expires) = (Some(row.id), Mutex::new(row.expires_at));
         Ok(Arc::new(Permit { account, token, expires, scopes: row.scopes.clone() }))
     }
 
