@@ -264,7 +264,8 @@ impl Request {
         debug!(
             tunnel = tunnel.key,
             method = text(&self.method),
-            target = text(&self.target),
+            // Without its query, in which there are secrets at times.
+            path = text(self.target.split(|byte| *byte == b'?').next().unwrap_or_default()),
             status,
             duration_ms = began.elapsed().as_secs_f64() * 1e3,
             "request"

@@ -827,20 +827,20 @@ impl Agent {
 
     /// Whether there is any use in trying again.
     fn on_failure(&self, error: ConnectError) -> Result<Next, AgentError> {
+        let mut reason = error.to_string();
         let at_least = match &error {
             ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
-                let code = u16::try_from(*code).ok().and_then(Code::from_number);
-                match code {
+                match u16::try_from(*code).ok().and_then(Code::from_number) {
                     Some(code) if TOKEN_IS_OVER.contains(code) => {
                         return Err(AgentError::Token { code });
                     }
                     Some(code) if *code == Code::VERSION_MISMATCH => {
                         return Err(AgentError::Version(message.clone()));
                     }
-                    _ => {
-                        retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()))
-                    }
+                    Some(code) => reason = format!("{error} ({code}). {}", code.fix),
+                    None => {}
                 }
+                retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()))
             }
             ConnectError::Handshake(HandshakeError::Version { .. }) => {
                 return Err(AgentError::Version(error.to_string()));
@@ -853,7 +853,6 @@ impl Agent {
         if self.settings.fail_fast && !self.connected_before {
             return Err(AgentError::Unreachable(error));
         }
-        let reason = error.to_string();
         Ok(match error {
             ConnectError::Dns { .. }
             | ConnectError::Tcp { .. }

@@ -31,9 +31,9 @@ use uniroute_shared::{
 };
 
 use crate::{
-    Event, Tunnels, refused_until,
+    Event, Tunnels,
     connect::{ConnectError, Dialled},
-    forward,
+    forward, refused_until,
     transport::QuicDoor,
 };
 
