@@ -139,7 +139,10 @@ async fn roll_up(store: &Store) {
     let before = "SELECT fence FROM jobs WHERE name = 'roll-up'";
     let fence = async || store.row(before, Vec::new()).await.unwrap()?.take::<u64>().ok();
     let before = eventually("the job has run before", fence).await;
-    store.execute("UPDATE jobs SET ran_at = NULL WHERE name = 'roll-up'", Vec::new()).await.unwrap();
+    store
+        .execute("UPDATE jobs SET ran_at = NULL WHERE name = 'roll-up'", Vec::new())
+        .await
+        .unwrap();
     eventually("the job runs again", async || (fence().await? > before).then_some(())).await;
 }
 
@@ -208,8 +211,10 @@ async fn errors_of_the_way_and_upgraded_connections_count_too() {
     let token = user(&alone.setup().await, "ann@example.com", None).await;
     let echo = RawUpstream::start(|_, mut wire| async move {
         wire.request().await;
-        wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
-            .await;
+        wire.send(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n",
+        )
+        .await;
         loop {
             let bytes = wire.bytes().await;
             if bytes.is_empty() {
@@ -272,8 +277,7 @@ async fn percentiles_are_those_that_visitors_see() {
         text("hello")
     })
     .await;
-    let _agent =
-        TestAgent::launch(agent(&alone.edge, &token, "one", "a", &upstream.url())).await;
+    let _agent = TestAgent::launch(agent(&alone.edge, &token, "one", "a", &upstream.url())).await;
     let mut visitors = JoinSet::new();
     for visitor in 0..AT_ONCE {
         let edge = alone.edge.http();
@@ -354,8 +358,7 @@ async fn a_warm_request_asks_neither_store_nor_state() {
     let alone = Alone::with(rarely).await;
     let token = user(&alone.setup().await, "ann@example.com", None).await;
     let upstream = TestUpstream::saying("hello").await;
-    let _agent =
-        TestAgent::launch(agent(&alone.edge, &token, "one", "a", &upstream.url())).await;
+    let _agent = TestAgent::launch(agent(&alone.edge, &token, "one", "a", &upstream.url())).await;
     settled(&alone.edge).await;
     assert_eq!(calls_for(&alone.edge, 2_000).await, (0, 0));
 }

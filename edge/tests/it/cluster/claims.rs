@@ -137,9 +137,8 @@ async fn two_agents_of_one_owner_do_not_fight() {
     let cluster = Cluster::start(2).await;
     let token = user(&cluster.setup().await, "ann@example.com", None).await;
     let upstream = TestUpstream::saying("hello").await;
-    let settings = |edge: usize, id: &str| {
-        agent(&cluster.edges[edge], &token, id, "shop", &upstream.url())
-    };
+    let settings =
+        |edge: usize, id: &str| agent(&cluster.edges[edge], &token, id, "shop", &upstream.url());
     let first = TestAgent::launch(settings(0, "one")).await;
     assert!(matches!(wants(settings(1, "two")).await, Got::Taken));
     cluster.edges[0].get("shop", "/").await.assert_ok("hello");

@@ -111,10 +111,8 @@ async fn a_database_that_is_away_costs_no_request_and_no_row() {
     let requests = load.end().await;
     let edge = &cluster.edges[0];
     edge.get("new", "/").await.assert_ok("hello");
-    eventually("it is well again", async || {
-        (readiness(edge).await == "ready\n").then_some(())
-    })
-    .await;
+    eventually("it is well again", async || (readiness(edge).await == "ready\n").then_some(()))
+        .await;
     let lost = edge.metric("request_rows_lost_total").await;
     let left_out = edge.metric("request_rows_left_out_total").await;
     eprintln!("{requests} requests, rows: {left_out} left out, {lost} lost");
@@ -181,10 +179,8 @@ async fn redis_that_is_away_costs_no_request_and_what_it_forgot_is_told_again() 
     eprintln!("the state was right after {took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     let edge = &cluster.edges[0];
-    eventually("it is well again", async || {
-        (readiness(edge).await == "ready\n").then_some(())
-    })
-    .await;
+    eventually("it is well again", async || (readiness(edge).await == "ready\n").then_some(()))
+        .await;
     let requests = load.end().await;
     assert!(requests > 400, "{requests}");
     // Events are as quick as before.

@@ -91,10 +91,8 @@ async fn t18_a_deleted_tunnels_name_is_its_owners_for_a_while() {
         Event::Refused { code, .. } => Some(*code),
         _ => None,
     };
-    eventually("the agent is told", async || {
-        (serving.seen(refused).await == [2112]).then_some(())
-    })
-    .await;
+    eventually("the agent is told", async || (serving.seen(refused).await == [2112]).then_some(()))
+        .await;
     assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
     edge.get("shop", "/").await.assert_failed(404, "UR-1001");
     edge.get("blog", "/").await.assert_ok("hello");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 use uniroute_agent::Settings as AgentSettings;
 use uniroute_edge::{
-    config::{SecretSource, Settings},
+    config::{PublicBase, SecretSource, Settings},
     setup::{Role, Setup},
     store::{Store, StoreOptions, StoreUrl},
 };
@@ -165,6 +165,8 @@ fn secret() -> tempfile::TempDir {
 fn settings(store: StoreUrl, folder: &Path) -> Settings {
     let mut settings = TestEdge::settings();
     settings.tokens = None;
+    // All edges of a cluster are one to the outside.
+    settings.public_url = Some(PublicBase { scheme: "http".into(), port: None });
     let durable = &mut settings.durable;
     durable.store = store;
     durable.secret = SecretSource::File(folder.join("secret"));
@@ -212,8 +214,7 @@ pub(crate) fn agent(
     name: &str,
     upstream: &str,
 ) -> AgentSettings {
-    let mut settings =
-        TestAgent::settings(edge.http(), vec![TestAgent::tunnel(name, upstream)]);
+    let mut settings = TestAgent::settings(edge.http(), vec![TestAgent::tunnel(name, upstream)]);
     settings.token = token.parse().unwrap();
     settings.agent_id = AgentId::parse(id).unwrap();
     settings
@@ -275,16 +276,17 @@ impl Api {
     /// A request for a path below `/api/v1`, and whatever comes back.
     pub(crate) async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let mut wire = connect(self.edge, self.from).await;
-        let mut head = format!(
-            "{method} /api/v1{path} HTTP/1.1\r\nhost: edge.test\r\nconnection: close\r\n"
-        );
+        let mut head =
+            format!("{method} /api/v1{path} HTTP/1.1\r\nhost: edge.test\r\nconnection: close\r\n");
         if !self.access.is_empty() {
             head.push_str(&format!("authorization: Bearer {}\r\n", self.access));
         }
         let body = body.map(|body| body.to_string());
         if let Some(body) = &body {
             let length = body.len();
-            head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+            head.push_str(&format!(
+                "content-type: application/json\r\ncontent-length: {length}\r\n"
+            ));
         }
         wire.send(format!("{head}\r\n{}", body.unwrap_or_default())).await;
         wire.answer(method).await
