@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
@@ -34,6 +34,8 @@ const WRITE_BUFFER: usize = 4 * 1024 * 1024;
 const READ_BUFFER: usize = 4 * 1024;
 /// A message has to be taken after this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of his that are thrown away so that he reads why it ended.
+const MAX_DISCARDED: usize = 1024 * 1024;
 /// For the last words, and the other side's.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -144,7 +146,7 @@ impl Pipe {
         // The feed ends, too.
         drop(self);
         let _ = timeout(GOODBYE, close(&mut socket, ending)).await;
-        let _ = timeout(GOODBYE, socket.get_mut().shutdown()).await;
+        let _ = timeout(GOODBYE, linger(socket.get_mut())).await;
     }
 
     async fn carry<Io>(&mut self, socket: &mut WebSocketStream<Io>) -> Ending
@@ -218,7 +220,20 @@ fn ending_of(error: &Error) -> Ending {
     }
 }
 
-/// The last words; then what the other side has on its way is read, or it would not see them.
+/// Ends our direction, and reads what is still on its way: with bytes that nobody has read, the
+/// kernel would break the connection off, and the last words with it.
+async fn linger<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io) -> std::io::Result<()> {
+    io.shutdown().await?;
+    let mut discarded = [0; READ_BUFFER];
+    for _ in 0..MAX_DISCARDED / READ_BUFFER {
+        if io.read(&mut discarded).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The last words, and the other side's answer to them.
 async fn close<Io>(socket: &mut WebSocketStream<Io>, ending: Ending) -> Result<(), Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
