@@ -38,12 +38,16 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_DISCARDED: usize = 1024 * 1024;
 /// For the last words, and the other side's.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Until they are read.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Why it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The client wants no more, or is not there.
+    /// The client wants no more.
     Gone,
+    /// Nobody is there any more.
+    Silent,
     /// The edge stops.
     Stopping,
     /// He may not do what he does.
@@ -67,7 +71,7 @@ impl Ending {
     /// Close code and reason.
     fn frame(self) -> Option<(u16, &'static str)> {
         Some(match self {
-            Self::Gone => return None,
+            Self::Gone | Self::Silent => return None,
             Self::Stopping => {
                 (1001, "the edge stops: come back, with the number of the last event")
             }
@@ -145,8 +149,11 @@ impl Pipe {
         debug!(?ending, "somebody watches no more");
         // The feed ends, too.
         drop(self);
+        if ending == Ending::Silent {
+            return;
+        }
         let _ = timeout(GOODBYE, close(&mut socket, ending)).await;
-        let _ = timeout(GOODBYE, linger(socket.get_mut())).await;
+        let _ = timeout(LINGER, linger(socket.get_mut())).await;
     }
 
     async fn carry<Io>(&mut self, socket: &mut WebSocketStream<Io>) -> Ending
@@ -168,13 +175,16 @@ impl Pipe {
                     match message {
                         Some(Ok(Message::Close(_))) | None => return Ending::Gone,
                         Some(Ok(_)) if heard > MAX_MESSAGES => return Ending::Chatty,
-                        Some(Ok(_)) => Ok(pinged = false),
+                        Some(Ok(_)) => {
+                            pinged = false;
+                            Ok(())
+                        }
                         Some(Err(error)) => return ending_of(&error),
                     }
                 }
                 _ = pings.tick() => {
                     if std::mem::replace(&mut pinged, true) {
-                        return Ending::Gone;
+                        return Ending::Silent;
                     }
                     heard = 0;
                     self.say(socket, Message::Ping(Bytes::new())).await
@@ -204,7 +214,7 @@ impl Pipe {
             sent = timeout(PATIENCE, socket.send(message)) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(ending_of(&error)),
-                Err(_) => Err(Ending::Gone),
+                Err(_) => Err(Ending::Silent),
             },
             () = self.verdict.cut.cancelled() => Err(self.ending()),
         }
