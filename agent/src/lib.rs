@@ -91,6 +91,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest settings of all tunnels in bytes: they travel in one control frame, with some more.
 const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
+/// Answers to a token that no later try changes.
+const TOKEN_IS_OVER: [Code; 4] =
+    [Code::TOKEN_REFUSED, Code::TOKEN_REVOKED, Code::TOKEN_EXPIRED, Code::TOKEN_ADDRESS];
 /// Events that wait for a slow listener; later ones are dropped.
 const EVENTS: usize = 256;
 /// How often idle connections to local servers are looked at.
@@ -335,6 +338,13 @@ pub enum Event {
     },
     /// The time to the edge and back.
     RoundTrip(Duration),
+    /// The tunnel's owner lets nobody in, or does again.
+    Paused {
+        /// The agent's word for it.
+        key: String,
+        /// Whether visitors are kept out now.
+        paused: bool,
+    },
     /// What the edge counts of a tunnel.
     Status {
         /// The agent's word for it.
@@ -345,6 +355,8 @@ pub enum Event {
         latency_ms: u32,
         /// How long it has existed.
         uptime_seconds: u64,
+        /// Its owner lets no visitors in for now.
+        paused: bool,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
@@ -397,6 +409,25 @@ pub struct Refusal {
     pub code: u16,
     /// In the edge's words.
     pub message: String,
+}
+
+impl Refusal {
+    /// What to do about one that is for now only.
+    fn later(&self) -> Option<Next> {
+        let at_least = Code::from_number(self.code)?.retry_after?;
+        let at_least = Duration::from_secs(at_least.into());
+        Some(Next::TurnedAway { reason: self.message.clone(), at_least })
+    }
+
+    fn deleted(tunnel: &Tunnel) -> Self {
+        Self {
+            key: tunnel.key.clone(),
+            name: tunnel.name(),
+            port: 0,
+            code: Code::TUNNEL_DELETED.number,
+            message: Code::TUNNEL_DELETED.title.to_owned(),
+        }
+    }
 }
 
 fn refusals(refusals: &[Refusal]) -> String {
@@ -519,6 +550,10 @@ impl Agent {
         let mut leaving = JoinSet::new();
         let mut switched: Option<Box<Session>> = None;
         loop {
+            if !self.tunnels.all().is_empty() && self.tunnels.wanted().next().is_none() {
+                let deleted = self.tunnels.all().iter().map(|tunnel| Refusal::deleted(tunnel));
+                return Err(AgentError::Refused(deleted.collect()));
+            }
             let attempt = match switched.take() {
                 Some(session) => Ok(*session),
                 None => {
@@ -611,7 +646,7 @@ impl Agent {
         v1::Init {
             token: self.settings.token.expose().to_owned(),
             agent_id: self.settings.agent_id.to_string(),
-            tunnels: self.tunnels.all().iter().map(|tunnel| tunnel.spec()).collect(),
+            tunnels: self.tunnels.wanted().map(|tunnel| tunnel.spec()).collect(),
             features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
             metadata: Some(v1::AgentMetadata {
                 name: self.settings.agent_name.clone(),
@@ -630,7 +665,9 @@ impl Agent {
         leaving: &mut JoinSet<SessionEnd>,
         stop: &CancellationToken,
     ) -> Result<Next, AgentError> {
-        self.take_in(&session)?;
+        if let Some(wait) = self.take_in(&session)? {
+            return Ok(wait);
+        }
         self.chooser.lock().begin();
         let view = session.view();
         let goes = CancellationToken::new();
@@ -743,8 +780,9 @@ impl Agent {
         }
     }
 
-    /// What the handshake brought.
-    fn take_in(&mut self, session: &Session) -> Result<(), AgentError> {
+    /// What the handshake brought. A session with nothing to serve is of no use, where the edge can
+    /// only not say now what the agent may have.
+    fn take_in(&mut self, session: &Session) -> Result<Option<Next>, AgentError> {
         let established = &session.established;
         let carrier = session.view().carried.carrier();
         info!(edge = established.edge_id, session.id = established.ack.session_id, %carrier, "connected");
@@ -753,6 +791,9 @@ impl Agent {
         for created in &established.created {
             self.tunnels.created(created);
             self.event(|| self.ready_event(created));
+            if let Some(tunnel) = self.tunnels.by_key(&created.key) {
+                self.tunnels.paused(tunnel, created.state());
+            }
         }
         let refused: Vec<_> = established.refused.iter().map(|r| self.refusal(r)).collect();
         for refusal in &refused {
@@ -760,11 +801,16 @@ impl Agent {
             warn!(tunnel = key, code, message, "a tunnel was refused");
             self.event(|| Event::Refused { key, code, message });
         }
-        if established.created.is_empty() && !self.connected_before {
-            return Err(AgentError::Refused(refused));
+        if established.created.is_empty() {
+            let later = refused.iter().find_map(|refusal| refusal.later());
+            match later.filter(|_| !self.settings.fail_fast || self.connected_before) {
+                Some(wait) => return Ok(Some(wait)),
+                None if !self.connected_before => return Err(AgentError::Refused(refused)),
+                None => {}
+            }
         }
         self.connected_before = true;
-        Ok(())
+        Ok(None)
     }
 
     fn ready_event(&self, created: &v1::TunnelCreated) -> Event {
@@ -795,7 +841,7 @@ impl Agent {
             ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
                 let code = u16::try_from(*code).ok().and_then(Code::from_number);
                 match code {
-                    Some(code) if *code == Code::TOKEN_REFUSED => {
+                    Some(code) if TOKEN_IS_OVER.contains(code) => {
                         return Err(AgentError::Token { code });
                     }
                     Some(code) if *code == Code::VERSION_MISMATCH => {

@@ -62,6 +62,10 @@ fn text_line(event: &Event, known: &mut HashMap<String, String>) -> Option<Strin
         Event::Refused { key, code, message } => {
             Some(format!("tunnel {key:?} refused: {message} (UR-{code:04})"))
         }
+        Event::Paused { key, paused: true } => {
+            Some(format!("tunnel {key:?} is paused: nobody is let in"))
+        }
+        Event::Paused { key, paused: false } => Some(format!("tunnel {key:?} goes on")),
         Event::Disconnected { reason, retry_in } => {
             Some(format!("not connected: {reason}; next try in {:.1} s", retry_in.as_secs_f32()))
         }
@@ -84,10 +88,13 @@ fn json_line(event: &Event) -> Option<String> {
         Event::Disconnected { reason, retry_in } => json!({
             "event": "disconnected", "reason": reason, "retry_in_ms": retry_in.as_millis(),
         }),
+        Event::Paused { key, paused } => json!({
+            "event": if *paused { "paused" } else { "resumed" }, "tunnel": key,
+        }),
         Event::RoundTrip(rtt) => json!({ "event": "round_trip", "rtt_us": rtt.as_micros() }),
-        Event::Status { key, requests, latency_ms, uptime_seconds } => json!({
+        Event::Status { key, requests, latency_ms, uptime_seconds, paused } => json!({
             "event": "status", "tunnel": key, "requests": requests, "latency_ms": latency_ms,
-            "uptime_seconds": uptime_seconds,
+            "uptime_seconds": uptime_seconds, "paused": paused,
         }),
         // Too many for a stream of events; they are in the log at level debug.
         _ => return None,

@@ -24,6 +24,7 @@ use uniroute_proto::{
 };
 use uniroute_shared::{
     carrier::quic,
+    code::Code,
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
@@ -457,11 +458,13 @@ impl Control {
             }
             Frame::TunnelStatus(status) => {
                 if let Some(tunnel) = self.tunnels.by_id(&status.tunnel_id) {
+                    self.tunnels.paused(&tunnel, status.state());
                     self.tunnels.event(|| Event::Status {
                         key: tunnel.key.clone(),
                         requests: status.requests,
                         latency_ms: status.latency_ms,
                         uptime_seconds: status.uptime_seconds,
+                        paused: status.state() == v1::TunnelState::Paused,
                     });
                 }
                 Ok(())
@@ -476,6 +479,9 @@ impl Control {
             }
             Frame::CloseTunnel(close) => {
                 warn!(code = close.code, message = close.message, "the edge closed a tunnel");
+                if close.code == u32::from(Code::TUNNEL_DELETED.number) {
+                    self.tunnels.deleted(&close.tunnel_id, &close);
+                }
                 Ok(())
             }
             Frame::ControlError(error) => {

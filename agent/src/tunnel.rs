@@ -1,6 +1,13 @@
 //! The tunnels of one agent: what it wants, and what it has.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -93,6 +100,10 @@ pub(crate) struct Tunnel {
     /// What the local server is told of visitors, and how.
     pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
     live: Mutex<Live>,
+    /// Its owner has deleted it: it is not asked for again.
+    deleted: AtomicBool,
+    /// Its owner lets nobody in for now.
+    paused: AtomicBool,
 }
 
 /// What the edge last said of it.
@@ -126,6 +137,8 @@ impl Tunnel {
             routes,
             policy,
             live: Mutex::default(),
+            deleted: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -167,6 +180,12 @@ impl Tunnel {
             idle_timeout_ms: millis(self.idle_timeout),
             http: self.policy.clone(),
         }
+    }
+
+    /// Its public name, as far as it is known.
+    pub(crate) fn name(&self) -> String {
+        let live = self.live.lock();
+        live.name.clone().or_else(|| self.wanted.clone()).unwrap_or_default()
     }
 
     /// What the last request showed of the local server.
@@ -236,6 +255,28 @@ impl Tunnels {
             live.name = Some(created.name.clone());
             live.port = u16::try_from(created.port).ok().filter(|port| *port != 0);
             by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
+        }
+    }
+
+    /// Those that the edge is asked for.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &Arc<Tunnel>> {
+        self.all.iter().filter(|tunnel| !tunnel.deleted.load(Ordering::Relaxed))
+    }
+
+    /// Its owner has deleted a tunnel.
+    pub(crate) fn deleted(&self, id: &[u8], close: &v1::CloseTunnel) {
+        let Some(tunnel) = self.by_id.write().remove(id) else { return };
+        tunnel.deleted.store(true, Ordering::Relaxed);
+        let code = u16::try_from(close.code).unwrap_or_default();
+        let message = close.message.clone();
+        self.event(|| Event::Refused { key: tunnel.key.clone(), code, message });
+    }
+
+    /// The edge says whether visitors are let in.
+    pub(crate) fn paused(&self, tunnel: &Tunnel, state: v1::TunnelState) {
+        let paused = state == v1::TunnelState::Paused;
+        if tunnel.paused.swap(paused, Ordering::Relaxed) != paused {
+            self.event(|| Event::Paused { key: tunnel.key.clone(), paused });
         }
     }
 

@@ -88,7 +88,7 @@ class World:
 
     def start_edge(self):
         self.edge = self.process([f"{BIN}/uniroute-edge", "serve", "--http", f"127.0.0.1:{self.port}", "--admin", "127.0.0.1:0",
-                                  "--token-file", self.tokens, "--log-format", "json"])
+                                  "--token-file", self.tokens, "--data-dir", os.path.join(self.dir, "data"), "--log-format", "json"])
         found = wait_for("edge", lambda: re.search(r'"admin":"([^"]+)"', self.edge.text()))
         self.admin = found.group(1)
 

@@ -1,11 +1,12 @@
 //! The local server that every measured path ends at.
 //!
-//! `GET /1k` answers 1,024 bytes, `GET /bytes/N` N bytes, `POST /upload` reads the body and answers its length,
-//! and `GET /echo` sends WebSocket messages back.
+//! `GET /1k` answers 1,024 bytes, `/varied` the same after 5 to 80 ms, `GET /bytes/N` N bytes, `POST
+//! /upload` reads the body and answers its length, and `GET /echo` sends WebSocket messages back.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -88,6 +89,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, Infallib
     let (parts, body) = request.into_parts();
     let response = match (parts.method, parts.uri.path()) {
         (Method::GET, "/1k") => Response::new(Either::Left(Repeat::bytes(1024))),
+        (Method::GET, "/varied") => {
+            tokio::time::sleep(varied()).await;
+            Response::new(Either::Left(Repeat::bytes(1024)))
+        }
         (Method::POST, "/upload") => match drain(body).await {
             Ok(len) => Response::new(text(len.to_string())),
             Err(_) => status(StatusCode::BAD_REQUEST),
@@ -100,6 +105,13 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Answer>, Infallib
         _ => status(StatusCode::NOT_FOUND),
     };
     Ok(response)
+}
+
+/// From 5 to 80 ms, another one each time, and in no order.
+fn varied() -> Duration {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Duration::from_millis(5 + count.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 76)
 }
 
 fn echo(request: Request<Incoming>) -> Response<Answer> {

@@ -74,6 +74,8 @@ impl Edge {
             .args(["serve", "--http", listen, "--admin", "127.0.0.1:0"])
             .args(["--domain", "localhost", "--log-format", "json", "--token-file"])
             .arg(&token_file)
+            .arg("--data-dir")
+            .arg(dir.join("data"))
             .args(&args.edge_arg);
         let mut process = Child::start("edge", dir, command)?;
         let mut address = process.wait_for_line(Output::Stderr, READY, listening).await?;

@@ -224,7 +224,8 @@ fn complete(mut document: Value) -> Value {
 
 fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let role = gate::role(operation);
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
         // Outside of JSON there is no `null`: what is not given is not there.
         if let Some(Value::Array(types)) = parameter.pointer_mut("/schema/type") {
             types.retain(|name| name != "null");
@@ -298,7 +299,7 @@ fn add_idempotency(operation: &mut Value) {
             "type": "string", "minLength": 1, "maxLength": 64, "pattern": gate::KEY_PATTERN,
         },
     });
-    match operation["parameters"].as_array_mut() {
+    match operation.get_mut("parameters").and_then(Value::as_array_mut) {
         Some(parameters) => parameters.push(parameter),
         None => operation["parameters"] = json!([parameter]),
     }

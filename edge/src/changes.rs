@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::{
     Shared,
-    events::{Event, Kind},
-    registry::Tunnel,
+    events::{Event, Kind, Numbered, Since},
+    registry::{Claim, SessionHandle, Tunnel},
     session::claims::lower,
     store::{StoreError, Timestamp},
 };
@@ -66,8 +66,8 @@ async fn on_event(edge: &Arc<Shared>, event: &Event) {
         Kind::TunnelOnline => {
             let text = |name: &str| event.data.get(name).and_then(|value| value.as_str());
             let fence = event.data.get("epoch").and_then(serde_json::Value::as_u64);
-            if let (Some(tunnel), Some(fence)) = (known(edge, event.tunnel), fence)
-                && text("edge").is_some_and(|other| other != edge.id)
+            if text("edge").is_some_and(|other| other != edge.id)
+                && let (Some(tunnel), Some(fence)) = (known(edge, event.tunnel), fence)
             {
                 lose(edge, &tunnel, fence, &Code::TUNNEL_TAKEN_OVER);
             }
@@ -102,17 +102,52 @@ async fn on_event(edge: &Arc<Shared>, event: &Event) {
     }
 }
 
+/// Acts once more on what was told while `session` was being made, behind the event `from`: it may
+/// have looked a moment too early, and nobody could tell it anything yet.
+pub(crate) async fn catch_up(
+    edge: &Arc<Shared>,
+    from: u64,
+    session: &SessionHandle,
+    claims: &[Claim],
+) {
+    if edge.events.last() == from {
+        return;
+    }
+    let user = session.permit.account.user;
+    let events = match edge.events.since(from) {
+        Since::All(events) => events,
+        Since::TooOld(_) => {
+            // Whatever it was: look again.
+            edge.permits.forget(user);
+            reload_user(edge, user).await;
+            return;
+        }
+    };
+    for Numbered { event, .. } in events {
+        let tunnel = |claim: &Claim| event.tunnel == Some(claim.tunnel.id.into());
+        let concerns = match event.kind {
+            Kind::TunnelOnline | Kind::TunnelDeleted | Kind::TunnelUpdated => {
+                claims.iter().any(tunnel)
+            }
+            Kind::TunnelPaused | Kind::TunnelResumed => claims.iter().any(tunnel),
+            Kind::TokenRevoked | Kind::TokenUpdated => event.object == session.permit.token,
+            Kind::UserUpdated | Kind::UserDeleted => event.object.or(event.user) == Some(user),
+            Kind::PlanUpdated | Kind::PlanDeleted => true,
+            _ => false,
+        };
+        if concerns {
+            on_event(edge, &event).await;
+        }
+    }
+}
+
 fn known(edge: &Shared, tunnel: Option<Uuid>) -> Option<Arc<Tunnel>> {
     edge.registry.by_id(TunnelId::from(tunnel?))
 }
 
 /// Ends sessions.
-pub(crate) fn cut(
-    edge: &Shared,
-    which: impl Fn(&crate::registry::SessionHandle) -> bool,
-    code: &'static Code,
-) {
-    for session in edge.registry.sessions().iter().filter(|session| which(session)) {
+pub(crate) fn cut(edge: &Shared, which: impl Fn(&SessionHandle) -> bool, code: &'static Code) {
+    for session in edge.registry.sessions_that(which) {
         info!(session.id = %session.id, %code, "a session is cut");
         session.cut.now(code);
     }

@@ -1,6 +1,7 @@
 //! The command line of `uniroute-edge`.
 
 mod accounts;
+mod store;
 
 use std::{
     fs,
@@ -32,6 +33,11 @@ pub(crate) enum Command {
     /// The config file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Makes the tables of the store, or brings them up to this release.
+    Migrate(store::Migrate),
+    /// The store as a whole.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Accounts, on the store directly.
     User(accounts::User),
     /// Tokens of agents, on the store directly.

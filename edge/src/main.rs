@@ -31,6 +31,8 @@ fn main() -> ExitCode {
         Command::Dev(dev) => dev.plan().and_then(run),
         Command::Serve(serve) => serve.plan().map_err(Into::into).and_then(run),
         Command::Config(command) => command.run(),
+        Command::Migrate(migrate) => migrate.run(),
+        Command::Store(command) => command.run(),
         Command::User(user) => user.run(),
         Command::Token(token) => token.run(),
         Command::Invite(invite) => invite.run(),

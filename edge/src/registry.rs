@@ -11,7 +11,7 @@
 pub(crate) mod ports;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -373,6 +373,8 @@ pub(crate) struct Wish<'a> {
 #[derive(Debug, Default)]
 struct Table {
     names: HashMap<Subdomain, Entry>,
+    /// Which name a tunnel had last; it is its own if it still has it.
+    ids: HashMap<TunnelId, Subdomain>,
     /// Who got a port last; it is theirs if they still have it.
     ports: HashMap<(Kind, u16), Subdomain>,
     sessions: HashMap<SessionId, Arc<SessionHandle>>,
@@ -514,11 +516,6 @@ impl Registry {
         old.inspect(|session| session.replaced.cancel()).is_some()
     }
 
-    /// A session that is ready, or goes.
-    pub(crate) fn session_by_id(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
-        self.table.read().sessions.get(id).cloned()
-    }
-
     /// The session that is named so and gave out `token`.
     pub(crate) fn session(&self, id: &str, token: &[u8]) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();
@@ -590,6 +587,15 @@ impl Registry {
         mine.map(|entry| Arc::clone(&entry.tunnel)).collect()
     }
 
+    /// Sessions for which something holds.
+    pub(crate) fn sessions_that(
+        &self,
+        holds: impl Fn(&SessionHandle) -> bool,
+    ) -> Vec<Arc<SessionHandle>> {
+        let table = self.table.read();
+        table.sessions.values().filter(|session| holds(session)).cloned().collect()
+    }
+
     /// Every session, for people to look at.
     pub(crate) fn sessions(&self) -> Vec<Arc<SessionHandle>> {
         self.table.read().sessions.values().cloned().collect()
@@ -607,16 +613,13 @@ impl Registry {
 
     /// The tunnel with this identifier, if it is known here.
     pub(crate) fn by_id(&self, id: TunnelId) -> Option<Arc<Tunnel>> {
-        let table = self.table.read();
-        let mut tunnels = table.names.values().map(|entry| &entry.tunnel);
-        tunnels.find(|tunnel| tunnel.id == id).cloned()
+        self.table.read().entry_of(id).map(|entry| Arc::clone(&entry.tunnel))
     }
 
     /// Who serves the tunnel with this identifier now.
     pub(crate) fn serving(&self, id: TunnelId) -> Option<Arc<SessionHandle>> {
         let table = self.table.read();
-        let mut targets = table.names.values().filter_map(|entry| entry.target.as_ref());
-        let target = targets.find(|target| target.tunnel.id == id)?;
+        let target = table.entry_of(id)?.target.as_ref()?;
         Some(Arc::clone(&target.session))
     }
 
@@ -631,17 +634,19 @@ impl Registry {
     /// Returns the session that served it.
     pub(crate) fn lose(&self, id: TunnelId, fence: u64) -> Option<Arc<SessionHandle>> {
         let mut table = self.table.write();
-        let lost = |entry: &&Entry| entry.tunnel.id == id && entry.tunnel.fence() < fence;
-        let name = table.names.values().find(lost)?.tunnel.name.clone();
+        let lost = |entry: &&Entry| entry.tunnel.fence() < fence;
+        let name = table.entry_of(id).filter(lost)?.tunnel.name.clone();
         let target = table.names.remove(&name).and_then(|entry| entry.target)?;
         Some(Arc::clone(&target.session))
     }
 
-    /// How many sessions of `account` are ready now.
-    pub(crate) fn sessions_of(&self, account: &Arc<Account>) -> usize {
+    /// How many other agents of `account` than this one are ready now. A session that this one has
+    /// lost, and that is still here, is not one more.
+    pub(crate) fn agents_beside(&self, account: &Arc<Account>, agent: &AgentId) -> usize {
         let table = self.table.read();
         let mine = |session: &&Arc<SessionHandle>| Arc::ptr_eq(&session.permit.account, account);
-        table.sessions.values().filter(mine).count()
+        let agents = table.sessions.values().filter(mine).map(|session| &session.identity.agent);
+        agents.filter(|other| *other != agent).collect::<HashSet<_>>().len()
     }
 
     /// Everything that is served now.
@@ -668,6 +673,10 @@ impl Registry {
 }
 
 impl Table {
+    fn entry_of(&self, id: TunnelId) -> Option<&Entry> {
+        self.names.get(self.ids.get(&id)?).filter(|entry| entry.tunnel.id == id)
+    }
+
     fn claim(
         &mut self,
         identity: &Identity,
@@ -692,6 +701,7 @@ impl Table {
         if let Some(port) = port {
             self.ports.insert((wish.kind, port), name.clone());
         }
+        self.ids.insert(grant.id, name.clone());
         let entry = self.names.entry(name.clone()).or_insert_with(|| {
             let port = port.map(Port::new);
             let listening = port.as_ref().map(|port| port.closed.clone().drop_guard());
@@ -756,6 +766,8 @@ impl Table {
         self.swept = Some(now);
         let hold = self.hold;
         self.names.retain(|_, entry| !entry.is_expired(hold));
+        let names = &self.names;
+        self.ids.retain(|id, name| names.get(name).is_some_and(|entry| entry.tunnel.id == *id));
     }
 }
 

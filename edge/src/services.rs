@@ -51,8 +51,11 @@ pub(crate) struct Settings {
     /// How long nobody else gets the name of a deleted tunnel.
     pub(crate) quarantine: Duration,
     /// Where visitors reach a tunnel.
-    pub(crate) url_of: Box<dyn Fn(TunnelKind, &str, Option<u16>) -> String + Send + Sync>,
+    pub(crate) url_of: UrlOf,
 }
+
+/// The public address of a tunnel, by its kind, name and port.
+pub(crate) type UrlOf = Box<dyn Fn(TunnelKind, &str, Option<u16>) -> String + Send + Sync>;
 
 /// Who may make an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]

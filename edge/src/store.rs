@@ -178,7 +178,7 @@ impl Store {
             Backend::Postgres(postgres) => postgres.rows(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.rows(sql, params).await,
         };
-        self.counters.ended(&outcome);
+        self.counters.ended(&outcome, !is_read(sql));
         outcome
     }
 
@@ -199,7 +199,7 @@ impl Store {
             Backend::Postgres(postgres) => postgres.listed(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.listed(sql, params).await,
         };
-        self.counters.ended(&outcome);
+        self.counters.ended(&outcome, false);
         outcome
     }
 
@@ -212,7 +212,7 @@ impl Store {
             Backend::Postgres(postgres) => postgres.execute(sql, params).await,
             Backend::Sqlite(sqlite) => sqlite.execute(sql, params).await,
         };
-        self.counters.ended(&outcome);
+        self.counters.ended(&outcome, true);
         outcome
     }
 
@@ -228,7 +228,7 @@ impl Store {
             Backend::Postgres(postgres) => postgres.transaction(statements).await,
             Backend::Sqlite(sqlite) => sqlite.transaction(statements).await,
         };
-        self.counters.ended(&outcome);
+        self.counters.ended(&outcome, true);
         outcome
     }
 }

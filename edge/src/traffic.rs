@@ -168,6 +168,16 @@ impl Minute {
     }
 }
 
+impl Traffic {
+    fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.errors += more.errors;
+        self.bytes_in += more.bytes_in;
+        self.bytes_out += more.bytes_out;
+        self.took.merge(&more.took);
+    }
+}
+
 /// How requests are written down.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {

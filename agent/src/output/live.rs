@@ -86,6 +86,10 @@ impl Live {
             Event::Refused { key, code, message } => {
                 self.tunnels.entry(key).or_default().fault = format!("{message} (UR-{code:04})");
             }
+            Event::Paused { key, paused } => {
+                let fault = if paused { "paused: nobody is let in" } else { "" };
+                self.tunnels.entry(key).or_default().fault = fault.into();
+            }
             Event::Disconnected { reason, retry_in } => {
                 self.connected = false;
                 self.rtt = None;

@@ -311,7 +311,7 @@ fn read_json(headers: &HeaderMap, body: &[u8]) -> Result<Value, Failure> {
     if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
         return Err(Failure::new(&Code::MEDIA_TYPE));
     }
-    serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map(whole_numbers).map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Eof => "it ends too early",
             _ => "it is not valid JSON",
@@ -319,6 +319,25 @@ fn read_json(headers: &HeaderMap, body: &[u8]) -> Result<Value, Failure> {
         let detail = format!("{what}: line {}, column {}", error.line(), error.column());
         Failure::because(&Code::BODY_UNREADABLE, detail)
     })
+}
+
+/// The same value, with whole numbers as integers however they are written: `1.0` is 1 in JSON.
+fn whole_numbers(value: Value) -> Value {
+    /// Up to here every whole number has a float of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|_| number.is_f64());
+            let whole = whole.filter(|whole| whole.fract() == 0.0 && whole.abs() < EXACT);
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole, and not too large")]
+            whole.map_or(Value::Number(number), |whole| Value::from(whole as i64))
+        }
+        Value::Array(items) => items.into_iter().map(whole_numbers).collect(),
+        Value::Object(map) => {
+            map.into_iter().map(|(name, value)| (name, whole_numbers(value))).collect()
+        }
+        other => other,
+    }
 }
 
 /// The names and values of a query; `None`: it cannot be read without guessing.
@@ -366,6 +385,15 @@ mod tests {
         for bad in ["a=%", "a=%4", "a=%zz", "a=%ff", "%=1"] {
             assert_eq!(pairs(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_integers() {
+        let read = |text: &str| whole_numbers(serde_json::from_str(text).unwrap()).to_string();
+        assert_eq!(read("[1.0, {\"a\": -2e3}, 0.5, 7]"), "[1,{\"a\":-2000},0.5,7]");
+        assert_eq!(read("-0.0"), "0");
+        assert_eq!(read("1e300"), "1e+300");
+        assert_eq!(read("18446744073709551615"), "18446744073709551615");
     }
 
     #[test]

@@ -260,7 +260,10 @@ fn the_gate_knows_all_that_the_description_says_of_inputs() {
             check_words(&document, body.unwrap_or(&Value::Null));
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             for parameter in parameters.filter(|parameter| parameter["in"] != "path") {
-                check_words(&document, &parameter["schema"]);
+                // A tag that is none of ours is no fault: it fits no version.
+                if parameter["name"] != "if-match" {
+                    check_words(&document, &parameter["schema"]);
+                }
                 seen += 1;
             }
         }

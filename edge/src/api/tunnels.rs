@@ -231,8 +231,9 @@ pub(super) async fn get_tunnel(
     patch, path = "/api/v1/tunnels/{id}", tag = "Tunnels", security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "Of the tunnel"),
-        ("if-match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]{1,18}")$"#, max_length = 20,
-            description = "The `etag` of the version that is to be changed: a newer one stays"),
+        ("if-match" = Option<String>, Header, example = "\"1\"",
+            description = "The `etag` of the version that is to be changed: another one stays. `*`: \
+                whichever it is"),
     ),
     request_body = TunnelPatch,
     responses(
@@ -268,8 +269,10 @@ fn expected_version(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     if text == "*" {
         return Ok(None);
     }
-    let version = text.trim_matches('"').parse();
-    version.map(Some).map_err(|_| Failure::new(&Code::CHANGED_MEANWHILE))
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let version = inner.and_then(|version| version.parse().ok());
+    // What is none of our tags fits no version.
+    version.map(Some).ok_or_else(|| Failure::new(&Code::CHANGED_MEANWHILE))
 }
 
 /// Deletes a tunnel. Its name stays yours for a while: nobody else gets its visitors.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use uniroute_edge::{
-    config::File,
+    config::{Durable, File},
     setup::{AccountLine, Role, Setup},
 };
 use uuid::Uuid;
@@ -163,13 +163,18 @@ enum InviteCommand {
 }
 
 impl Place {
-    async fn open(self) -> anyhow::Result<Setup> {
+    /// What is said of the store, with the rest at its default.
+    pub(crate) fn durable(self) -> anyhow::Result<Durable> {
         let mut file = self.config.as_deref().map(File::load).transpose()?.unwrap_or_default();
         file.store = self.store.or(file.store);
         file.data_dir = self.data_dir.or(file.data_dir);
         // Nothing is signed here: a secret that the edge needs may be missing.
         file.secret_file.get_or_insert_with(|| Path::new("secret").into());
-        let durable = file.settings()?.durable;
+        Ok(file.settings()?.durable)
+    }
+
+    async fn open(self) -> anyhow::Result<Setup> {
+        let durable = self.durable()?;
         Ok(Setup::open(&durable.store, &durable.store_options).await?)
     }
 }
@@ -192,7 +197,7 @@ impl Password {
     }
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(super) fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 

@@ -297,8 +297,9 @@ impl Exchange {
         };
         let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
         let limited = tunnel.account.bandwidth.is_limited();
+        let clock = Clock::start();
         let mut exchange = Self {
-            record: Record::new(Arc::clone(visitor), tunnel, asked),
+            record: Record::new(Arc::clone(visitor), tunnel, asked, clock.began),
             open,
             kind,
             way: Way::Over,
@@ -306,7 +307,7 @@ impl Exchange {
             download: StreamBody::empty(),
             kept: Some(Kept::of(whole)),
             tries: 0,
-            clock: Clock::start(),
+            clock,
             starved: None,
             guard,
             pacers: limited.then(Box::default),

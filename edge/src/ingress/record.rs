@@ -36,7 +36,12 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(visitor: Arc<Visitor>, tunnel: Arc<Tunnel>, asked: &Asked) -> Self {
+    pub(crate) fn new(
+        visitor: Arc<Visitor>,
+        tunnel: Arc<Tunnel>,
+        asked: &Asked,
+        began: Instant,
+    ) -> Self {
         Self {
             visitor,
             tunnel,
@@ -44,7 +49,7 @@ impl Record {
             method: asked.head.method.clone(),
             target: asked.head.target.clone(),
             told: asked.came.as_ref().map(|came| came.visitor),
-            began: Instant::now(),
+            began,
             answered: None,
             status: None,
             error: None,

@@ -60,6 +60,10 @@ impl Visitor {
     /// # Errors
     /// [`ProxyError::Limited`].
     pub(crate) fn check_rate(&self, asked: &Asked) -> Result<(), ProxyError> {
+        // A connection may be older than the ban, or a proxy's.
+        if let Some(ban) = self.edge.abuse.banned(asked.address(self)) {
+            return Err(ProxyError::Limited(&Code::ADDRESS_BANNED, ban.left()));
+        }
         if self.edge.addresses.rate().is_some() {
             match &asked.came {
                 Some(came) => {

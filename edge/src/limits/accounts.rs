@@ -71,6 +71,12 @@ impl Account {
         }
     }
 
+    /// Whether there is a limit of which nothing is known yet.
+    pub(crate) fn wants_usage(&self) -> bool {
+        self.allowance().transfer_bytes_per_month.is_some()
+            && self.transfer_left.load(Ordering::Relaxed) == u64::MAX
+    }
+
     /// What the store has counted for this month, on all edges.
     pub(crate) fn set_transferred(&self, used: u64) {
         if let Some(limit) = self.allowance.lock().transfer_bytes_per_month {

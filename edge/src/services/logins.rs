@@ -152,13 +152,16 @@ impl Services {
         from: &From,
     ) -> Result<(UserRow, Tokens), Failure> {
         let network = network_of(from.peer);
-        self.auth.by_address.begin(&network, Instant::now()).map_err(locked)?;
+        let suspect = || (self.auth.suspicion)(from.peer, "login");
+        if let Err(wait) = self.auth.by_address.begin(&network, Instant::now()) {
+            // Who goes on all the same guesses: tries that count are too few to tell.
+            suspect();
+            return Err(locked(wait));
+        }
         let checked = self.check_login(email, password).await;
         match &checked {
             // It stays counted.
-            Err(failure) if failure.code == &Code::LOGIN_REFUSED => {
-                (self.auth.suspicion)(from.peer, "login");
-            }
+            Err(failure) if failure.code == &Code::LOGIN_REFUSED => suspect(),
             _ => self.auth.by_address.forgive(&network),
         }
         let user = checked?;

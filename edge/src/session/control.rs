@@ -31,7 +31,7 @@ use uniroute_shared::{
 
 use super::claims;
 use crate::{
-    Shared,
+    Shared, changes,
     registry::{Claim, Cut, Identity, Origin, SessionHandle},
 };
 
@@ -213,6 +213,7 @@ async fn handshake(
 ) -> Result<Shaken, EndReason> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).expect("the system has a random source");
+    let known = edge.events.last();
     let (mut handshake, challenge) =
         EdgeHandshake::new(nonce, &edge.id, &FEATURES, edge.quic_offer(carried.carrier()));
     stream.send(challenge).await?;
@@ -253,6 +254,7 @@ async fn handshake(
                 };
                 edge.registry.activate(&session, &claims);
                 edge.books.opened(&session, &claims);
+                changes::catch_up(edge, known, &session, &claims).await;
                 let names: Vec<&str> = claims.iter().map(|c| c.tunnel.name.as_str()).collect();
                 info!(agent.id = %session.identity.agent, ?names, resumed, "session ready");
                 stream.send(ready_ack(edge, &session, resumed, &agreed)).await?;
@@ -275,7 +277,7 @@ async fn decide(
     let agent = AgentId::parse(&init.agent_id)
         .map_err(|error| HandshakeError::Invalid(format!("the agent id: {error}")))?;
     let address = origin.peer.ip().to_canonical();
-    let permit = edge.permits.admit(edge, &init.token, address).await;
+    let permit = edge.permits.admit(edge, &agent, &init.token, address).await;
     let permit = permit.map_err(EndReason::Refused)?;
     let mut resume_token = [0; 16];
     getrandom::fill(&mut resume_token).expect("the system has a random source");
@@ -518,6 +520,7 @@ impl<'a> Control<'a> {
 
     /// The agent is told why before its streams are cut; what it says to that is of no interest.
     async fn cut(&mut self, code: &'static Code) -> Result<(), EndReason> {
+        self.tell_closed().await?;
         let message = format!("{}. {}", code.title, code.fix);
         let error = v1::ControlError { code: code.number.into(), message };
         self.stream.send(Frame::ControlError(error).into()).await?;
@@ -526,11 +529,16 @@ impl<'a> Control<'a> {
 
     /// Somebody has paused a tunnel, let it go on, or deleted it.
     async fn tell_changes(&mut self) -> Result<(), EndReason> {
-        for close in self.session.take_closed() {
-            self.stream.send(Frame::CloseTunnel(close).into()).await?;
-        }
+        self.tell_closed().await?;
         for status in self.statuses() {
             self.stream.send(status).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_closed(&mut self) -> Result<(), EndReason> {
+        for close in self.session.take_closed() {
+            self.stream.send(Frame::CloseTunnel(close).into()).await?;
         }
         Ok(())
     }

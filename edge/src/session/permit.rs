@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use uniroute_shared::code::Code;
+use uniroute_shared::{code::Code, id::AgentId};
 use uuid::Uuid;
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     limits::accounts::Account,
     registry::ports::Kind,
     store::{Timestamp, plans::PlanLimits, tokens::TokenHolder},
+    traffic::writer::used_this_month,
 };
 
 /// The built-in owner of everything that comes with a pre-shared token.
@@ -70,13 +71,14 @@ pub(crate) struct Permits {
 }
 
 impl Permits {
-    /// Lets an agent in that comes with `token` from `address`.
+    /// Lets `agent` in, which comes with `token` from `address`.
     ///
     /// # Errors
     /// The code to refuse it with; guesses are counted against the address.
     pub(crate) async fn admit(
         &self,
         edge: &Arc<Shared>,
+        agent: &AgentId,
         token: &str,
         address: IpAddr,
     ) -> Result<Arc<Permit>, &'static Code> {
@@ -107,9 +109,16 @@ impl Permits {
         }
         let account = edge.accounts.enter(row.user, &known.plan.limits);
         if let Some(most) = account.allowance().agents
-            && edge.registry.sessions_of(&account) >= most as usize
+            && edge.registry.agents_beside(&account, agent) >= most as usize
         {
             return Err(&Code::PLAN_AGENTS);
+        }
+        if account.wants_usage() {
+            // Otherwise whoever has used everything up would begin anew with each session.
+            match used_this_month(&edge.store, row.user).await {
+                Ok(used) => account.set_transferred(used),
+                Err(error) => warn!(%error, "the use of the month is not known yet"),
+            }
         }
         edge.books.token_used(row.id);
         let (token, expires) = (Some(row.id), row.expires_at);

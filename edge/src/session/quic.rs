@@ -37,6 +37,11 @@ pub(crate) async fn serve(edge: Arc<Shared>, endpoint: Endpoint) {
             () = edge.stop.cancelled() => break,
         };
         let (Some(incoming), Some(worker)) = (incoming, workers.next()) else { break };
+        if edge.abuse.banned(incoming.remote_address().ip()).is_some() {
+            edge.metrics.failed(&Code::ADDRESS_BANNED);
+            incoming.refuse();
+            continue;
+        }
         if HANDSHAKES - handshakes.available_permits() >= BUSY && incoming.may_retry() {
             // Fails only where no retry may be.
             let _ = incoming.retry();

@@ -1,7 +1,7 @@
 //! How the store is doing, for health and metrics.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -29,13 +29,15 @@ pub struct StoreHealth {
     pub last_failure: Option<Timestamp>,
     /// Of the last failure.
     pub reason: Option<String>,
+    /// The last write found no room, or was not allowed; that reads work says nothing of writes.
+    pub unwritable: bool,
 }
 
 impl StoreHealth {
-    /// Whether what happened last was a success, or nothing.
+    /// Whether what happened last was a success, or nothing, and it can be written to.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.last_failure.is_none() || self.last_success > self.last_failure
+        !self.unwritable && (self.last_failure.is_none() || self.last_success > self.last_failure)
     }
 }
 
@@ -49,6 +51,7 @@ pub(super) struct Counters {
     last_success: AtomicI64,
     last_failure: AtomicI64,
     reason: Mutex<Option<String>>,
+    unwritable: AtomicBool,
 }
 
 /// A connection that is at work.
@@ -70,8 +73,13 @@ impl Counters {
         self.waited_us.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Takes down how a call ended.
-    pub(super) fn ended<T>(&self, outcome: &Result<T, StoreError>) {
+    /// Takes down how a call ended that only reads, or also `writes`.
+    pub(super) fn ended<T>(&self, outcome: &Result<T, StoreError>, writes: bool) {
+        match outcome {
+            Err(StoreError::ReadOnly(_)) => self.unwritable.store(true, Relaxed),
+            Ok(_) if writes => self.unwritable.store(false, Relaxed),
+            _ => {}
+        }
         self.calls.fetch_add(1, Relaxed);
         let now = Timestamp::now().0;
         match outcome {
@@ -108,6 +116,7 @@ impl Counters {
             last_success: at(&self.last_success),
             last_failure: at(&self.last_failure),
             reason: self.reason.lock().clone(),
+            unwritable: self.unwritable.load(Relaxed),
         }
     }
 }

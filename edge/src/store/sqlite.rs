@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{ErrorCode, OpenFlags, TransactionBehavior, types::ValueRef};
+use rusqlite::{
+    ErrorCode, OpenFlags, TransactionBehavior,
+    types::{ToSql, ToSqlOutput, ValueRef},
+};
 use tokio::sync::Semaphore;
 use tokio_rusqlite::Connection;
 
@@ -218,10 +221,14 @@ async fn reader(path: &Path) -> rusqlite::Result<Connection> {
 /// `$1` as SQLite has it, `?1`: there, what begins with a dollar is a name.
 fn numbered(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len());
-    let mut rest = sql.chars().peekable();
-    while let Some(letter) = rest.next() {
-        let parameter = letter == '$' && rest.peek().is_some_and(char::is_ascii_digit);
-        text.push(if parameter { '?' } else { letter });
+    for (index, part) in sql.split('$').enumerate() {
+        let parameter = part.as_bytes().first().is_some_and(u8::is_ascii_digit);
+        match index {
+            0 => {}
+            _ if parameter => text.push('?'),
+            _ => text.push('$'),
+        }
+        text.push_str(part);
     }
     text
 }
@@ -234,9 +241,14 @@ fn all_or_none(
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| fault(&error))?;
     let mut all = Vec::with_capacity(statements.len());
+    // Many of the same follow each other, mostly.
+    let (mut last, mut sql) = ("", String::new());
     for statement in statements {
+        if *statement.sql != *last {
+            (last, sql) = (&statement.sql, numbered(&statement.sql));
+        }
         // Dropped, it is rolled back.
-        let (rows, touched) = query(&transaction, &numbered(&statement.sql), &statement.params)?;
+        let (rows, touched) = query(&transaction, &sql, &statement.params)?;
         if statement.expect.is_some_and(|expected| expected != touched) {
             return Err(StoreError::Stale);
         }
@@ -260,7 +272,7 @@ fn query(
 fn ask(connection: &rusqlite::Connection, sql: &str, params: &[Value]) -> rusqlite::Result<Answer> {
     let mut statement = connection.prepare_cached(sql)?;
     for (number, value) in params.iter().enumerate() {
-        statement.raw_bind_parameter(number + 1, bound(value)?)?;
+        statement.raw_bind_parameter(number + 1, Bound(value))?;
     }
     let columns = statement.column_count();
     if columns == 0 {
@@ -277,18 +289,22 @@ fn ask(connection: &rusqlite::Connection, sql: &str, params: &[Value]) -> rusqli
     Ok((answer, touched))
 }
 
-fn bound(value: &Value) -> rusqlite::Result<rusqlite::types::Value> {
-    use rusqlite::types::Value as Bound;
-    Ok(match value {
-        Value::Null => Bound::Null,
-        Value::Bool(value) => Bound::Integer((*value).into()),
-        Value::Int(value) => Bound::Integer(*value),
-        Value::Text(text) => Bound::Text(text.clone()),
-        Value::Bytes(bytes) => Bound::Blob(bytes.clone()),
-        Value::Uuid(id) => Bound::Blob(id.as_bytes().to_vec()),
-        Value::Time(at) => Bound::Integer(at.0),
-        Value::List(_) => return Err(rusqlite::Error::InvalidQuery),
-    })
+/// A value on its way into a statement, where it is copied.
+struct Bound<'a>(&'a Value);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Bool(value) => ValueRef::Integer((*value).into()),
+            Value::Int(value) => ValueRef::Integer(*value),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Bytes(bytes) => ValueRef::Blob(bytes),
+            Value::Uuid(id) => ValueRef::Blob(id.as_bytes()),
+            Value::Time(at) => ValueRef::Integer(at.0),
+            Value::List(_) => return Err(rusqlite::Error::InvalidQuery),
+        }))
+    }
 }
 
 fn read(column: usize, cell: ValueRef<'_>) -> rusqlite::Result<Value> {

@@ -3,12 +3,15 @@
 //! a write was done. While the store is away, both wait.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
 use tracing::{debug, warn};
 use uniroute_shared::id::TunnelId;
 use uuid::Uuid;
@@ -61,10 +64,13 @@ struct Writer {
     edge: Arc<Shared>,
     /// The minute that is going on.
     minute: i64,
-    /// Tunnels with requests in it.
-    busy: HashMap<TunnelId, Arc<Tunnel>>,
+    /// Tunnels with requests in it; one that went and came back is there twice.
+    busy: HashMap<TunnelId, Vec<Arc<Tunnel>>>,
     /// Minutes to be written, oldest first.
     minutes: BTreeMap<(i64, Uuid), Traffic>,
+    /// Of which the shared state is to be told.
+    untold: Vec<Arc<Tunnel>>,
+    telling: Option<JoinHandle<()>>,
     pause: Duration,
     pause_until: Instant,
     usage_at: Instant,
@@ -78,6 +84,8 @@ impl Writer {
             minute: this_minute(),
             busy: HashMap::new(),
             minutes: BTreeMap::new(),
+            untold: Vec::new(),
+            telling: None,
             pause: PAUSES.0,
             pause_until: Instant::now(),
             usage_at: Instant::now(),
@@ -99,40 +107,61 @@ impl Writer {
 
     /// Takes over what was counted; `over`: the minute is.
     fn count(&mut self, over: bool) {
+        let mut changed = HashSet::new();
         for tunnel in self.edge.journal.take_dirty() {
             // Before the counts are read: what comes later makes it dirty anew.
             tunnel.counts.dirty.store(false, Ordering::Relaxed);
-            let traffic = tunnel.counts.this_minute();
-            let key = (self.minute, tunnel.id.into());
-            self.minutes.insert(key, traffic);
-            self.tell_state(&tunnel);
-            self.busy.insert(tunnel.id, tunnel);
+            changed.insert(tunnel.id);
+            let same = self.busy.entry(tunnel.id).or_default();
+            if !same.iter().any(|known| Arc::ptr_eq(known, &tunnel)) {
+                same.push(Arc::clone(&tunnel));
+            }
+            self.untold.push(tunnel);
+        }
+        for id in changed {
+            let mut traffic = Traffic::default();
+            for tunnel in &self.busy[&id] {
+                traffic.add(&tunnel.counts.this_minute());
+            }
+            self.minutes.insert((self.minute, id.into()), traffic);
         }
         if over {
-            for (id, tunnel) in self.busy.drain() {
-                let key = (self.minute, id.into());
-                self.minutes.insert(key, tunnel.counts.end_minute());
+            for (id, same) in self.busy.drain() {
+                let mut traffic = Traffic::default();
+                for tunnel in &same {
+                    traffic.add(&tunnel.counts.end_minute());
+                }
+                self.minutes.insert((self.minute, id.into()), traffic);
             }
         }
+        self.tell_state();
         while self.minutes.len() > MAX_MINUTES {
             self.minutes.pop_first();
             self.edge.metrics.minutes_lost.inc();
         }
     }
 
-    /// Adds to the totals that all edges share; a round that fails is made up for by the next.
-    fn tell_state(&self, tunnel: &Arc<Tunnel>) {
-        let (edge, tunnel) = (Arc::clone(&self.edge), Arc::clone(tunnel));
-        tokio::spawn(async move {
-            let more = tunnel.counts.take_untold();
-            if more == Totals::default() {
-                return;
+    /// Adds to the totals that all edges share, beside everything else; what fails, or is still under
+    /// way, is made up for by a later round.
+    fn tell_state(&mut self) {
+        let busy = self.telling.as_ref().is_some_and(|telling| !telling.is_finished());
+        if busy || self.untold.is_empty() {
+            return;
+        }
+        let (edge, untold) = (Arc::clone(&self.edge), std::mem::take(&mut self.untold));
+        self.telling = Some(tokio::spawn(async move {
+            for tunnel in untold {
+                let more = tunnel.counts.take_untold();
+                if more == Totals::default() {
+                    continue;
+                }
+                if let Err(error) = edge.state.add_totals(tunnel.id.into(), more).await {
+                    tunnel.counts.give_untold(more);
+                    edge.journal.touch(&tunnel);
+                    debug!(%error, "running totals are behind");
+                }
             }
-            if let Err(error) = edge.state.add_totals(tunnel.id.into(), more).await {
-                tunnel.counts.give_untold(more);
-                debug!(%error, "running totals are behind");
-            }
-        });
+        }));
     }
 
     /// Writes what there is; whether all of it was.
@@ -179,7 +208,7 @@ impl Writer {
 }
 
 /// Bytes, both ways together.
-async fn used_this_month(store: &Store, user: Uuid) -> Result<u64, StoreError> {
+pub(crate) async fn used_this_month(store: &Store, user: Uuid) -> Result<u64, StoreError> {
     let now = time::OffsetDateTime::now_utc();
     let begin = now.replace_day(1).map_or(now, |first| first.replace_time(time::Time::MIDNIGHT));
     let begin = Timestamp(begin.unix_timestamp() * 1_000_000);

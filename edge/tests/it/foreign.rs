@@ -6,6 +6,7 @@ mod curl;
 mod dns;
 mod grpc;
 mod postgres;
+mod rest;
 mod tls;
 mod websocket;
 
@@ -94,8 +95,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing: run scripts/install-test-deps.sh"))
 }
 
-/// A Python program of `tests/foreign`, with the packages it needs.
-fn python(script: &str, home: &Path) -> Command {
+/// Where the Python packages are that the tests need.
+fn venv() -> PathBuf {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-venv");
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign");
     let installed = std::fs::read(venv.join("installed.txt")).ok();
@@ -104,7 +105,13 @@ fn python(script: &str, home: &Path) -> Command {
         "the Python packages in {} are missing or old: run scripts/install-python-peers.sh",
         venv.display(),
     );
-    let mut command = process::command(&venv.join("bin/python"), home);
+    venv
+}
+
+/// A Python program of `tests/foreign`, with the packages it needs.
+fn python(script: &str, home: &Path) -> Command {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign");
+    let mut command = process::command(&venv().join("bin/python"), home);
     // Nothing is written into the source folder.
     command.args(["-u", "-B"]).arg(scripts.join(script)).stdin(Stdio::piped());
     command

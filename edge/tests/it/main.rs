@@ -2,6 +2,7 @@
 //! on port 0 of 127.0.0.1. One binary, one module for each part of the behaviour.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
+mod api;
 mod cli;
 mod conformance;
 mod contract;

@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -118,15 +119,17 @@ impl Process {
     /// Waits for the end.
     #[track_caller]
     pub(crate) fn ended(self) -> impl Future<Output = Ended> {
+        within("the program ends", self.end())
+    }
+
+    async fn end(self) -> Ended {
         let Self { mut child, out, err, readers } = self;
-        within("the program ends", async move {
-            let code = child.wait().await.unwrap().code();
-            for reader in readers {
-                reader.await.unwrap();
-            }
-            let text = |lines: &Mutex<Vec<String>>| lines.lock().join("\n");
-            Ended { code, out: text(&out), err: text(&err) }
-        })
+        let code = child.wait().await.unwrap().code();
+        for reader in readers {
+            reader.await.unwrap();
+        }
+        let text = |lines: &Mutex<Vec<String>>| lines.lock().join("\n");
+        Ended { code, out: text(&out), err: text(&err) }
     }
 }
 
@@ -134,6 +137,12 @@ impl Process {
 #[track_caller]
 pub(crate) fn run(command: &mut Command) -> impl Future<Output = Ended> {
     Process::start(command).ended()
+}
+
+/// The same for one that takes longer than others.
+pub(crate) async fn run_within(command: &mut Command, bound: Duration) -> Ended {
+    let ended = tokio::time::timeout(bound, Process::start(command).end()).await;
+    ended.unwrap_or_else(|_| panic!("the program has not ended within {bound:?}"))
 }
 
 async fn read_lines(from: impl AsyncRead + Unpin, into: Arc<Mutex<Vec<String>>>) {
