@@ -7,7 +7,7 @@ use uniroute_agent::AgentError;
 use uniroute_edge::{config::Settings, setup::Role};
 
 use crate::harness::{
-    TestAgent, TestEdge,
+    TOKEN, TestAgent, TestEdge,
     cluster::{Api, Cluster, account, agent, connect, user},
     eventually, host,
     upstream::TestUpstream,
@@ -110,7 +110,7 @@ async fn t25_scanners_guessers_and_sprayers_are_locked_out_everywhere_for_a_whil
 
     // Tokens. The address is the agent's own, too, which stays: its connection is older.
     for _ in 0..5 {
-        let mut settings = agent(edge, "ur_nothing", "two", "blog", &upstream.url());
+        let mut settings = agent(edge, TOKEN, "two", "blog", &upstream.url());
         settings.fail_fast = true;
         match TestAgent::spawn(settings).ended().await {
             Err(AgentError::Token { code }) => assert_eq!(code.number, 4001),

@@ -42,7 +42,7 @@ async fn wants(settings: uniroute_agent::Settings) -> Got {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t07_of_many_claims_of_one_name_on_three_edges_one_wins() {
-    const ROUNDS: usize = 12;
+    const ROUNDS: usize = 20;
     const CLAIMS: usize = 50;
     const USERS: usize = 5;
     let cluster = Cluster::start(3).await;

@@ -161,8 +161,8 @@ async fn t25_an_account_that_is_switched_off_is_cut_in_the_middle_of_an_answer()
         visitors.push(wire);
     }
     let users = admin.get("/users").await;
-    let mallory = users["items"].as_array().unwrap().iter();
-    let mallory = mallory.filter(|user| user["email"] == "mallory@example.com").next().unwrap();
+    let mut mallory = users["items"].as_array().unwrap().iter();
+    let mallory = mallory.find(|user| user["email"] == "mallory@example.com").unwrap();
     let since = Instant::now();
     admin.patch(&format!("/users/{}", id(mallory)), json!({ "is_active": false })).await;
     for wire in &mut visitors {

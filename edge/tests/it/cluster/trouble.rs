@@ -93,10 +93,14 @@ async fn a_database_that_is_away_costs_no_request_and_no_row() {
     let health = ann.send("GET", "/health", None).await;
     assert!(health.text().contains("false"), "{}", health.text());
 
-    // Who was here before gets what it had.
+    // Who was here before gets what it had, if not more.
     drop(blog);
-    let back = TestAgent::launch(settings("blog")).await;
+    let mut more = settings("blog");
+    more.tunnels.push(TestAgent::tunnel("extra", &upstream.url()));
+    let back = TestAgent::spawn(more);
+    back.readies(1).await;
     edge.get("blog", "/").await.assert_ok("hello");
+    assert_eq!(back.seen(refused).await, [6020]);
     // Who was not is told why, and comes as soon as it is possible.
     let new = TestAgent::spawn(settings("new"));
     eventually("a new name can't be had", async || {
@@ -108,9 +112,12 @@ async fn a_database_that_is_away_costs_no_request_and_no_row() {
     eprintln!("the database was away for {:?}", since.elapsed());
     cluster.postgres.start_again().await;
     new.readies(1).await;
+    back.readies(2).await;
     let requests = load.end().await;
     let edge = &cluster.edges[0];
-    edge.get("new", "/").await.assert_ok("hello");
+    for name in ["new", "extra"] {
+        edge.get(name, "/").await.assert_ok("hello");
+    }
     eventually("it is well again", async || (readiness(edge).await == "ready\n").then_some(()))
         .await;
     let lost = edge.metric("request_rows_lost_total").await;
