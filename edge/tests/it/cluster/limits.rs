@@ -60,7 +60,6 @@ async fn a_users_total_is_his_rate(cluster: Cluster) {
     asking.join_all().await;
     let [a, b] = served.map(|served| served.load(Ordering::Relaxed));
     let part = (a + b) as f64 / MEASURED.as_secs_f64() / f64::from(RATE);
-    eprintln!("two edges: {a} + {b} requests, {part:.3} of the rate");
     assert!((0.9..=1.1).contains(&part), "{a} + {b}: {part:.3} of the rate");
     assert!(a > b, "{a} and {b}: parts follow the load");
 }
