@@ -5,7 +5,7 @@ pub(crate) mod routes;
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -334,13 +334,17 @@ impl Common {
             (None, Some(url)) => config::server_url("server", url)?,
             (None, None) => config::server_url("default", DEFAULT_SERVER)?,
         };
-        let token = config::token(self.token_file.as_deref().or(file.token_file.as_deref()))?;
+        let token_file = self.token_file.as_deref().or(file.token_file.as_deref());
+        let token = config::token(token_file)?;
+        let token_file = token_file.filter(|_| std::env::var_os("UNIROUTE_TOKEN").is_none());
+        let token_file = token_file.filter(|path| *path != Path::new("-")).map(Path::to_owned);
         let (agent_id, id_error) = match config::agent_id(self.state_dir.as_deref()) {
             Ok(id) => (id, None),
             Err(error) => (AgentId::random(), Some(error)),
         };
         let mut settings = Settings::new(server, token, tunnels);
         settings.agent_id = agent_id;
+        settings.token_file = token_file;
         settings.agent_name = hostname();
         settings.fail_fast = self.fail_fast;
         settings.transport = self.transport.or(file.transport()?).unwrap_or_default();

@@ -381,9 +381,7 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
     let path = file.ok_or(SettingsError::NoToken)?;
     let text = read(path).map_err(|error| SettingsError::TokenFile(path.to_owned(), error))?;
     // The edge's own file may hold several, and comments: the first one is ours.
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    Token::parse(line.unwrap_or_default())
-        .map_err(|error| SettingsError::Token(path.display().to_string(), error))
+    Token::first(&text).map_err(|error| SettingsError::Token(path.display().to_string(), error))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -32,6 +32,7 @@ mod tunnel;
 pub mod upstream;
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Once,
         atomic::{AtomicBool, Ordering},
@@ -106,6 +107,9 @@ pub struct Settings {
     pub server: ServerUrl,
     /// Proves who the agent's owner is.
     pub token: Token,
+    /// Where the token came from: looked at again before each connection, so that a new token is
+    /// used without a restart.
+    pub token_file: Option<PathBuf>,
     /// Which agent this is. A new one with the same id takes over the names of an older one.
     pub agent_id: AgentId,
     /// For people: this agent's name.
@@ -136,6 +140,7 @@ impl Settings {
         Self {
             server,
             token,
+            token_file: None,
             agent_id: AgentId::random(),
             agent_name: String::new(),
             trust: Trust::System,
@@ -562,6 +567,7 @@ impl Agent {
             let attempt = match switched.take() {
                 Some(session) => Ok(*session),
                 None => {
+                    self.look_for_new_token();
                     self.event(|| Event::Connecting);
                     tokio::select! {
                         attempt = self.connect() => attempt,
@@ -825,14 +831,31 @@ impl Agent {
         }
     }
 
+    /// Whether the token's file has another one by now; it is used from then on.
+    fn look_for_new_token(&mut self) -> bool {
+        let Some(path) = &self.settings.token_file else { return false };
+        let token = std::fs::read_to_string(path).ok().and_then(|text| Token::first(&text).ok());
+        match token {
+            Some(token) if token != self.settings.token => {
+                info!(path = %path.display(), "the token file has a new token");
+                self.settings.token = token;
+                true
+            }
+            // Gone, or half written: the one that is known may still be good.
+            _ => false,
+        }
+    }
+
     /// Whether there is any use in trying again.
-    fn on_failure(&self, error: ConnectError) -> Result<Next, AgentError> {
+    fn on_failure(&mut self, error: ConnectError) -> Result<Next, AgentError> {
         let mut reason = error.to_string();
         let at_least = match &error {
             ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
                 match u16::try_from(*code).ok().and_then(Code::from_number) {
                     Some(code) if TOKEN_IS_OVER.contains(code) => {
-                        return Err(AgentError::Token { code });
+                        if !self.look_for_new_token() {
+                            return Err(AgentError::Token { code });
+                        }
                     }
                     Some(code) if *code == Code::VERSION_MISMATCH => {
                         return Err(AgentError::Version(message.clone()));

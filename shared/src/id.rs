@@ -323,6 +323,16 @@ impl Token {
         Ok(Self(text.into()))
     }
 
+    /// The first one of a file that may hold several, and comments.
+    ///
+    /// # Errors
+    /// As [`Token::parse`], also when there is none.
+    pub fn first(text: &str) -> Result<Self, TokenError> {
+        let mut lines = text.lines().map(str::trim);
+        let line = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+        Self::parse(line.unwrap_or_default())
+    }
+
     /// The secret itself, for the one place that sends it.
     #[must_use]
     pub fn expose(&self) -> &str {

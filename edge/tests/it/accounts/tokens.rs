@@ -160,3 +160,23 @@ async fn the_programs_exit_codes_tell_tokens_from_names() {
         assert!(ended.err.contains(words), "{ended:?}");
     }
 }
+
+/// K3: without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_in_the_file_is_used_when_the_old_one_is_over() {
+    let alone = Alone::start().await;
+    account(&alone.setup().await, "ann@example.com", Role::User, None).await;
+    let ann = Api::login(&alone.edge, "ann@example.com").await;
+    let made = [ann.post("/tokens", json!({})).await, ann.post("/tokens", json!({})).await];
+    let [old, new] = made.each_ref().map(|made| made["token"].as_str().unwrap());
+    let file = alone.folder.path().join("agent-token");
+    std::fs::write(&file, old).unwrap();
+    let upstream = TestUpstream::saying("served").await;
+    let mut settings = agent(&alone.edge, old, "laptop", "shop", &upstream.url());
+    settings.token_file = Some(file.clone());
+    let agent = TestAgent::launch(settings).await;
+    std::fs::write(&file, format!("# rotated\n{new}\n")).unwrap();
+    ann.delete(&format!("/tokens/{}", id(&made[0]))).await;
+    agent.readies(2).await;
+    alone.edge.get("shop", "/").await.assert_ok("served");
+}
