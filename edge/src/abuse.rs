@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn the_table_of_strikes_has_a_bound() {
         let (abuse, now) = (abuse(2), Instant::now());
-        for number in 0..MAX_STRUCK as u32 * 2 {
+        for number in 0..u32::try_from(MAX_STRUCK).unwrap() * 2 {
             let address = IpAddr::V4(number.into());
             assert!(!abuse.is_too_much(Rule::NameScanning, address, now));
         }

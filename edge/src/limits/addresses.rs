@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn the_table_has_a_bound() {
         let addresses = Addresses::new(1, None);
-        let all: Vec<_> = (0..MAX_ADDRESSES as u32 * 2)
+        let all: Vec<_> = (0..u32::try_from(MAX_ADDRESSES).unwrap() * 2)
             .map(|number| addresses.connect(IpAddr::V4(number.into())))
             .collect();
         assert!(addresses.len() <= MAX_ADDRESSES);

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
@@ -34,14 +34,20 @@ const WRITE_BUFFER: usize = 4 * 1024 * 1024;
 const READ_BUFFER: usize = 4 * 1024;
 /// A message has to be taken after this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of his that are thrown away so that he reads why it ended.
+const MAX_DISCARDED: usize = 1024 * 1024;
 /// For the last words, and the other side's.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// Until they are read.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Why it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The client wants no more, or is not there.
+    /// The client wants no more.
     Gone,
+    /// Nobody is there any more.
+    Silent,
     /// The edge stops.
     Stopping,
     /// He may not do what he does.
@@ -65,7 +71,7 @@ impl Ending {
     /// Close code and reason.
     fn frame(self) -> Option<(u16, &'static str)> {
         Some(match self {
-            Self::Gone => return None,
+            Self::Gone | Self::Silent => return None,
             Self::Stopping => {
                 (1001, "the edge stops: come back, with the number of the last event")
             }
@@ -143,8 +149,11 @@ impl Pipe {
         debug!(?ending, "somebody watches no more");
         // The feed ends, too.
         drop(self);
+        if ending == Ending::Silent {
+            return;
+        }
         let _ = timeout(GOODBYE, close(&mut socket, ending)).await;
-        let _ = timeout(GOODBYE, socket.get_mut().shutdown()).await;
+        let _ = timeout(LINGER, linger(socket.get_mut())).await;
     }
 
     async fn carry<Io>(&mut self, socket: &mut WebSocketStream<Io>) -> Ending
@@ -166,13 +175,16 @@ impl Pipe {
                     match message {
                         Some(Ok(Message::Close(_))) | None => return Ending::Gone,
                         Some(Ok(_)) if heard > MAX_MESSAGES => return Ending::Chatty,
-                        Some(Ok(_)) => Ok(pinged = false),
+                        Some(Ok(_)) => {
+                            pinged = false;
+                            Ok(())
+                        }
                         Some(Err(error)) => return ending_of(&error),
                     }
                 }
                 _ = pings.tick() => {
                     if std::mem::replace(&mut pinged, true) {
-                        return Ending::Gone;
+                        return Ending::Silent;
                     }
                     heard = 0;
                     self.say(socket, Message::Ping(Bytes::new())).await
@@ -202,7 +214,7 @@ impl Pipe {
             sent = timeout(PATIENCE, socket.send(message)) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(ending_of(&error)),
-                Err(_) => Err(Ending::Gone),
+                Err(_) => Err(Ending::Silent),
             },
             () = self.verdict.cut.cancelled() => Err(self.ending()),
         }
@@ -218,7 +230,20 @@ fn ending_of(error: &Error) -> Ending {
     }
 }
 
-/// The last words; then what the other side has on its way is read, or it would not see them.
+/// Ends our direction, and reads what is still on its way: with bytes that nobody has read, the
+/// kernel would break the connection off, and the last words with it.
+async fn linger<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io) -> std::io::Result<()> {
+    io.shutdown().await?;
+    let mut discarded = [0; READ_BUFFER];
+    for _ in 0..MAX_DISCARDED / READ_BUFFER {
+        if io.read(&mut discarded).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The last words, and the other side's answer to them.
 async fn close<Io>(socket: &mut WebSocketStream<Io>, ending: Ending) -> Result<(), Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,

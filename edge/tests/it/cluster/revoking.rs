@@ -139,10 +139,10 @@ async fn t25_an_account_that_is_switched_off_is_cut_in_the_middle_of_an_answer()
     let cluster = Cluster::start(2).await;
     let admin = cluster.admin().await;
     let token = user(&cluster.setup().await, "mallory@example.com", None).await;
-    let (senders, mut ready) = tokio::sync::mpsc::unbounded_channel();
+    let (senders, mut ready) = tokio::sync::mpsc::channel(16);
     let upstream = TestUpstream::start(move |_| {
         let (sender, answer) = channel();
-        senders.send(sender).unwrap();
+        senders.try_send(sender).unwrap();
         async move { answer }
     })
     .await;
