@@ -12,7 +12,7 @@ use uniroute_edge::config::Settings;
 
 use crate::harness::{
     TestAgent, TestEdge,
-    cluster::{Alone, agent, connect, id, user},
+    cluster::{Alone, agent, connect, figure, id, user},
     eventually, host,
     upstream::{TestUpstream, text},
     within,
@@ -35,11 +35,11 @@ impl Limited {
     async fn new(plan: Option<Value>, change: impl FnOnce(&mut Settings)) -> Self {
         let alone = Alone::with(change).await;
         let admin = alone.admin().await;
-        if let Some(plan) = &plan {
-            admin.put("/plans/small", plan.clone()).await;
+        let name = plan.is_some().then_some("small");
+        if let Some(plan) = plan {
+            admin.put("/plans/small", plan).await;
         }
-        let plan = plan.is_some().then_some("small");
-        let token = user(&alone.setup().await, "ann@example.com", plan).await;
+        let token = user(&alone.setup().await, "ann@example.com", name).await;
         let upstream = TestUpstream::start(|_| async { text("hello") }).await;
         let mut settings = agent(&alone.edge, &token, "one", "a", &upstream.url());
         settings.tunnels.push(TestAgent::tunnel("b", &upstream.url()));
@@ -68,9 +68,15 @@ async fn served(edge: &TestEdge, from: Ipv4Addr, name: &str, code: &str) -> u32 
     served
 }
 
+/// What comes in addition, at most.
+fn since(began: Instant) -> u32 {
+    let tenths = u32::try_from(began.elapsed().as_millis() / 100).unwrap();
+    (tenths + 1) * RATE / 10 + 1
+}
+
 /// A second's worth at once, and what came since.
 fn assert_a_seconds_worth(served: u32, began: Instant) {
-    let more = (began.elapsed().as_secs_f64() * f64::from(RATE)).ceil() as u32 + 1;
+    let more = since(began);
     assert!((RATE..=RATE + more).contains(&served), "{served} of {RATE} and {more}");
 }
 
@@ -184,7 +190,7 @@ async fn requests_of_the_whole_edge() {
     let began = Instant::now();
     let (first, second) =
         (served(edge, ONE, "a", "UR-5033").await, served(edge, TWO, "b", "UR-5033").await);
-    let most = RATE + (began.elapsed().as_secs_f64() * f64::from(RATE)).ceil() as u32 + 1;
+    let most = RATE + since(began);
     assert!(first + second <= most, "{first} + {second} > {most}");
 }
 
@@ -304,6 +310,6 @@ async fn bandwidth_of_a_user() {
     let took = began.elapsed().as_secs_f64();
     assert!(one.whole && two.whole && one.body.len() + two.body.len() == PAGE);
     let measured = PAGE as f64 / took / RATE as f64;
-    eprintln!("bandwidth: {measured:.3} of the rate");
+    figure(format_args!("bandwidth: {measured:.3} of the rate"));
     assert!((0.85..=1.15).contains(&measured), "{measured:.3} of the rate");
 }

@@ -7,7 +7,7 @@ use uniroute_agent::{AgentError, Event};
 
 use crate::harness::{
     TestAgent,
-    cluster::{Cluster, agent, user},
+    cluster::{Cluster, agent, figure, user},
     eventually,
     upstream::TestUpstream,
 };
@@ -128,7 +128,7 @@ async fn t07_what_a_killed_edge_had_is_its_owners_at_another_one_at_once() {
     let _agent = TestAgent::launch(agent(edge, &token, "one", "shop", &upstream.url())).await;
     edge.get("shop", "/").await.assert_ok("hello");
     let took = since.elapsed();
-    eprintln!("served again after {took:?}");
+    figure(format_args!("served again after {took:?}"));
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 

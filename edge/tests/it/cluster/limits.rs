@@ -14,7 +14,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::harness::{
     TestAgent,
-    cluster::{Cluster, Shared, agent, user},
+    cluster::{Cluster, Shared, agent, figure, user},
     redis::TestRedisCluster,
     upstream::TestUpstream,
     wire::Wire,
@@ -39,7 +39,7 @@ async fn ask(edge: SocketAddr, name: &'static str, begin: Instant, served: Arc<A
     }
 }
 
-async fn a_users_total_is_his_rate(cluster: Cluster) {
+async fn a_users_total_is_his_rate(cluster: &Cluster) {
     let admin = cluster.admin().await;
     admin.put("/plans/small", json!({ "requests_per_second": RATE })).await;
     let token = user(&cluster.setup().await, "ann@example.com", Some("small")).await;
@@ -60,17 +60,18 @@ async fn a_users_total_is_his_rate(cluster: Cluster) {
     asking.join_all().await;
     let [a, b] = served.map(|served| served.load(Ordering::Relaxed));
     let part = (a + b) as f64 / MEASURED.as_secs_f64() / f64::from(RATE);
+    figure(format_args!("two edges: {a} + {b} requests, {part:.3} of the rate"));
     assert!((0.9..=1.1).contains(&part), "{a} + {b}: {part:.3} of the rate");
     assert!(a > b, "{a} and {b}: parts follow the load");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_users_total_over_two_edges_is_his_rate() {
-    a_users_total_is_his_rate(Cluster::start(2).await).await;
+    a_users_total_is_his_rate(&Cluster::start(2).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_users_total_over_two_edges_is_his_rate_in_a_redis_cluster() {
     let shared = Shared::Cluster(TestRedisCluster::start().await);
-    a_users_total_is_his_rate(Cluster::on(shared, 2, |_| {}).await).await;
+    a_users_total_is_his_rate(&Cluster::on(shared, 2, |_| {}).await).await;
 }

@@ -8,7 +8,7 @@ use uniroute_edge::setup::Role;
 
 use crate::harness::{
     TestAgent, TestEdge,
-    cluster::{Api, Cluster, account, agent, id, user},
+    cluster::{Api, Cluster, account, agent, figure, id, user},
     eventually,
     upstream::{TestUpstream, channel},
     within,
@@ -73,7 +73,7 @@ async fn t11_a_revoked_tokens_sessions_end_on_every_edge() {
     let since = Instant::now();
     ann.delete(&format!("/tokens/{revoked}")).await;
     let took = gone(edge, serving, "first", since).await;
-    eprintln!("revoked through the API: {took:?}");
+    figure(format_args!("revoked through the API: {took:?}"));
     assert!(took < SOON, "{took:?}");
 
     // On the database, by whoever runs no edge.
@@ -84,7 +84,7 @@ async fn t11_a_revoked_tokens_sessions_end_on_every_edge() {
     let since = Instant::now();
     setup.revoke_token(row.id).await.unwrap();
     let took = gone(edge, serving, "second", since).await;
-    eprintln!("revoked on the command line: {took:?}");
+    figure(format_args!("revoked on the command line: {took:?}"));
     assert!(took < SOON, "{took:?}");
 
     // The audit log is enough.
@@ -95,7 +95,7 @@ async fn t11_a_revoked_tokens_sessions_end_on_every_edge() {
     let since = Instant::now();
     ann.delete(&format!("/tokens/{revoked}")).await;
     let took = gone(edge, serving, "third", since).await;
-    eprintln!("revoked without Redis: {took:?}");
+    figure(format_args!("revoked without Redis: {took:?}"));
     assert!(took < SOON, "{took:?}");
 
     assert!(!stays.is_over());
@@ -169,7 +169,7 @@ async fn t25_an_account_that_is_switched_off_is_cut_in_the_middle_of_an_answer()
         wire.rest().await;
     }
     let took = since.elapsed();
-    eprintln!("an account switched off: {took:?}");
+    figure(format_args!("an account switched off: {took:?}"));
     assert!(took < Duration::from_secs(5), "{took:?}");
     for agent in agents {
         match agent.ended().await {

@@ -12,7 +12,7 @@ use uniroute_agent::Event;
 
 use crate::harness::{
     TestAgent, TestEdge,
-    cluster::{Api, Cluster, agent, id, user},
+    cluster::{Api, Cluster, agent, figure, id, user},
     eventually,
     upstream::TestUpstream,
     wire::Wire,
@@ -109,7 +109,7 @@ async fn a_database_that_is_away_costs_no_request_and_no_row() {
     .await;
     assert!(!new.is_over());
     tokio::time::sleep(AWAY.saturating_sub(since.elapsed())).await;
-    eprintln!("the database was away for {:?}", since.elapsed());
+    figure(format_args!("the database was away for {:?}", since.elapsed()));
     cluster.postgres.start_again().await;
     new.readies(1).await;
     back.readies(2).await;
@@ -122,7 +122,7 @@ async fn a_database_that_is_away_costs_no_request_and_no_row() {
         .await;
     let lost = edge.metric("request_rows_lost_total").await;
     let left_out = edge.metric("request_rows_left_out_total").await;
-    eprintln!("{requests} requests, rows: {left_out} left out, {lost} lost");
+    figure(format_args!("{requests} requests, rows: {left_out} left out, {lost} lost"));
     assert_eq!((lost, left_out), (0, 0));
     eventually("counts are complete", async || {
         let stats = ann.send("GET", &format!("{path}/stats"), None).await;
@@ -183,7 +183,7 @@ async fn redis_that_is_away_costs_no_request_and_what_it_forgot_is_told_again() 
     })
     .await;
     let took = back.elapsed();
-    eprintln!("the state was right after {took:?}");
+    figure(format_args!("the state was right after {took:?}"));
     assert!(took < Duration::from_secs(10), "{took:?}");
     let edge = &cluster.edges[0];
     eventually("it is well again", async || (readiness(edge).await == "ready\n").then_some(()))

@@ -7,7 +7,7 @@ use uniroute_agent::{AgentError, Event};
 
 use crate::harness::{
     TestAgent,
-    cluster::{Api, Cluster, agent, id, user},
+    cluster::{Api, Cluster, agent, figure, id, user},
     eventually,
     upstream::TestUpstream,
 };
@@ -41,7 +41,7 @@ async fn a_pause_is_felt_at_every_edge_within_a_second() {
         })
         .await;
         let took = since.elapsed();
-        eprintln!("paused at the other edge: {took:?}");
+        figure(format_args!("paused at the other edge: {took:?}"));
         assert!(took < AT_ONCE, "{took:?}");
         answer.assert_failed(503, "UR-1010");
         assert!(answer.head.get("retry-after").is_some());

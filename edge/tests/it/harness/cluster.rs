@@ -301,6 +301,12 @@ impl Api {
     }
 }
 
+/// Says what was measured, to who wants to see it (`--no-capture`).
+#[expect(clippy::print_stderr, reason = "it is the test's own")]
+pub(crate) fn figure(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
 /// A connection from one of this machine's addresses.
 pub(crate) async fn connect(to: SocketAddr, from: Ipv4Addr) -> Wire {
     let socket = TcpSocket::new_v4().unwrap();
