@@ -41,6 +41,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(5);
 /// A control frame has to fit the agent's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for what an agent is told before its session is cut.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// What open streams have after a go-away.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The same for a session whose agent goes over to another carrier.
@@ -128,7 +130,14 @@ pub(super) async fn run(
         EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => {
             carried.close();
         }
-        reason => carried.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
+        reason => {
+            if let EndReason::Cut(_) = reason {
+                // An agent that does not hear why comes back with what it may not have.
+                carried.close();
+                let _ = timeout(LAST_WORD, carried.closed()).await;
+            }
+            carried.abort(CLOSE_CODE, format!("{}: {reason}", reason.code()));
+        }
     }
 }
 
@@ -366,10 +375,19 @@ impl Stream {
     }
 
     async fn send(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
+        self.put(frame, false).await
+    }
+
+    /// Nothing comes after this: so what waits here is not thrown away with the stream.
+    async fn send_last(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
+        self.put(frame, true).await
+    }
+
+    async fn put(&mut self, frame: ControlFrame, last: bool) -> Result<(), EndReason> {
         timeout(SEND_TIMEOUT, self.sender.ready())
             .await
             .map_err(|_| EndReason::ControlStalled)??;
-        Ok(self.sender.send(codec::message(&frame, false), false)?)
+        Ok(self.sender.send(codec::message(&frame, last), last)?)
     }
 
     /// Tells the agent why it gets no session.
@@ -523,7 +541,7 @@ impl<'a> Control<'a> {
         self.tell_closed().await?;
         let message = format!("{}. {}", code.title, code.fix);
         let error = v1::ControlError { code: code.number.into(), message };
-        self.stream.send(Frame::ControlError(error).into()).await?;
+        self.stream.send_last(Frame::ControlError(error).into()).await?;
         Err(EndReason::Cut(code))
     }
 
