@@ -41,6 +41,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(5);
 /// A control frame has to fit the agent's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for what an agent is told before its session is cut.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// What open streams have after a go-away.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The same for a session whose agent goes over to another carrier.
@@ -128,7 +130,14 @@ pub(super) async fn run(
         EndReason::Refused(_) | EndReason::Handshake(_) | EndReason::HandshakeTimeout => {
             carried.close();
         }
-        reason => carried.abort(CLOSE_CODE, format!("{}: {reason}", reason.code())),
+        reason => {
+            if let EndReason::Cut(_) = reason {
+                // An agent that does not hear why comes back with what it may not have.
+                carried.close();
+                let _ = timeout(LAST_WORD, carried.closed()).await;
+            }
+            carried.abort(CLOSE_CODE, format!("{}: {reason}", reason.code()));
+        }
     }
 }
 
@@ -372,6 +381,16 @@ impl Stream {
         Ok(self.sender.send(codec::message(&frame, false), false)?)
     }
 
+    /// Nothing comes after this: what waits here is not thrown away with the stream.
+    fn send_last(self, frame: &ControlFrame) {
+        let Self { mut sender, reader } = self;
+        // Before the last word: what the agent still says must not take it away.
+        reader.stop();
+        if let Err(error) = sender.send(codec::message(frame, true), true) {
+            debug!(%error, "the last word could not be sent");
+        }
+    }
+
     /// Tells the agent why it gets no session.
     fn refuse(self, reason: &EndReason) {
         let code = reason.code();
@@ -382,12 +401,7 @@ impl Stream {
             retry_after_ms: retry,
         };
         let frame: ControlFrame = Frame::InitError(error).into();
-        let Self { mut sender, reader } = self;
-        // Before the last word: what the agent still says must not take it away.
-        reader.stop();
-        if let Err(error) = sender.send(codec::message(&frame, true), true) {
-            debug!(%error, "a refusal could not be sent");
-        }
+        self.send_last(&frame);
     }
 }
 
@@ -436,7 +450,7 @@ impl<'a> Control<'a> {
                 () = session.probe.notified(), if self.asked.is_none() => {
                     Box::pin(self.ask()).await?;
                 }
-                code = session.cut.wanted() => Box::pin(self.cut(code)).await?,
+                code = session.cut.wanted() => return Box::pin(self.cut(code)).await,
                 () = session.changed.notified() => Box::pin(self.tell_changes()).await?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
                     let patient = session.patient.load(Ordering::Relaxed);
@@ -519,11 +533,11 @@ impl<'a> Control<'a> {
     }
 
     /// The agent is told why before its streams are cut; what it says to that is of no interest.
-    async fn cut(&mut self, code: &'static Code) -> Result<(), EndReason> {
+    async fn cut(mut self, code: &'static Code) -> Result<std::convert::Infallible, EndReason> {
         self.tell_closed().await?;
         let message = format!("{}. {}", code.title, code.fix);
         let error = v1::ControlError { code: code.number.into(), message };
-        self.stream.send(Frame::ControlError(error).into()).await?;
+        self.stream.send_last(&Frame::ControlError(error).into());
         Err(EndReason::Cut(code))
     }
 
