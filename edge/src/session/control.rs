@@ -375,19 +375,20 @@ impl Stream {
     }
 
     async fn send(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
-        self.put(frame, false).await
-    }
-
-    /// Nothing comes after this: so what waits here is not thrown away with the stream.
-    async fn send_last(&mut self, frame: ControlFrame) -> Result<(), EndReason> {
-        self.put(frame, true).await
-    }
-
-    async fn put(&mut self, frame: ControlFrame, last: bool) -> Result<(), EndReason> {
         timeout(SEND_TIMEOUT, self.sender.ready())
             .await
             .map_err(|_| EndReason::ControlStalled)??;
-        Ok(self.sender.send(codec::message(&frame, last), last)?)
+        Ok(self.sender.send(codec::message(&frame, false), false)?)
+    }
+
+    /// Nothing comes after this: what waits here is not thrown away with the stream.
+    fn send_last(self, frame: &ControlFrame) {
+        let Self { mut sender, reader } = self;
+        // Before the last word: what the agent still says must not take it away.
+        reader.stop();
+        if let Err(error) = sender.send(codec::message(frame, true), true) {
+            debug!(%error, "the last word could not be sent");
+        }
     }
 
     /// Tells the agent why it gets no session.
@@ -400,12 +401,7 @@ impl Stream {
             retry_after_ms: retry,
         };
         let frame: ControlFrame = Frame::InitError(error).into();
-        let Self { mut sender, reader } = self;
-        // Before the last word: what the agent still says must not take it away.
-        reader.stop();
-        if let Err(error) = sender.send(codec::message(&frame, true), true) {
-            debug!(%error, "a refusal could not be sent");
-        }
+        self.send_last(&frame);
     }
 }
 
@@ -454,7 +450,7 @@ impl<'a> Control<'a> {
                 () = session.probe.notified(), if self.asked.is_none() => {
                     Box::pin(self.ask()).await?;
                 }
-                code = session.cut.wanted() => Box::pin(self.cut(code)).await?,
+                code = session.cut.wanted() => return Box::pin(self.cut(code)).await,
                 () = session.changed.notified() => Box::pin(self.tell_changes()).await?,
                 () = session.replaced.cancelled(), if self.draining.is_none() => {
                     let patient = session.patient.load(Ordering::Relaxed);
@@ -537,11 +533,11 @@ impl<'a> Control<'a> {
     }
 
     /// The agent is told why before its streams are cut; what it says to that is of no interest.
-    async fn cut(&mut self, code: &'static Code) -> Result<(), EndReason> {
+    async fn cut(mut self, code: &'static Code) -> Result<std::convert::Infallible, EndReason> {
         self.tell_closed().await?;
         let message = format!("{}. {}", code.title, code.fix);
         let error = v1::ControlError { code: code.number.into(), message };
-        self.stream.send_last(Frame::ControlError(error).into()).await?;
+        self.stream.send_last(&Frame::ControlError(error).into());
         Err(EndReason::Cut(code))
     }
 
