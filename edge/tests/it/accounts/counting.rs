@@ -397,6 +397,12 @@ async fn what_edges_count_adds_up() {
             (Sum::of(&stats["total"]) == sum).then_some(())
         })
         .await;
-        assert_eq!(Sum::of_points(&ann.get(&format!("{path}/metrics")).await), sum, "{number}");
+        // Totals come over the shared state, and may be there before the minutes are.
+        let what = format!("the minutes are there, at edge {number}");
+        eventually(&what, async || {
+            let metrics = ann.get(&format!("{path}/metrics")).await;
+            (Sum::of_points(&metrics) == sum).then_some(())
+        })
+        .await;
     }
 }
