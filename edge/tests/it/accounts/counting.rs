@@ -185,7 +185,10 @@ async fn every_request_and_byte_is_counted_once_over_a_restart() {
     let path = format!("/tunnels/{}", id(&ann.tunnel("a").await));
     eventually("it is written down", async || {
         let stats = ann.get(&format!("{path}/stats")).await;
-        (stats["total"]["requests"] == sum.requests).then_some(())
+        // Totals come over the shared state, and may be there before the minutes are.
+        let minutes = Sum::of_points(&ann.get(&format!("{path}/metrics")).await);
+        (stats["total"]["requests"] == sum.requests && minutes.requests == sum.requests)
+            .then_some(())
     })
     .await;
     assert_eq!(Sum::of(&ann.get(&format!("{path}/stats")).await["total"]), sum);
