@@ -272,8 +272,12 @@ impl Store {
         let mut done = Err(StoreError::Stale);
         for _ in 0..CLAIM_TRIES {
             done = self.transaction(claim.statements(also.to_vec())).await;
-            if !matches!(done, Err(StoreError::Duplicate(_))) {
-                break;
+            match &done {
+                Err(StoreError::Duplicate(_)) => {}
+                // A claim of this very agent came between the look and the insert: the row is there
+                // to be taken now.
+                Ok(results) if results[1].is_empty() && results[2].is_empty() => {}
+                _ => break,
             }
         }
         let mut results = done.map_err(taken)?;
