@@ -66,7 +66,12 @@ impl Services {
     ) -> Result<DomainRow, Failure> {
         let mut row = self.domain(caller, id).await?;
         caller.may_change(row.user)?;
-        self.own_tunnel_or_none(caller, row.user, tunnel).await?;
+        let checked = self.own_tunnel_or_none(caller, row.user, tunnel).await;
+        checked.map_err(|failure| match *failure.code == *Failure::no_such_thing().code {
+            // The domain is there: 404 would say that it is not.
+            true => Failure::at("/tunnel_id", "is no tunnel of this account"),
+            false => failure,
+        })?;
         row.tunnel = tunnel;
         let statements = vec![Store::point_domain(id, tunnel)];
         self.change(statements, told(Kind::DomainUpdated, &row), &caller.actor()).await?;
