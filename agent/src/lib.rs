@@ -852,10 +852,8 @@ impl Agent {
         let at_least = match &error {
             ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
                 match u16::try_from(*code).ok().and_then(Code::from_number) {
-                    Some(code) if TOKEN_IS_OVER.contains(code) => {
-                        if !self.look_for_new_token() {
-                            return Err(AgentError::Token { code });
-                        }
+                    Some(code) if TOKEN_IS_OVER.contains(code) && !self.look_for_new_token() => {
+                        return Err(AgentError::Token { code });
                     }
                     Some(code) if *code == Code::VERSION_MISMATCH => {
                         return Err(AgentError::Version(message.clone()));
