@@ -1,6 +1,8 @@
 //! The way to the edge: DNS, TCP, TLS, the upgrade. Every step has its own deadline and says which
 //! one it was when it fails.
 
+pub mod proxy;
+
 use std::{
     fmt, io,
     net::SocketAddr,

@@ -23,9 +23,11 @@
 pub mod connect;
 mod files;
 mod forward;
+mod health;
 mod probe;
 mod session;
 mod sockets;
+pub mod status;
 mod tls;
 mod transport;
 mod tunnel;
@@ -72,7 +74,10 @@ use self::{
     upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 pub use self::{
+    connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
+    health::HealthCheck,
+    tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
     tunnel::TunnelKind,
 };
@@ -95,6 +100,8 @@ const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
 /// Answers to a token that no later try changes.
 const TOKEN_IS_OVER: [Code; 4] =
     [Code::TOKEN_REFUSED, Code::TOKEN_REVOKED, Code::TOKEN_EXPIRED, Code::TOKEN_ADDRESS];
+/// Sessions of an agent at once, where there are several edges.
+pub const DEFAULT_SESSIONS: usize = 2;
 /// Events that wait for a slow listener; later ones are dropped.
 const EVENTS: usize = 256;
 /// How often idle connections to local servers are looked at.
@@ -103,8 +110,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// What an agent needs to know.
 #[derive(Debug)]
 pub struct Settings {
-    /// The edge.
-    pub server: ServerUrl,
+    /// The edge, or several of them: one that fails is followed by the next.
+    pub servers: Vec<ServerUrl>,
     /// Proves who the agent's owner is.
     pub token: Token,
     /// Where the token came from: looked at again before each connection, so that a new token is
@@ -116,6 +123,16 @@ pub struct Settings {
     pub agent_name: String,
     /// Whose word the edge's certificate is taken on.
     pub trust: Trust,
+    /// Keys of which the edge's certificate must have one, beside being trusted; none: any will do.
+    pub pins: Vec<Pin>,
+    /// What the agent proves itself with in the TLS handshake, where the edge's front asks for it.
+    pub identity: Option<Identity>,
+    /// The way out of this network.
+    pub proxy: Proxy,
+    /// Sessions at once, to different edges where there are several.
+    pub sessions: usize,
+    /// Longest time between two heartbeats; the edge may want them more often.
+    pub heartbeat: Option<Duration>,
     /// What carries the sessions.
     pub transport: Transport,
     /// When [`Transport::Auto`] changes what carries the session.
@@ -138,12 +155,17 @@ impl Settings {
     #[must_use]
     pub fn new(server: ServerUrl, token: Token, tunnels: Vec<TunnelSettings>) -> Self {
         Self {
-            server,
+            servers: vec![server],
             token,
             token_file: None,
             agent_id: AgentId::random(),
             agent_name: String::new(),
             trust: Trust::System,
+            pins: Vec::new(),
+            identity: None,
+            proxy: Proxy::default(),
+            sessions: DEFAULT_SESSIONS,
+            heartbeat: None,
             transport: Transport::Auto,
             policy: Policy::default(),
             quic_options: quic::Options::default(),
@@ -168,6 +190,16 @@ pub struct TunnelSettings {
     pub port: Option<u16>,
     /// The local server.
     pub target: Target,
+    /// Further local servers that do the same as `target`: requests are shared out among those that
+    /// are healthy.
+    pub further: Vec<Target>,
+    /// How the local servers' health is found out.
+    pub health: HealthCheck,
+    /// How long a request waits for a local server that takes no connection, such as one that is being
+    /// restarted; 0: it fails at once.
+    pub hold_local: Duration,
+    /// Requests and answers are kept for the inspector, if there is one.
+    pub inspect: bool,
     /// Whose word its certificate is taken on.
     pub trust: Trust,
     /// Which HTTP it is spoken to in.
@@ -221,6 +253,10 @@ impl TunnelSettings {
             name: None,
             port: None,
             target,
+            further: Vec::new(),
+            health: HealthCheck::default(),
+            hold_local: Duration::ZERO,
+            inspect: true,
             trust: Trust::System,
             protocol: Protocol::Auto,
             connect_timeout: CONNECT_TIMEOUT,
@@ -617,7 +653,7 @@ impl Agent {
         if self.settings.transport != Transport::Quic {
             return self.connect_websocket(self.resuming()).await;
         }
-        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
+        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
         let address = dialled.address;
         let offer = session::ask_for_quic(dialled).await?;
         let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
@@ -625,7 +661,7 @@ impl Agent {
     }
 
     async fn connect_websocket(&self, init: v1::Init) -> Result<Session, ConnectError> {
-        let dialled = connect::dial(&self.settings.server, &self.tls).await?;
+        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
         session::establish(dialled, init).await
     }
 
@@ -738,7 +774,7 @@ impl Agent {
 
     fn lane_dialler(&self) -> Dialler {
         Dialler {
-            server: self.settings.server.clone(),
+            server: self.settings.servers[0].clone(),
             tls: Arc::clone(&self.tls),
             max: self.settings.lanes,
         }

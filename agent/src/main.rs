@@ -92,7 +92,7 @@ fn run(plan: Plan) -> Result<(), Failure> {
     let live = match plan.log_level {
         // Log lines and a live view don't go together.
         Some(_) => None,
-        None => output::live_view(plan.output, &plan.settings.server.to_string()),
+        None => output::live_view(plan.output, &plan.settings.servers[0].to_string()),
     };
     let quiet = if live.is_some() { "off" } else { "warn" };
     let level = plan.log_level.as_deref().unwrap_or(quiet);

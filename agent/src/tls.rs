@@ -1,7 +1,8 @@
 //! TLS as a client: towards the edge and towards local servers.
 
-use std::sync::Arc;
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -10,6 +11,35 @@ use rustls::{
 };
 
 use crate::upstream::{TargetError, Trust};
+
+/// The SHA-256 of a public key as certificates hold it (SubjectPublicKeyInfo, RFC 7469 section 2.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin(pub(crate) [u8; 32]);
+
+/// What was written is no pin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no pin: write sha256/ and the hash of the public key in base64 (44 characters)")]
+pub struct PinError(String);
+
+impl FromStr for Pin {
+    type Err = PinError;
+
+    fn from_str(text: &str) -> Result<Self, PinError> {
+        let wrong = || PinError(text.to_owned());
+        let hash = text.strip_prefix("sha256/").ok_or_else(wrong)?;
+        let hash = BASE64.decode(hash).map_err(|_| wrong())?;
+        Ok(Self(hash.try_into().map_err(|_| wrong())?))
+    }
+}
+
+/// A certificate of the agent's own, with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM file with the certificate, and those that lead to its authority.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
 
 /// A client's settings with the certificate authorities that `trust` says.
 ///

@@ -1,6 +1,8 @@
-//! What `uniroute` does without an edge. Its tests with one are in the edge's `tests/it`, which runs
-//! the program that cargo builds for this one.
+//! What `uniroute` does, with an edge as a program beside it where one is needed.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
+
+mod harness;
+mod tunnel;
 
 use std::process::{Command, Output};
 

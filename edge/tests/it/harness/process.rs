@@ -18,19 +18,25 @@ use super::{eventually, within};
 
 /// `uniroute-edge`, without the environment of whoever runs the tests.
 pub(crate) fn edge(home: &Path) -> Command {
-    command(Path::new(env!("CARGO_BIN_EXE_uniroute-edge")), home)
+    command(&ours("uniroute-edge"), home)
 }
 
-/// `uniroute`, likewise. It is of another package, so it has to be there already.
+/// `uniroute`, likewise.
 pub(crate) fn agent(home: &Path) -> Command {
-    let program: PathBuf =
-        Path::new(env!("CARGO_BIN_EXE_uniroute-edge")).with_file_name("uniroute");
+    command(&ours("uniroute"), home)
+}
+
+/// One of our programs, beside this one. It may be of another package, so it has to be there already.
+fn ours(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let folder = tests.parent().and_then(Path::parent).unwrap();
+    let program = folder.join(name);
     assert!(
         program.exists(),
-        "{} is missing: test the whole workspace, or build it with `cargo build -p uniroute-agent`",
+        "{} is missing: `cargo build --workspace --bins` makes it",
         program.display(),
     );
-    command(&program, home)
+    program
 }
 
 /// Any program, without the environment of whoever runs the tests.
