@@ -65,14 +65,6 @@ use uniroute_shared::{
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
 pub(crate) use self::tunnel::Tunnels;
-use self::{
-    connect::{ConnectError, ServerUrl},
-    files::Files,
-    session::{Session, SessionEnd, View, lane::Dialler},
-    transport::{Chooser, QuicDoor},
-    tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
-};
 pub use self::{
     connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
@@ -80,6 +72,14 @@ pub use self::{
     tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
     tunnel::TunnelKind,
+};
+use self::{
+    connect::{ConnectError, ServerUrl},
+    files::Files,
+    session::{Session, SessionEnd, View, lane::Dialler},
+    transport::{Chooser, QuicDoor},
+    tunnel::{Service, Tunnel},
+    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 
 /// First wait is at most this long.
