@@ -53,13 +53,6 @@ use uniroute_shared::{
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
 pub(crate) use self::tunnel::Tunnels;
-use self::{
-    connect::{ConnectError, ServerUrl},
-    files::Files,
-    slot::{Shared, Slot},
-    tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
-};
 pub use self::{
     connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
@@ -68,6 +61,13 @@ pub use self::{
     tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
     tunnel::{Applied, TunnelKind},
+};
+use self::{
+    connect::{ConnectError, ServerUrl},
+    files::Files,
+    slot::{Shared, Slot},
+    tunnel::{Service, Tunnel},
+    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 
 /// How long a connection to a local server may take by default.

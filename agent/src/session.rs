@@ -210,7 +210,8 @@ async fn begin(
     let (sender, receiver) = carried.open().map_err(|error| lost(&error))?;
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken = {
-        let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init, &elsewhere));
+        let shaking =
+            timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init, &elsewhere));
         let mut shaking = std::pin::pin!(shaking);
         tokio::select! {
             shaken = &mut shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,

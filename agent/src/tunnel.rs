@@ -633,7 +633,10 @@ mod tests {
             Some(Service::Files(_)) => "files".to_owned(),
             None => "nowhere".to_owned(),
         };
-        assert_eq!((&*leads_to(1), &*leads_to(3)), ("http://localhost:4000", "http://localhost:5000"));
+        assert_eq!(
+            (&*leads_to(1), &*leads_to(3)),
+            ("http://localhost:4000", "http://localhost:5000")
+        );
         assert_eq!((&*leads_to(2), &*leads_to(4), &*leads_to(5)), ("files", "files", "nowhere"));
         assert_eq!(tunnels.all()[0].spec().http.unwrap().first_route, 2);
     }
