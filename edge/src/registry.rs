@@ -214,7 +214,7 @@ pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     pub(crate) identity: Identity,
     /// Which run of the agent it belongs to, if it says so.
-    pub(crate) run_id: Option<Uuid>,
+    pub(crate) run_id: Option<uuid::Uuid>,
     /// What its token allows.
     pub(crate) permit: Arc<Permit>,
     pub(crate) peer: std::net::SocketAddr,

@@ -148,11 +148,6 @@ impl State {
         Ok(Self { backend })
     }
 
-    /// Whether other edges can have it too.
-    pub fn is_shared(&self) -> bool {
-        matches!(self.backend, Backend::Redis(_))
-    }
-
     /// A state of this process alone, as behind `memory:`.
     pub fn in_memory() -> Self {
         Self { backend: Backend::Memory(memory::Memory::new()) }
