@@ -65,21 +65,24 @@ use uniroute_shared::{
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
 pub(crate) use self::tunnel::Tunnels;
+pub use self::{
+    connect::proxy::{Proxy, ProxyError},
+    files::FileSettings,
+    health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
+    tls::{Identity, Pin, PinError},
+    transport::{Policy, Transport, TransportError},
+    tunnel::TunnelKind,
+};
 use self::{
     connect::{ConnectError, ServerUrl},
     files::Files,
     session::{Session, SessionEnd, View, lane::Dialler},
     transport::{Chooser, QuicDoor},
     tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
-};
-pub use self::{
-    connect::proxy::{Proxy, ProxyError},
-    files::FileSettings,
-    health::HealthCheck,
-    tls::{Identity, Pin, PinError},
-    transport::{Policy, Transport, TransportError},
-    tunnel::TunnelKind,
+    upstream::{
+        Place, Protocol, Target, TargetError, Trust, Upstream,
+        pool::{Pool, PoolSettings},
+    },
 };
 
 /// First wait is at most this long.
@@ -191,7 +194,7 @@ pub struct TunnelSettings {
     /// The local server.
     pub target: Target,
     /// Further local servers that do the same as `target`: requests are shared out among those that
-    /// are healthy.
+    /// are healthy. A UDP tunnel and a folder have none.
     pub further: Vec<Target>,
     /// How the local servers' health is found out.
     pub health: HealthCheck,
@@ -300,8 +303,24 @@ impl TunnelSettings {
             Place::Files(root) => {
                 Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
             }
-            _ => Service::Server(Arc::new(self.upstream(target)?)),
+            _ => {
+                let check = self.health.of_connections();
+                Service::Server(Arc::new(self.pool(target, &[], check)?))
+            }
         })
+    }
+
+    /// Local servers that do the same.
+    fn pool(
+        &self,
+        first: &Target,
+        further: &[Target],
+        check: HealthCheck,
+    ) -> Result<Pool, TargetError> {
+        let further = further.iter().map(|target| self.upstream(target));
+        let further = further.collect::<Result<Vec<_>, _>>()?;
+        let settings = PoolSettings { check, hold: self.hold_local };
+        Ok(Pool::new(self.upstream(first)?, further, settings, random()))
     }
 
     fn tunnel(&self) -> Result<Tunnel, TunnelError> {
@@ -310,13 +329,18 @@ impl TunnelSettings {
         Ok(Tunnel::new(self, self.policy()?, self.default_service()?, routes))
     }
 
-    fn default_service(&self) -> Result<(Arc<Upstream>, Service), TargetError> {
-        let service = self.service(&self.target)?;
-        let upstream = match &service {
-            Service::Server(upstream) => Arc::clone(upstream),
-            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
+    /// A folder has a pool too, of one that takes no connections: what is known of it is known there.
+    fn default_service(&self) -> Result<(Arc<Pool>, Service), TargetError> {
+        let further = match (self.kind, &self.target.place) {
+            (TunnelKind::Udp, _) | (_, Place::Files(_)) => &[],
+            _ => &self.further[..],
         };
-        Ok((upstream, service))
+        let pool = Arc::new(self.pool(&self.target, further, self.health.clone())?);
+        let service = match &self.target.place {
+            Place::Files(_) => self.service(&self.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
+        Ok((pool, service))
     }
 
     /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
@@ -398,6 +422,26 @@ pub enum Event {
         uptime_seconds: u64,
         /// Its owner lets no visitors in for now.
         paused: bool,
+    },
+    /// A local server answers no more, or does again.
+    Upstream {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// A local server turns visitors away, as many do with names that they don't know.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
@@ -583,9 +627,11 @@ impl Agent {
                 tunnels.sweep();
             }
         };
+        let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
             result = self.keep_connected(&stop) => result,
             () = sweeping => Ok(()),
+            never = checking => match never {},
         }
     }
 
@@ -933,9 +979,10 @@ pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
     if settings.kind == TunnelKind::Udp {
         return Ok(settings.upstream(&settings.target).map(drop)?);
     }
-    for target in std::iter::once(&settings.target).chain(&settings.routes) {
+    let all = std::iter::once(&settings.target).chain(&settings.further).chain(&settings.routes);
+    for target in all {
         match settings.service(target)? {
-            Service::Server(upstream) => drop(upstream.dial().await?),
+            Service::Server(pool) => drop(pool.first().dial().await?),
             Service::Files(files) => files.check()?,
         }
     }

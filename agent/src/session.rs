@@ -35,6 +35,7 @@ use crate::{
     connect::{ConnectError, Dialled},
     forward, refused_until,
     transport::QuicDoor,
+    tunnel::Said,
 };
 
 /// The whole handshake.
@@ -266,6 +267,7 @@ impl Session {
             ended_as: None,
             later: Vec::new(),
             later_at: None,
+            said: Said::default(),
             stopping: false,
             leaving,
             stop,
@@ -335,6 +337,8 @@ struct Control {
     /// Tunnels that the edge could not say anything of yet, by their keys, and when to ask again.
     later: Vec<String>,
     later_at: Option<Instant>,
+    /// What the edge knows of local servers.
+    said: Said,
     /// The agent is to end.
     stopping: bool,
     leaving: CancellationToken,
@@ -363,15 +367,16 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.ask().await?,
+                _ = heartbeat.tick() => {
+                    self.ask().await?;
+                    self.say_health(true).await?;
+                }
                 _ = look.tick() => {
                     if let Some(asleep) = clock.jumped() {
                         info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
                         self.ask().await?;
                     }
-                    for health in tunnels.unsaid_health() {
-                        self.stream.send(Frame::UpstreamHealth(health).into()).await?;
-                    }
+                    self.say_health(false).await?;
                 }
                 () = tunnels.changed.notified() => {
                     for update in tunnels.updates() {
@@ -397,6 +402,14 @@ impl Control {
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
         self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
+    }
+
+    /// What the edge does not know yet of local servers.
+    async fn say_health(&mut self, figures: bool) -> Result<(), SessionEnd> {
+        for health in self.tunnels.news(&mut self.said, figures) {
+            self.stream.send(Frame::UpstreamHealth(health).into()).await?;
+        }
+        Ok(())
     }
 
     fn check_life(&mut self) -> Result<(), SessionEnd> {

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
+use tracing::{info, warn};
 use uniroute_proto::v1;
 
 use serde::Deserialize;
@@ -20,14 +21,18 @@ use uniroute_shared::proxy_protocol;
 use crate::{
     Event, TunnelSettings,
     files::Files,
-    upstream::{Scheme, Target, Upstream, UpstreamError},
+    status::{HealthChange, UpstreamStatus},
+    upstream::{
+        Scheme, Target, UpstreamError,
+        pool::{Figures, Member, Pool},
+    },
 };
 
 /// What answers requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
-    /// A local server.
-    Server(Arc<Upstream>),
+    /// A local server, or several that do the same.
+    Server(Arc<Pool>),
     /// A folder.
     Files(Arc<Files>),
 }
@@ -91,8 +96,10 @@ pub(crate) struct Tunnel {
     /// The public port that was asked for, if any.
     wanted_port: Option<u16>,
     pub(crate) response_timeout: Option<Duration>,
+    /// How long a request may wait for a local server before it is sent.
+    hold_local: Duration,
     /// Where it is, and what answers there.
-    default: RwLock<(Arc<Upstream>, Service)>,
+    default: RwLock<(Arc<Pool>, Service)>,
     /// Of the policy's routes, in their order.
     routes: Vec<Service>,
     policy: Option<v1::HttpPolicy>,
@@ -112,17 +119,13 @@ struct Live {
     id: Bytes,
     name: Option<String>,
     port: Option<u16>,
-    /// What is wrong with the local server, as far as requests have shown.
-    fault: Option<String>,
-    /// The edge was not yet told of the last change.
-    unsaid: bool,
 }
 
 impl Tunnel {
     pub(crate) fn new(
         settings: &TunnelSettings,
         policy: Option<v1::HttpPolicy>,
-        default: (Arc<Upstream>, Service),
+        default: (Arc<Pool>, Service),
         routes: Vec<Service>,
     ) -> Self {
         Self {
@@ -133,6 +136,7 @@ impl Tunnel {
             idle_timeout: settings.idle_timeout,
             proxy_protocol: settings.proxy_protocol,
             response_timeout: settings.response_timeout,
+            hold_local: settings.hold_local,
             default: RwLock::new(default),
             routes,
             policy,
@@ -142,8 +146,34 @@ impl Tunnel {
         }
     }
 
-    pub(crate) fn upstream(&self) -> Arc<Upstream> {
+    /// The local servers of the default route.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.default.read().0)
+    }
+
+    /// All of its local servers, those of the default route first.
+    fn pools(&self) -> Vec<Arc<Pool>> {
+        let routes = self.routes.iter().filter_map(|service| match service {
+            Service::Server(pool) => Some(Arc::clone(pool)),
+            Service::Files(_) => None,
+        });
+        std::iter::once(self.pool()).chain(routes).collect()
+    }
+
+    /// What is known of its local servers, those of the default route first.
+    pub(crate) fn upstreams(&self) -> Vec<UpstreamStatus> {
+        self.pools().iter().flat_map(|pool| pool.status().collect::<Vec<_>>()).collect()
+    }
+
+    /// What came to all of its local servers. The time to an answer is the default route's.
+    pub(crate) fn figures(&self) -> Figures {
+        let mut all = Figures { answer_us: self.pool().figures().answer_us, ..Figures::default() };
+        for figures in self.pools().iter().map(|pool| pool.figures()) {
+            all.requests += figures.requests;
+            all.unanswered += figures.unanswered;
+            all.open += figures.open;
+        }
+        all
     }
 
     /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
@@ -156,12 +186,7 @@ impl Tunnel {
     }
 
     fn sweep(&self) {
-        self.upstream().sweep();
-        for service in &self.routes {
-            if let Service::Server(upstream) = service {
-                upstream.sweep();
-            }
-        }
+        self.pools().iter().for_each(|pool| pool.sweep());
     }
 
     /// What to ask the edge for: the name and the port that were chosen before, where none was wished
@@ -173,8 +198,9 @@ impl Tunnel {
             kind: self.kind.wire().into(),
             name_is_hint: self.wanted.is_none() && earlier.is_some(),
             name: self.wanted.clone().or(earlier).unwrap_or_default(),
-            local_url: self.upstream().target().to_string(),
-            response_timeout_ms: millis(self.response_timeout),
+            local_url: self.pool().target().to_string(),
+            // The edge counts from when it has sent the request.
+            response_timeout_ms: millis(self.response_timeout.map(|limit| limit + self.hold_local)),
             port_is_hint: self.wanted_port.is_none() && earlier_port.is_some(),
             port: self.wanted_port.or(earlier_port).unwrap_or_default().into(),
             idle_timeout_ms: millis(self.idle_timeout),
@@ -188,26 +214,42 @@ impl Tunnel {
         live.name.clone().or_else(|| self.wanted.clone()).unwrap_or_default()
     }
 
-    /// What the last request showed of the local server.
+    /// What the last request showed of the first local server, where a request has no turn.
     pub(crate) fn report(&self, error: Option<&UpstreamError>) {
-        let mut live = self.live.lock();
-        if error.is_none() && live.fault.is_none() {
-            return;
-        }
-        let fault = error.map(|error| error.message.clone());
-        if live.fault != fault {
-            (live.fault, live.unsaid) = (fault, true);
-        }
+        self.pool().report(0, error);
     }
 
-    fn unsaid_health(&self) -> Option<v1::UpstreamHealth> {
-        let mut live = self.live.lock();
-        std::mem::take(&mut live.unsaid).then(|| v1::UpstreamHealth {
-            tunnel_id: live.id.clone(),
-            healthy: live.fault.is_none(),
-            reason: live.fault.clone().unwrap_or_default(),
+    /// What an edge is to hear of the local servers; nothing if it knows already. `figures`: of what
+    /// came since, too.
+    fn news(&self, said: &mut Said, figures: bool) -> Option<v1::UpstreamHealth> {
+        let tunnel_id = self.live.lock().id.clone();
+        let health = self.pool().health()?;
+        let now = self.figures();
+        let said = said.0.entry(tunnel_id.clone()).or_default();
+        let moved = figures && (now.requests != said.requests || now.open != said.open);
+        if said.health.as_ref() == Some(&health) && !moved {
+            return None;
+        }
+        *said = SaidOfOne { health: Some(health.clone()), requests: now.requests, open: now.open };
+        Some(v1::UpstreamHealth {
+            tunnel_id,
+            healthy: health.is_ok(),
+            reason: health.err().unwrap_or_default(),
+            latency_ms: u32::try_from(now.answer_us.div_ceil(1_000)).unwrap_or(u32::MAX),
+            open: u32::try_from(now.open).unwrap_or(u32::MAX),
         })
     }
+}
+
+/// What one session's edge was told of local servers, by tunnel.
+#[derive(Debug, Default)]
+pub(crate) struct Said(HashMap<Bytes, SaidOfOne>);
+
+#[derive(Debug, Default)]
+struct SaidOfOne {
+    health: Option<Result<(), String>>,
+    requests: u64,
+    open: u64,
 }
 
 /// Nothing is 0, and nothing else is.
@@ -260,7 +302,7 @@ impl Tunnels {
             key: created.key.clone(),
             name: created.name.clone(),
             url: created.public_url.clone(),
-            upstream: tunnel.upstream().target().to_string(),
+            upstream: tunnel.pool().target().to_string(),
         });
         self.paused(tunnel, created.state());
     }
@@ -293,7 +335,7 @@ impl Tunnels {
     }
 
     /// Changes a tunnel's local server; requests from now on go to the new one.
-    pub(crate) fn retarget(&self, key: &str, default: (Arc<Upstream>, Service)) -> bool {
+    pub(crate) fn retarget(&self, key: &str, default: (Arc<Pool>, Service)) -> bool {
         let Some(tunnel) = self.by_key(key) else { return false };
         *tunnel.default.write() = default;
         self.changed.notify_one();
@@ -304,19 +346,49 @@ impl Tunnels {
     pub(crate) fn updates(&self) -> Vec<v1::UpdateTunnel> {
         let update = |(id, tunnel): (&Bytes, &Arc<Tunnel>)| v1::UpdateTunnel {
             tunnel_id: id.clone(),
-            local_url: tunnel.upstream().target().to_string(),
+            local_url: tunnel.pool().target().to_string(),
         };
         self.by_id.read().iter().map(update).collect()
     }
 
-    /// Changes of local servers' health that the edge does not know yet.
-    pub(crate) fn unsaid_health(&self) -> Vec<v1::UpstreamHealth> {
-        self.all.iter().filter_map(|tunnel| tunnel.unsaid_health()).collect()
+    /// What an edge does not know yet of local servers; `figures`: with what came since the last time.
+    pub(crate) fn news(&self, said: &mut Said, figures: bool) -> Vec<v1::UpstreamHealth> {
+        let known = self.by_id.read();
+        said.0.retain(|id, _| known.contains_key(id));
+        known.values().filter_map(|tunnel| tunnel.news(said, figures)).collect()
+    }
+
+    /// All local servers that there are now.
+    pub(crate) fn checked(&self) -> Vec<Arc<Member>> {
+        let members = |tunnel: &Arc<Tunnel>| {
+            let of = |pool: &Arc<Pool>| pool.members().to_vec();
+            tunnel.pools().iter().flat_map(of).collect::<Vec<_>>()
+        };
+        self.all.iter().flat_map(members).collect()
+    }
+
+    /// Tells of changes of local servers' health that nobody was told of.
+    pub(crate) fn tell_health(&self) {
+        self.all.iter().for_each(|tunnel| self.tell_health_of(tunnel));
+    }
+
+    /// The same of one tunnel's.
+    pub(crate) fn tell_health_of(&self, tunnel: &Tunnel) {
+        for (upstream, HealthChange { healthy, reason, .. }) in
+            tunnel.pools().iter().flat_map(|pool| pool.untold())
+        {
+            match healthy {
+                true => info!(tunnel = tunnel.key, upstream, "a local server answers again"),
+                false => {
+                    warn!(tunnel = tunnel.key, upstream, reason, "a local server does not answer")
+                }
+            }
+            self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
+        }
     }
 
     pub(crate) fn targets(&self) -> Vec<(String, Target)> {
-        let target =
-            |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.upstream().target().clone());
+        let target = |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.pool().target().clone());
         self.all.iter().map(target).collect()
     }
 
@@ -357,7 +429,7 @@ mod tests {
     fn t23_routes_lead_to_the_agents_own_targets() {
         let tunnel = settings().tunnel().unwrap();
         let server = |route| match tunnel.service(route) {
-            Some(Service::Server(upstream)) => upstream.target().to_string(),
+            Some(Service::Server(pool)) => pool.target().to_string(),
             other => panic!("{other:?}"),
         };
         assert_eq!(server(0), "http://localhost:3000");
