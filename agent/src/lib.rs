@@ -43,7 +43,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -65,21 +64,21 @@ use uniroute_shared::{
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
 pub(crate) use self::tunnel::Tunnels;
+pub use self::{
+    connect::proxy::{Proxy, ProxyError, ProxyUrl},
+    files::FileSettings,
+    health::HealthCheck,
+    tls::{Identity, Pin, PinError, TlsError, WrongKey},
+    transport::{Policy, Transport, TransportError},
+    tunnel::TunnelKind,
+};
 use self::{
-    connect::{ConnectError, ServerUrl},
+    connect::{ConnectError, ServerUrl, Way},
     files::Files,
     session::{Session, SessionEnd, View, lane::Dialler},
     transport::{Chooser, QuicDoor},
     tunnel::{Service, Tunnel},
     upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
-};
-pub use self::{
-    connect::proxy::{Proxy, ProxyError},
-    files::FileSettings,
-    health::HealthCheck,
-    tls::{Identity, Pin, PinError},
-    transport::{Policy, Transport, TransportError},
-    tunnel::TunnelKind,
 };
 
 /// First wait is at most this long.
@@ -228,6 +227,9 @@ pub enum TunnelError {
     /// A local server can't be used.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// TLS to the edge can't be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The policy can't be followed.
     #[error("tunnel {key:?}: {error}")]
     Policy {
@@ -507,7 +509,7 @@ impl Handle {
 #[derive(Debug)]
 pub struct Agent {
     settings: Settings,
-    tls: Arc<ClientConfig>,
+    way: Way,
     tunnels: Arc<Tunnels>,
     resume_token: bytes::Bytes,
     connected_before: bool,
@@ -545,11 +547,12 @@ impl Agent {
         if specs.sum::<usize>() > MAX_INIT {
             return Err(TunnelError::TooLong);
         }
-        let tls = tls::config(&settings.trust)?;
+        let Settings { trust, pins, identity, proxy, .. } = &settings;
+        let way = Way::new(trust, pins, identity.as_ref(), proxy)?;
         let agent = Self {
             chooser: Mutex::new(Chooser::new(settings.policy)),
             settings,
-            tls,
+            way,
             tunnels,
             resume_token: bytes::Bytes::new(),
             connected_before: false,
@@ -653,15 +656,19 @@ impl Agent {
         if self.settings.transport != Transport::Quic {
             return self.connect_websocket(self.resuming()).await;
         }
-        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
-        let address = dialled.address;
+        let server = &self.settings.servers[0];
+        if let Some(proxy) = self.way.proxy(server)? {
+            return Err(ConnectError::QuicProxy(proxy.to_string()));
+        }
+        let dialled = connect::dial(server, &self.way).await?;
+        let edge = dialled.route.direct();
         let offer = session::ask_for_quic(dialled).await?;
-        let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
+        let door = offer.zip(edge).and_then(|(offer, edge)| QuicDoor::new(edge, &offer));
         self.connect_quic(door.ok_or(ConnectError::NoQuic)?, self.resuming()).await
     }
 
     async fn connect_websocket(&self, init: v1::Init) -> Result<Session, ConnectError> {
-        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
+        let dialled = connect::dial(&self.settings.servers[0], &self.way).await?;
         session::establish(dialled, init).await
     }
 
@@ -775,7 +782,7 @@ impl Agent {
     fn lane_dialler(&self) -> Dialler {
         Dialler {
             server: self.settings.servers[0].clone(),
-            tls: Arc::clone(&self.tls),
+            way: self.way.clone(),
             max: self.settings.lanes,
         }
     }
@@ -910,12 +917,9 @@ impl Agent {
         if self.settings.fail_fast && !self.connected_before {
             return Err(AgentError::Unreachable(error));
         }
-        Ok(match error {
-            ConnectError::Dns { .. }
-            | ConnectError::Tcp { .. }
-            | ConnectError::Lost(_)
-            | ConnectError::Quic(_) => Next::Unreachable(reason),
-            _ => Next::TurnedAway { reason, at_least },
+        Ok(match error.is_unreachable() {
+            true => Next::Unreachable(reason),
+            false => Next::TurnedAway { reason, at_least },
         })
     }
 

@@ -3,7 +3,6 @@
 pub(crate) mod lane;
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -32,7 +31,7 @@ use uniroute_shared::{
 
 use crate::{
     Event, Tunnels,
-    connect::{ConnectError, Dialled},
+    connect::{ConnectError, Dialled, Route},
     forward, refused_until,
     transport::QuicDoor,
 };
@@ -89,7 +88,7 @@ pub(crate) struct Session {
     stream: Stream,
     pub(crate) established: Established,
     /// Where the connection leads to.
-    address: SocketAddr,
+    route: Route,
     moved: Arc<AtomicU64>,
 }
 
@@ -113,12 +112,12 @@ impl View {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, address, moved }: Dialled,
+    Dialled { io, early, route, moved }: Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    let session = begin((session.into(), acceptor.into()), driving, address, init).await?;
+    let session = begin((session.into(), acceptor.into()), driving, route, init).await?;
     Ok(Session { moved, ..session })
 }
 
@@ -130,11 +129,11 @@ pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
-    let address = connection.remote_address();
+    let route = Route::straight(connection.remote_address());
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, address, init).await
+    begin((session.into(), acceptor.into()), driving, route, init).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -173,7 +172,7 @@ pub(crate) async fn ask_for_quic(
 async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
-    address: SocketAddr,
+    route: Route,
     init: v1::Init,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
@@ -193,7 +192,7 @@ async fn begin(
     };
     let established = shaken?;
     let moved = Arc::default();
-    Ok(Session { carried, acceptor, driving, stream, established, address, moved })
+    Ok(Session { carried, acceptor, driving, stream, established, route, moved })
 }
 
 async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
@@ -236,7 +235,7 @@ impl Session {
         let offer = self.established.quic.as_ref();
         View {
             carried: self.carried.clone(),
-            door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            door: offer.zip(self.route.direct()).and_then(|(offer, at)| QuicDoor::new(at, offer)),
             moved: Arc::clone(&self.moved),
         }
     }
@@ -250,8 +249,9 @@ impl Session {
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established, address, moved } = self;
-        let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
+        let Self { carried, acceptor, mut driving, stream, established, route, moved } = self;
+        let lanes =
+            lane::Lanes::new(dialler, (route.edge, moved), &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let mut control = Control {
             carried: carried.clone(),
