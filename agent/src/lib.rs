@@ -24,6 +24,7 @@ pub mod connect;
 mod files;
 mod forward;
 mod health;
+mod network;
 mod probe;
 mod session;
 mod sockets;
@@ -643,7 +644,7 @@ impl Agent {
             warn!(reason, retry_in_ms = retry_in.as_millis(), "not connected");
             self.event(|| Event::Disconnected { reason, retry_in });
             tokio::select! {
-                () = tokio::time::sleep(retry_in) => {}
+                () = network::wait(retry_in) => {}
                 () = stop.cancelled() => break,
             }
         }

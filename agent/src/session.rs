@@ -1,6 +1,7 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
 pub(crate) mod lane;
+mod life;
 
 use std::{
     pin::Pin,
@@ -8,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::{
@@ -29,29 +30,26 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use self::life::{Life, SILENCE, Why};
 use crate::{
     Event, Tunnels,
     connect::{ConnectError, Dialled, Route},
-    forward, refused_until,
+    forward,
+    network::LOOK,
+    refused_until,
     transport::QuicDoor,
 };
 
 /// The whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-/// An edge that is asked for a sign of life has this long.
-const SILENCE: Duration = Duration::from_secs(5);
 /// A control frame has to fit the edge's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have when the agent is to end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 /// What a session that is sent away has at most, whatever its edge allows.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60 * 60);
-/// How often small things are looked at: health to report, the clock, a drain's end.
-const LOOK: Duration = Duration::from_secs(1);
 /// The same while draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A wall clock that ran this much further than the monotonic one: the machine slept.
-const CLOCK_JUMP: Duration = Duration::from_secs(5);
 /// Shortest heartbeat interval that an edge may ask for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -250,8 +248,9 @@ impl Session {
         stop: CancellationToken,
     ) -> SessionEnd {
         let Self { carried, acceptor, mut driving, stream, established, route, moved } = self;
-        let lanes =
-            lane::Lanes::new(dialler, (route.edge, moved), &established.ack, carried.clone());
+        let life = Life::new(route.peer);
+        let counted = (route.edge, Arc::clone(&moved));
+        let lanes = lane::Lanes::new(dialler, counted, &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let mut control = Control {
             carried: carried.clone(),
@@ -262,6 +261,8 @@ impl Session {
             began: Instant::now(),
             rtt: Duration::ZERO,
             asked: None,
+            life,
+            moved,
             draining: None,
             ended_as: None,
             later: Vec::new(),
@@ -330,6 +331,9 @@ struct Control {
     rtt: Duration,
     /// The edge has to give a sign of life by the second, after the first.
     asked: Option<(std::time::Instant, Instant)>,
+    life: Life,
+    /// Bytes that a WebSocket session has moved.
+    moved: Arc<AtomicU64>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
     /// Tunnels that the edge could not say anything of yet, by their keys, and when to ask again.
@@ -349,7 +353,6 @@ impl Control {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut clock = Clock::new();
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             let later_at = self.later_at;
@@ -363,12 +366,9 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.ask().await?,
+                _ = heartbeat.tick() => self.ask(SILENCE).await?,
                 _ = look.tick() => {
-                    if let Some(asleep) = clock.jumped() {
-                        info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
-                        self.ask().await?;
-                    }
+                    self.look_for_life().await?;
                     for health in tunnels.unsaid_health() {
                         self.stream.send(Frame::UpstreamHealth(health).into()).await?;
                     }
@@ -388,12 +388,41 @@ impl Control {
         }
     }
 
-    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
-    async fn ask(&mut self) -> Result<(), SessionEnd> {
-        if self.asked.is_none() {
-            self.carried.ping();
-            self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
+    /// Asks for a sign of life when one is due.
+    async fn look_for_life(&mut self) -> Result<(), SessionEnd> {
+        let last_received = self.carried.last_received();
+        if self.asked.is_some_and(|(since, _)| last_received >= since) {
+            self.asked = None;
         }
+        let moved = match self.carried.path() {
+            Some(path) => path.bytes,
+            None => self.moved.load(Ordering::Relaxed),
+        };
+        let Some(why) = self.life.look(moved, last_received) else { return Ok(()) };
+        match why {
+            Why::Quiet => debug!("nothing comes any more: is the edge still there?"),
+            Why::Slept(slept) => {
+                info!(
+                    asleep_seconds = slept.as_secs(),
+                    "the clock jumped: is the edge still there?"
+                );
+            }
+            Why::OtherNetwork => info!("the network is another: is the edge still there?"),
+        }
+        self.ask(why.patience()).await
+    }
+
+    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
+    async fn ask(&mut self, patience: Duration) -> Result<(), SessionEnd> {
+        let by = Instant::now() + patience;
+        match &mut self.asked {
+            Some((_, deadline)) => *deadline = by.min(*deadline),
+            None => {
+                self.carried.ping();
+                self.asked = Some((std::time::Instant::now(), by));
+            }
+        }
+        self.life.control();
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
         self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
@@ -453,6 +482,7 @@ impl Control {
 
     async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
         let Some(frame) = frame.frame else { return Ok(()) };
+        self.life.control();
         match frame {
             Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
                 self.stream
@@ -549,28 +579,6 @@ impl Control {
             _ => SessionEnd::GoAway(away.message.clone()),
         };
         self.drain(end, within);
-    }
-}
-
-/// Notices that the machine slept: then the wall clock has gone on and the monotonic one has not,
-/// or both have but nothing ran.
-struct Clock {
-    wall: SystemTime,
-    monotonic: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { wall: SystemTime::now(), monotonic: Instant::now() }
-    }
-
-    /// How long the machine slept since the last look, if it did.
-    fn jumped(&mut self) -> Option<Duration> {
-        let before = std::mem::replace(self, Self::new());
-        let wall = self.wall.duration_since(before.wall).unwrap_or_default();
-        let slept =
-            wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
-        (slept > CLOCK_JUMP).then_some(slept)
     }
 }
 
