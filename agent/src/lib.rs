@@ -25,6 +25,7 @@ pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod network;
 mod probe;
 mod session;
 mod slot;
@@ -55,12 +56,12 @@ pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOp
 
 pub(crate) use self::tunnel::Tunnels;
 pub use self::{
-    connect::proxy::{Proxy, ProxyError},
+    connect::proxy::{Proxy, ProxyError, ProxyUrl},
     embed::{Listener, Tunnel},
     files::FileSettings,
     health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
     status::Status,
-    tls::{Identity, Pin, PinError},
+    tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
     tunnel::{Applied, TunnelKind},
 };
@@ -206,6 +207,9 @@ pub enum TunnelError {
     /// A local server can't be used.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// TLS to the edge can't be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The policy can't be followed.
     #[error("tunnel {key:?}: {error}")]
     Policy {
