@@ -24,6 +24,7 @@ pub mod connect;
 mod files;
 mod forward;
 mod health;
+pub mod local;
 mod probe;
 mod session;
 mod slot;
