@@ -24,6 +24,7 @@ pub mod connect;
 mod files;
 mod forward;
 mod health;
+mod inspect;
 pub mod local;
 mod probe;
 mod session;
@@ -58,6 +59,7 @@ pub use self::{
     connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
     health::HealthCheck,
+    inspect::Limits,
     status::Status,
     tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
@@ -122,6 +124,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
     pub request_events: bool,
+    /// What is kept of requests for [`local`] to show; `None`: nothing.
+    pub inspector: Option<Limits>,
 }
 
 impl Settings {
@@ -147,6 +151,7 @@ impl Settings {
             lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
+            inspector: None,
         }
     }
 }
@@ -210,6 +215,9 @@ pub enum TunnelError {
         /// Which key of it is wrong.
         error: PolicyError,
     },
+    /// The folder for long bodies, for the inspector.
+    #[error("the inspector's folder for long bodies can't be made: {0}")]
+    Spool(std::io::Error),
     /// What the edge has to be told at once does not fit into one message.
     #[error(
         "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"

@@ -101,7 +101,7 @@ fn look(path: &Path) -> Option<Running> {
 }
 
 /// A folder for this user only.
-fn make_private(folder: &Path) -> io::Result<()> {
+pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
