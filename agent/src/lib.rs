@@ -21,6 +21,7 @@
 //! ```
 
 pub mod connect;
+pub mod embed;
 mod files;
 mod forward;
 mod health;
@@ -57,6 +58,7 @@ pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOp
 pub(crate) use self::tunnel::Tunnels;
 pub use self::{
     connect::proxy::{Proxy, ProxyError},
+    embed::{Listener, Tunnel},
     files::FileSettings,
     health::HealthCheck,
     inspect::Limits,
@@ -69,7 +71,7 @@ use self::{
     connect::{ConnectError, ServerUrl},
     files::Files,
     slot::{Shared, Slot},
-    tunnel::{Service, Tunnel},
+    tunnel::Service,
     upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 
@@ -256,14 +258,14 @@ impl TunnelSettings {
     /// # Errors
     /// [`TunnelError::Policy`]
     pub fn policy(&self) -> Result<Option<v1::HttpPolicy>, TunnelError> {
-        if self.policy == v1::HttpPolicy::default() {
-            return Ok(None);
-        }
         let mut policy = self.policy.clone();
         let wrong = |error| TunnelError::Policy { key: self.key.clone(), error };
         if policy.routes.len() != self.routes.len() {
             let what = "each route needs an upstream".to_owned();
             return Err(wrong(PolicyError { key: "routes".to_owned(), what }));
+        }
+        if policy == v1::HttpPolicy::default() {
+            return Ok(None);
         }
         policy.local_origin = self.target.origin();
         for (route, target) in policy.routes.iter_mut().zip(&self.routes) {
@@ -440,7 +442,7 @@ impl Refusal {
         refused_until(self.code.into())
     }
 
-    pub(crate) fn deleted(tunnel: &Tunnel) -> Self {
+    pub(crate) fn deleted(tunnel: &tunnel::Tunnel) -> Self {
         Self {
             key: tunnel.key.clone(),
             name: tunnel.name(),
