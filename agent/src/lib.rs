@@ -25,6 +25,8 @@ pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod inspect;
+pub mod local;
 mod network;
 mod probe;
 mod session;
@@ -60,6 +62,7 @@ pub use self::{
     embed::{Listener, Tunnel},
     files::FileSettings,
     health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
+    inspect::Limits,
     status::Status,
     tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
@@ -127,6 +130,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
     pub request_events: bool,
+    /// What is kept of requests for [`local`] to show; `None`: nothing.
+    pub inspector: Option<Limits>,
 }
 
 impl Settings {
@@ -152,6 +157,7 @@ impl Settings {
             lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
+            inspector: None,
         }
     }
 }
@@ -218,6 +224,9 @@ pub enum TunnelError {
         /// Which key of it is wrong.
         error: PolicyError,
     },
+    /// The folder for long bodies, for the inspector.
+    #[error("the inspector's folder for long bodies can't be made: {0}")]
+    Spool(std::io::Error),
     /// What the edge has to be told at once does not fit into one message.
     #[error(
         "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"

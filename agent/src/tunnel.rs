@@ -121,6 +121,8 @@ pub(crate) struct Served {
     older: Vec<(u32, Service)>,
     /// Grows with each change.
     revision: u64,
+    /// Its requests are kept for the inspector, under this key.
+    pub(crate) inspect: Option<Arc<str>>,
 }
 
 /// What the edge last said of it.
@@ -160,7 +162,20 @@ impl Served {
         let routes = routes.collect::<Result<_, TunnelError>>()?;
         let older = before.map(|before| before.routes.clone()).unwrap_or_default();
         let revision = before.map_or(0, |before| before.revision + 1);
-        Ok(Self { settings, policy, pool, default, routes, older, revision })
+        let inspect = settings.inspect.then(|| settings.key.as_str().into());
+        Ok(Self { settings, policy, pool, default, routes, older, revision, inspect })
+    }
+
+    /// The number of the route to a local server; 0 is the default.
+    pub(crate) fn route_to(&self, target: &crate::upstream::Target) -> Option<u32> {
+        if self.settings.kind != TunnelKind::Http {
+            return None;
+        }
+        if self.settings.target == *target {
+            return Some(0);
+        }
+        let mut routes = self.routes.iter().zip(&self.settings.routes);
+        routes.find(|(_, other)| *other == target).map(|((number, _), _)| *number)
     }
 
     /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
