@@ -65,14 +65,6 @@ use uniroute_shared::{
 pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOptions};
 
 pub(crate) use self::tunnel::Tunnels;
-use self::{
-    connect::{ConnectError, ServerUrl},
-    files::Files,
-    session::{Session, SessionEnd, View, lane::Dialler},
-    transport::{Chooser, QuicDoor},
-    tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
-};
 pub use self::{
     connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
@@ -80,6 +72,14 @@ pub use self::{
     tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
     tunnel::TunnelKind,
+};
+use self::{
+    connect::{ConnectError, ServerUrl},
+    files::Files,
+    session::{Session, SessionEnd, View, lane::Dialler},
+    transport::{Chooser, QuicDoor},
+    tunnel::{Service, Tunnel},
+    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
 };
 
 /// First wait is at most this long.
@@ -398,6 +398,26 @@ pub enum Event {
         uptime_seconds: u64,
         /// Its owner lets no visitors in for now.
         paused: bool,
+    },
+    /// A local server answers, or does not.
+    Upstream {
+        /// The agent's word for its tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers now.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// Something is wrong that the agent knows how to mend.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
