@@ -77,7 +77,7 @@ impl<W: Write> Screen<W> {
     fn clear(&mut self) -> String {
         let rows = self.rows(&self.drawn);
         self.drawn.clear();
-        if rows == 0 { String::new() } else { format!("{}\x1b[J", up(rows)) }
+        if rows == 0 { String::new() } else { up(rows) + &erase(rows) }
     }
 
     fn rows(&self, lines: &[Drawn]) -> usize {
@@ -99,7 +99,7 @@ impl<W: Write> Screen<W> {
             at += self.rows(std::slice::from_ref(line));
         }
         if stable < self.drawn.len() || stable < new.len() {
-            let _ = write!(text, "{}\x1b[J", up(all - at));
+            let _ = write!(text, "{}{}", up(all - at), erase(all - at));
             for line in &new[stable..] {
                 text.push_str(&line.text);
                 text.push_str("\r\n");
@@ -112,6 +112,12 @@ impl<W: Write> Screen<W> {
 /// To the beginning of a line above.
 fn up(rows: usize) -> String {
     if rows == 0 { "\r".to_owned() } else { format!("\r\x1b[{rows}A") }
+}
+
+/// Empties rows, and goes back to the first one. Not with one sequence for the rest of the screen: for
+/// some terminals that is a reason to keep what was on it.
+fn erase(rows: usize) -> String {
+    if rows == 0 { String::new() } else { "\x1b[2K\x1b[1B".repeat(rows) + &up(rows) }
 }
 
 fn down(rows: usize) -> String {
@@ -157,11 +163,6 @@ mod tests {
                 'A' => self.row = self.row.checked_sub(number).expect("not above the first row"),
                 'B' => self.row += number,
                 'K' => self.rows[self.row].clear(),
-                'J' => {
-                    self.rows.truncate(self.row + 1);
-                    let keep: String = self.rows[self.row].chars().take(self.column).collect();
-                    self.rows[self.row] = keep;
-                }
                 'h' | 'l' | 'm' => {}
                 other => panic!("unknown sequence {other}"),
             }
