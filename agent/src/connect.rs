@@ -146,6 +146,9 @@ pub enum ConnectError {
         /// When to come back, if the edge said so.
         retry_after: Option<Duration>,
     },
+    /// The edge that answers has a session of this agent already.
+    #[error("{0} has a session of this agent already")]
+    SameEdge(String),
     /// QUIC was asked for, and the edge does not offer it.
     #[error(
         "the edge offers no QUIC: it is switched off there (`--quic`), or the edge is too old. Leave out `--transport quic` to use WebSocket"

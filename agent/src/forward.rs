@@ -30,8 +30,9 @@ mod http2;
 use crate::{
     Event, TunnelKind, Tunnels,
     files::{FileAnswer, Files},
+    slot::Shared,
     sockets,
-    tunnel::{Service, Tunnel},
+    tunnel::{Served, Service, Tunnel},
     upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
 };
 
@@ -59,7 +60,7 @@ enum ForwardError {
 }
 
 /// Serves one stream to its end.
-pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: Receiver) {
+pub(crate) async fn serve(shared: Arc<Shared>, mut sender: Sender, receiver: Receiver) {
     let mut reader = FrameReader::new(receiver);
     let opening =
         tokio::time::timeout(OPEN_TIMEOUT, reader.message::<v1::StreamOpen>("StreamOpen"));
@@ -69,6 +70,7 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
         Err(_) => return debug!("a stream began with silence"),
     };
     // The edge names one of this agent's tunnels, never a target (T23).
+    let tunnels = &shared.tunnels;
     let tunnel = tunnels.by_id(&open.tunnel_id);
     let (tunnel, kind) = match (tunnel, open.kind) {
         (Some(tunnel), Some(kind)) if tunnel.kind != TunnelKind::Http => {
@@ -80,8 +82,10 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
     let mut reader = Some(reader);
     let result = match (tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
-            let request = StreamRequest { http, end, tunnel };
-            request.forward(&tunnels, &mut sender, &mut reader).await
+            let served = tunnel.served();
+            let request = StreamRequest { http, end, tunnel: &tunnel, served: &served };
+            let _open = tunnel.begin();
+            request.forward(tunnels, &mut sender, &mut reader).await
         }
         (None, _) => {
             Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel"))
@@ -118,14 +122,16 @@ fn refusal(kind: UpstreamErrorKind, message: &str) -> ForwardError {
 }
 
 /// A request as it came in over its stream.
-struct StreamRequest {
+struct StreamRequest<'a> {
     http: v1::HttpOpen,
     /// It has no body.
     end: bool,
-    tunnel: Arc<Tunnel>,
+    tunnel: &'a Tunnel,
+    /// What is done with it, whatever the settings say from now on.
+    served: &'a Served,
 }
 
-impl StreamRequest {
+impl StreamRequest<'_> {
     async fn forward(
         self,
         tunnels: &Tunnels,
@@ -133,35 +139,36 @@ impl StreamRequest {
         reader: &mut Option<FrameReader>,
     ) -> Result<Option<Switched>, ForwardError> {
         let began = Instant::now();
-        let Self { http, end, tunnel } = self;
+        let Self { http, end, tunnel, served } = self;
+        let response_timeout = served.settings.response_timeout;
         // A number of this agent's own, never a target (T23).
-        let service = tunnel.service(http.route).ok_or_else(|| {
+        let service = served.service(http.route).ok_or_else(|| {
             refusal(UpstreamErrorKind::BadRequest, "this tunnel has no such route")
         })?;
         let request = Request::new(http, end)?;
         let upstream = match service {
             Service::Server(upstream) => upstream,
             Service::Files(files) => {
-                let told = |status| request.tell(tunnels, &tunnel, status, began);
+                let told = |status| request.tell(tunnels, tunnel, status, began);
                 // These are kept out of the future of everyday requests, which is moved about.
-                let done = Box::pin(request.show(&files, sender, told)).await;
+                let done = Box::pin(request.show(files, sender, told)).await;
                 return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
             }
         };
         if request.upgrade.is_empty() && upstream.wants_http2(request.is_grpc()) {
             let http2 = cancellable(sender, Box::pin(upstream.http2())).await?;
             if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
-                let told = |status| request.tell(tunnels, &tunnel, status, began);
-                let exchange = http2::Exchange { request: &request, upstream: &upstream, requests };
-                let running = exchange.run(sender, reader, tunnel.response_timeout, told);
+                let told = |status| request.tell(tunnels, tunnel, status, began);
+                let exchange = http2::Exchange { request: &request, upstream, requests };
+                let running = exchange.run(sender, reader, response_timeout, told);
                 let done = Box::pin(running).await;
                 return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
             }
         }
-        let exchanged = request.exchange(&tunnel, &upstream, sender, reader).await;
+        let exchanged = request.exchange(response_timeout, upstream, sender, reader).await;
         let (mut connection, upload, line) =
             exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
-        request.tell(tunnels, &tunnel, line.status, began);
+        request.tell(tunnels, tunnel, line.status, began);
         let StatusLine { status, minor, reason, mut fields } = line;
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
@@ -324,13 +331,13 @@ impl Request {
     /// a new one.
     async fn exchange(
         &self,
-        tunnel: &Tunnel,
+        response_timeout: Option<Duration>,
         upstream: &Upstream,
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
     ) -> Exchanged {
         // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
-        let limit = tunnel.response_timeout.filter(|_| self.body.is_none());
+        let limit = response_timeout.filter(|_| self.body.is_none());
         let deadline = limit.map(|limit| Instant::now() + limit);
         let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
         let (mut connection, reused) = match self.upgrade.is_empty() {

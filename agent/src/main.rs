@@ -17,7 +17,7 @@ use uniroute_shared::{shutdown::Signals, telemetry};
 use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
-    output::{Show, Shown},
+    output::{Show, Shown, seen::Snapshot},
 };
 
 #[global_allocator]
@@ -113,7 +113,9 @@ fn run(plan: Plan) -> Result<(), Failure> {
         }
         let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let shown = show.start(events, Box::new(|| None)).map_err(anyhow::Error::from)?;
+        let handle = agent.handle();
+        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         let result = until_signalled(agent, &shown).await;
         // The last events are still to be shown.
         shown.end().await;

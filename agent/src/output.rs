@@ -35,6 +35,8 @@ pub(crate) struct Program {
     pub(crate) inspector: Option<String>,
     /// A signal came.
     pub(crate) draining: bool,
+    /// The agent is no more.
+    pub(crate) ended: bool,
 }
 
 /// How events will be shown.
@@ -77,7 +79,11 @@ impl Show {
         let show = move || {
             match self.live {
                 Some(live) => runtime.block_on(live.run(events, told, ask)),
-                None => runtime.block_on(show_lines(events, told, self.output, self.qr)),
+                None => {
+                    let codes = self.qr.then(Vec::new);
+                    let lines = Lines { plain: Plain::new(self.output), codes };
+                    runtime.block_on(show_lines(events, told, lines));
+                }
             }
             let _ = done.send(());
         };
@@ -106,6 +112,7 @@ impl Shown {
 
     /// Waits for the last lines, if somebody takes them.
     pub(crate) async fn end(self) {
+        self.program.send_modify(|program| program.ended = true);
         let _ = tokio::time::timeout(LAST_LINES, self.ended).await;
     }
 }
@@ -113,33 +120,43 @@ impl Shown {
 async fn show_lines(
     mut events: Receiver<Event>,
     mut program: watch::Receiver<Program>,
-    output: Output,
-    qr: bool,
+    mut lines: Lines,
 ) {
-    let mut plain = Plain::new(output);
     let mut known = program.borrow_and_update().clone();
-    let mut codes = Vec::new();
-    loop {
+    while !known.ended {
         tokio::select! {
             biased;
             Ok(()) = program.changed() => {
                 let now = program.borrow_and_update().clone();
-                plain.program(&known, &now).iter().for_each(|line| say(line));
+                lines.plain.program(&known, &now).iter().for_each(|line| say(line));
                 known = now;
             }
-            event = events.recv() => {
-                let Some(event) = event else { return };
-                if let Some(line) = plain.event(&event, &known) {
-                    say(&line);
-                }
-                match event {
-                    Event::Ready { url, .. } if qr && !codes.contains(&url) => {
-                        show_code(&url);
-                        codes.push(url);
-                    }
-                    _ => {}
-                }
-            }
+            event = events.recv() => match event {
+                Some(event) => lines.show(&event, &known),
+                None => return,
+            },
+        }
+    }
+    while let Ok(event) = events.try_recv() {
+        lines.show(&event, &known);
+    }
+}
+
+struct Lines {
+    plain: Plain,
+    /// URLs whose codes were shown; `None`: nobody wants any.
+    codes: Option<Vec<String>>,
+}
+
+impl Lines {
+    fn show(&mut self, event: &Event, program: &Program) {
+        if let Some(line) = self.plain.event(event, program) {
+            say(&line);
+        }
+        let (Some(codes), Event::Ready { url, .. }) = (&mut self.codes, event) else { return };
+        if !codes.contains(url) {
+            show_code(url);
+            codes.push(url.clone());
         }
     }
 }

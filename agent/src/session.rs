@@ -3,6 +3,7 @@
 pub(crate) mod lane;
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -30,11 +31,15 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use bytes::Bytes;
+
 use crate::{
     Event, Tunnels,
     connect::{ConnectError, Dialled},
     forward, refused_until,
+    slot::Shared,
     transport::QuicDoor,
+    tunnel::Tunnel,
 };
 
 /// The whole handshake.
@@ -88,9 +93,32 @@ pub(crate) struct Session {
     driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
+    /// The tunnels that its edge was asked for.
+    asked: Vec<Told>,
     /// Where the connection leads to.
     address: SocketAddr,
     moved: Arc<AtomicU64>,
+    rtt_us: Arc<AtomicU64>,
+}
+
+/// What an agent asks an edge for at the beginning of a session.
+pub(crate) struct Request {
+    pub(crate) init: v1::Init,
+    /// The tunnels in it, and the revision that they have there.
+    pub(crate) tunnels: Vec<(Arc<Tunnel>, u64)>,
+    /// Edges at which this agent has a session already: none of them is to get another one.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+/// What a session's edge was told of a tunnel.
+struct Told {
+    tunnel: Arc<Tunnel>,
+    /// Of its settings.
+    revision: u64,
+    /// Of its local server's health.
+    health: u64,
+    /// The edge's name for it, once it has made it.
+    id: Option<Bytes>,
 }
 
 /// What can be seen of a session while it runs.
@@ -98,6 +126,8 @@ pub(crate) struct View {
     pub(crate) carried: session::Session,
     /// Where its edge takes sessions over QUIC.
     pub(crate) door: Option<QuicDoor>,
+    /// The last measured round trip in microseconds; 0 before the first.
+    pub(crate) rtt_us: Arc<AtomicU64>,
     moved: Arc<AtomicU64>,
 }
 
@@ -114,11 +144,11 @@ impl View {
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
     Dialled { io, early, address, moved }: Dialled,
-    init: v1::Init,
+    request: Request,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    let session = begin((session.into(), acceptor.into()), driving, address, init).await?;
+    let session = begin((session.into(), acceptor.into()), driving, address, request).await?;
     Ok(Session { moved, ..session })
 }
 
@@ -128,13 +158,13 @@ pub(crate) async fn establish(
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
-    init: v1::Init,
+    request: Request,
 ) -> Result<Session, ConnectError> {
     let address = connection.remote_address();
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, address, init).await
+    begin((session.into(), acceptor.into()), driving, address, request).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -174,35 +204,49 @@ async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
     address: SocketAddr,
-    init: v1::Init,
+    Request { init, tunnels, elsewhere }: Request,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let (sender, receiver) = carried.open().map_err(|error| lost(&error))?;
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken = {
-        let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init));
+        let shaking =
+            timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init, &elsewhere));
         let mut shaking = std::pin::pin!(shaking);
         tokio::select! {
             shaken = &mut shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
             ended = &mut driving => match shaking.await {
                 // A refusal may come in one piece with the connection's end.
-                Ok(Err(refused @ ConnectError::Handshake(_))) => Err(refused),
+                Ok(Err(refused @ (ConnectError::Handshake(_) | ConnectError::SameEdge(_)))) => {
+                    Err(refused)
+                }
                 _ => Err(lost(&ended)),
             },
         }
     };
     let established = shaken?;
-    let moved = Arc::default();
-    Ok(Session { carried, acceptor, driving, stream, established, address, moved })
+    let (moved, rtt_us) = (Arc::default(), Arc::default());
+    let told = |(tunnel, revision)| Told { tunnel, revision, health: 0, id: None };
+    let asked = tunnels.into_iter().map(told).collect();
+    Ok(Session { carried, acceptor, driving, stream, established, asked, address, moved, rtt_us })
 }
 
-async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
+async fn shake(
+    stream: &mut Stream,
+    init: v1::Init,
+    elsewhere: &[String],
+) -> Result<Established, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let mut handshake = AgentHandshake::new(init);
     // The edge speaks first, so it has to see the stream.
     stream.sender.announce();
     loop {
         let frame = stream.next().await.map_err(|error| lost(&error))?;
+        if let Some(Frame::AuthChallenge(challenge)) = &frame.frame
+            && elsewhere.contains(&challenge.edge_id)
+        {
+            return Err(ConnectError::SameEdge(challenge.edge_id.clone()));
+        }
         match handshake.on_frame(frame)? {
             AgentStep::Wait => {}
             AgentStep::Send(frame) => stream.send(*frame).await.map_err(|error| lost(&error))?,
@@ -237,7 +281,24 @@ impl Session {
         View {
             carried: self.carried.clone(),
             door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            rtt_us: Arc::clone(&self.rtt_us),
             moved: Arc::clone(&self.moved),
+        }
+    }
+
+    /// Takes in what the handshake has brought.
+    pub(crate) fn take_in(&mut self, tunnels: &Tunnels) {
+        for created in &self.established.created {
+            let mut asked = self.asked.iter_mut();
+            let Some(told) = asked.find(|told| told.tunnel.key == created.key) else { continue };
+            told.id = Some(created.tunnel_id.clone());
+            tunnels.created(&told.tunnel, created);
+        }
+        for refused in &self.established.refused {
+            let told = self.asked.iter().find(|told| told.tunnel.key == refused.key);
+            if let Some(told) = told {
+                told.tunnel.refused(&refused.message);
+            }
         }
     }
 
@@ -245,25 +306,29 @@ impl Session {
     /// session should take its place. `stop`: the agent is to end.
     pub(crate) async fn run(
         self,
-        tunnels: Arc<Tunnels>,
+        shared: Arc<Shared>,
         dialler: lane::Dialler,
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established, address, moved } = self;
+        let Self { carried, acceptor, mut driving, stream, established, asked, .. } = self;
+        let (address, moved, rtt_us) = (self.address, self.moved, self.rtt_us);
         let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
+        let longest = shared.settings.heartbeat.unwrap_or(interval);
         let mut control = Control {
             carried: carried.clone(),
             stream,
             lanes,
-            tunnels: Arc::clone(&tunnels),
-            heartbeat: interval.max(MIN_HEARTBEAT),
+            shared: Arc::clone(&shared),
+            heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
             began: Instant::now(),
-            rtt: Duration::ZERO,
+            rtt_us,
             asked: None,
             draining: None,
             ended_as: None,
+            told: asked,
+            unanswered: VecDeque::new(),
             later: Vec::new(),
             later_at: None,
             stopping: false,
@@ -273,7 +338,7 @@ impl Session {
         for refused in established.refused {
             control.ask_later(refused);
         }
-        let streams = accept_streams(acceptor, tunnels);
+        let streams = accept_streams(acceptor, shared);
         let controlled = async {
             let Err(end) = control.run().await;
             match end {
@@ -308,11 +373,11 @@ impl Session {
 }
 
 /// One task for each stream. The streams end with the session, and the tasks with their streams.
-async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
+async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>) {
     let tasks = TaskTracker::new();
     while let Some((sender, receiver)) = acceptor.accept().await {
         // Boxed: spawning moves its future around several times, and this one is large.
-        tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
+        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver)));
     }
     tasks.close();
     if timeout(SILENCE, tasks.wait()).await.is_err() {
@@ -324,14 +389,18 @@ struct Control {
     carried: session::Session,
     stream: Stream,
     lanes: lane::Lanes,
-    tunnels: Arc<Tunnels>,
+    shared: Arc<Shared>,
     heartbeat: Duration,
     began: Instant,
-    rtt: Duration,
+    rtt_us: Arc<AtomicU64>,
     /// The edge has to give a sign of life by the second, after the first.
     asked: Option<(std::time::Instant, Instant)>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
+    /// What the edge knows of the tunnels.
+    told: Vec<Told>,
+    /// Those that it was asked for since, and has not answered yet, in this order.
+    unanswered: VecDeque<Arc<Tunnel>>,
     /// Tunnels that the edge could not say anything of yet, by their keys, and when to ask again.
     later: Vec<String>,
     later_at: Option<Instant>,
@@ -344,12 +413,15 @@ struct Control {
 impl Control {
     async fn run(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
         let stop = self.stop.clone();
-        let tunnels = Arc::clone(&self.tunnels);
+        let shared = Arc::clone(&self.shared);
         let mut heartbeat = interval_at(Instant::now() + self.heartbeat, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut clock = Clock::new();
+        let mut changes = shared.tunnels.changes();
+        // What has changed since the handshake began.
+        changes.mark_changed();
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             let later_at = self.later_at;
@@ -369,15 +441,9 @@ impl Control {
                         info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
                         self.ask().await?;
                     }
-                    for health in tunnels.unsaid_health() {
-                        self.stream.send(Frame::UpstreamHealth(health).into()).await?;
-                    }
+                    self.tell_health().await?;
                 }
-                () = tunnels.changed.notified() => {
-                    for update in tunnels.updates() {
-                        self.stream.send(Frame::UpdateTunnel(update).into()).await?;
-                    }
-                }
+                Ok(()) = changes.changed(), if self.draining.is_none() => self.reconcile().await?,
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
                 Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
@@ -395,7 +461,7 @@ impl Control {
             self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
         }
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
+        let rtt_us = u32::try_from(self.rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
     }
 
@@ -420,9 +486,8 @@ impl Control {
 
     /// The agent is to end: its names are free at once, open streams go on for a while.
     async fn say_goodbye(&mut self) -> Result<(), SessionEnd> {
-        for tunnel_id in self.tunnels.ids() {
-            let close = v1::CloseTunnel { tunnel_id, code: 0, message: String::new() };
-            self.stream.send(Frame::CloseTunnel(close).into()).await?;
+        for id in std::mem::take(&mut self.told).into_iter().filter_map(|told| told.id) {
+            self.close(id).await?;
         }
         let away = v1::GoAway {
             reason: v1::GoAwayReason::Drain.into(),
@@ -460,16 +525,17 @@ impl Control {
                     .await
             }
             Frame::HeartbeatAck(ack) => {
-                self.rtt =
-                    self.began.elapsed().saturating_sub(Duration::from_micros(ack.timestamp_us));
-                let rtt = self.rtt;
-                self.tunnels.event(|| Event::RoundTrip(rtt));
+                let sent = Duration::from_micros(ack.timestamp_us);
+                let rtt = self.began.elapsed().saturating_sub(sent);
+                let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                self.rtt_us.store(rtt_us.max(1), Ordering::Relaxed);
+                self.shared.tunnels.event(|| Event::RoundTrip(rtt));
                 Ok(())
             }
             Frame::TunnelStatus(status) => {
-                if let Some(tunnel) = self.tunnels.by_id(&status.tunnel_id) {
-                    self.tunnels.paused(&tunnel, status.state());
-                    self.tunnels.event(|| Event::Status {
+                if let Some(tunnel) = self.shared.tunnels.by_id(&status.tunnel_id) {
+                    self.shared.tunnels.paused(&tunnel, status.state());
+                    self.shared.tunnels.event(|| Event::Status {
                         key: tunnel.key.clone(),
                         requests: status.requests,
                         latency_ms: status.latency_ms,
@@ -479,13 +545,13 @@ impl Control {
                 }
                 Ok(())
             }
-            Frame::TunnelCreated(created) => {
-                self.tunnels.created(&created);
-                Ok(())
-            }
+            Frame::TunnelCreated(created) => self.on_created(created).await,
             Frame::TunnelRefused(refused) => {
+                if let Some(tunnel) = self.unanswered.pop_front() {
+                    tunnel.refused(&refused.message);
+                }
                 warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
-                self.tunnels.event(|| Event::Refused {
+                self.shared.tunnels.event(|| Event::Refused {
                     key: refused.key.clone(),
                     code: u16::try_from(refused.code).unwrap_or_default(),
                     message: refused.message.clone(),
@@ -504,7 +570,7 @@ impl Control {
             Frame::CloseTunnel(close) => {
                 warn!(code = close.code, message = close.message, "the edge closed a tunnel");
                 if close.code == u32::from(Code::TUNNEL_DELETED.number) {
-                    self.tunnels.deleted(&close.tunnel_id, &close);
+                    self.shared.tunnels.deleted(&close.tunnel_id, &close);
                 }
                 Ok(())
             }
@@ -529,10 +595,72 @@ impl Control {
 
     async fn ask_again(&mut self) -> Result<(), SessionEnd> {
         self.later_at = None;
-        for key in std::mem::take(&mut self.later) {
-            if let Some(tunnel) = self.tunnels.by_key(&key) {
-                let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
-                self.stream.send(Frame::OpenTunnel(open).into()).await?;
+        let later = std::mem::take(&mut self.later);
+        for tunnel in self.shared.tunnels.wanted() {
+            if later.contains(&tunnel.key) {
+                self.open(&tunnel).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the edge what it does not know yet: tunnels that are no more, new ones, and changes.
+    async fn reconcile(&mut self) -> Result<(), SessionEnd> {
+        let wanted = self.shared.tunnels.wanted();
+        let is_wanted = |told: &Told| wanted.iter().any(|tunnel| Arc::ptr_eq(tunnel, &told.tunnel));
+        let gone: Vec<Told> = self.told.extract_if(.., |told| !is_wanted(told)).collect();
+        for id in gone.into_iter().filter_map(|told| told.id) {
+            self.close(id).await?;
+        }
+        for tunnel in wanted {
+            let revision = tunnel.revision();
+            match self.told.iter_mut().find(|told| Arc::ptr_eq(&told.tunnel, &tunnel)) {
+                Some(told) if told.revision == revision => continue,
+                Some(told) => told.revision = revision,
+                None => {
+                    let tunnel = Arc::clone(&tunnel);
+                    self.told.push(Told { tunnel, revision, health: 0, id: None });
+                }
+            }
+            self.open(&tunnel).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a tunnel; for one that this session serves already, that changes it at once.
+    async fn open(&mut self, tunnel: &Arc<Tunnel>) -> Result<(), SessionEnd> {
+        self.unanswered.push_back(Arc::clone(tunnel));
+        let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
+        self.stream.send(Frame::OpenTunnel(open).into()).await
+    }
+
+    async fn close(&mut self, tunnel_id: Bytes) -> Result<(), SessionEnd> {
+        let close = v1::CloseTunnel { tunnel_id, code: 0, message: String::new() };
+        self.stream.send(Frame::CloseTunnel(close).into()).await
+    }
+
+    async fn on_created(&mut self, created: v1::TunnelCreated) -> Result<(), SessionEnd> {
+        let Some(tunnel) = self.unanswered.pop_front() else {
+            debug!(tunnel = created.key, "a tunnel that nobody asked for");
+            return Ok(());
+        };
+        self.shared.tunnels.created(&tunnel, &created);
+        match self.told.iter_mut().find(|told| Arc::ptr_eq(&told.tunnel, &tunnel)) {
+            Some(told) => told.id = Some(created.tunnel_id),
+            // It was taken away meanwhile.
+            None => self.close(created.tunnel_id).await?,
+        }
+        Ok(())
+    }
+
+    /// Tells the edge of local servers whose health has changed.
+    async fn tell_health(&mut self) -> Result<(), SessionEnd> {
+        for told in &mut self.told {
+            let Some(id) = &told.id else { continue };
+            if told.health != told.tunnel.health_changes() {
+                let (changes, health) = told.tunnel.health(id.clone());
+                told.health = changes;
+                self.stream.send(Frame::UpstreamHealth(health).into()).await?;
             }
         }
         Ok(())

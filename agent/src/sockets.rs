@@ -53,6 +53,7 @@ pub(crate) async fn serve(
     mut sender: Sender,
     reader: FrameReader,
 ) {
+    let _open = tunnel.begin();
     let served = match (tunnel.kind, kind) {
         (TunnelKind::Tcp, Kind::Tcp(v1::TcpOpen { peer, local }))
         | (TunnelKind::Tls, Kind::Tls(v1::TlsOpen { peer, local, .. })) => {
@@ -106,7 +107,7 @@ async fn connect(
     local: &str,
     sender: &mut Sender,
 ) -> Result<UpstreamIo, SocketError> {
-    let header = match tunnel.proxy_protocol {
+    let header = match tunnel.served().settings.proxy_protocol {
         Some(version) => proxy_protocol::header(version, &addresses(peer, local)?),
         None => Bytes::new(),
     };

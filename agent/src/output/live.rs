@@ -78,7 +78,13 @@ impl Live {
                     Some(event) => self.take(event),
                     None => break,
                 },
-                Ok(()) = program.changed() => self.program(&program.borrow_and_update()),
+                Ok(()) = program.changed() => {
+                    let program = program.borrow_and_update().clone();
+                    self.program(&program);
+                    if program.ended {
+                        break;
+                    }
+                }
                 () = messages.some() => {
                     messages.take().into_iter().for_each(|message| self.seen.message(message));
                 }
@@ -97,6 +103,12 @@ impl Live {
                 }
             }
             changed = true;
+        }
+        while let Ok(event) = events.try_recv() {
+            self.take(event);
+        }
+        if let Some(snapshot) = ask() {
+            self.seen.tell(snapshot);
         }
         self.seen.phase_is(Phase::Ended);
         messages.take().into_iter().for_each(|message| self.seen.message(message));

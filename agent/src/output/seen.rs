@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use uniroute_agent::{Event, Settings, TunnelSettings};
+use uniroute_agent::{Event, Settings, Status, TunnelSettings};
 use uniroute_shared::code::Code;
 
 use super::text::printable;
@@ -96,6 +96,13 @@ pub(crate) struct Upstream {
     pub(crate) healthy: Option<bool>,
     pub(crate) reason: String,
     pub(crate) since_ms: Millis,
+}
+
+impl Snapshot {
+    /// What this process' own agent tells of itself.
+    pub(crate) fn of(status: &Status) -> Option<Self> {
+        serde_json::from_value(serde_json::to_value(status).ok()?).ok()
+    }
 }
 
 impl Tunnel {

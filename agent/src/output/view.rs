@@ -222,9 +222,12 @@ fn troubles(tunnel: &Tunnel, page: Page) -> Vec<Line> {
             1 => String::new(),
             _ => format!("{} ", upstream.url),
         };
-        let since = span(page.now.saturating_sub(upstream.since_ms));
+        let since = match upstream.since_ms {
+            0 => String::new(),
+            since => format!(" for {}", span(page.now.saturating_sub(since))),
+        };
         let reason = upstream.reason.trim_end_matches('.');
-        say(Tone::Bad, &format!("Local server {which}down for {since}: {reason}."));
+        say(Tone::Bad, &format!("Local server {which}down{since}: {reason}."));
     }
     lines
 }
