@@ -431,6 +431,26 @@ pub enum Event {
         /// Its owner lets no visitors in for now.
         paused: bool,
     },
+    /// A local server answers, or does not.
+    Upstream {
+        /// The agent's word for its tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers now.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// Something is wrong that the agent knows how to mend.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
+    },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
         /// The agent's word for the tunnel.

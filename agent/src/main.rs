@@ -17,6 +17,7 @@ use uniroute_shared::{shutdown::Signals, telemetry};
 use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
+    output::{Show, Shown, seen::Snapshot},
 };
 
 #[global_allocator]
@@ -89,14 +90,14 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> Result<(), Failure> {
-    let live = match plan.log_level {
-        // Log lines and a live view don't go together.
-        Some(_) => None,
-        None => output::live_view(plan.output, &plan.settings.servers[0].to_string()),
+    let logs = plan.log_level.is_some();
+    let show = Show::new(plan.output, plan.qr, logs, &plan.settings);
+    let level = plan.log_level.as_deref().unwrap_or("warn");
+    let logging = match show.messages().filter(|_| !logs) {
+        Some(messages) => telemetry::init_json(level, move || messages.clone()),
+        None => telemetry::init(level, plan.log_format),
     };
-    let quiet = if live.is_some() { "off" } else { "warn" };
-    let level = plan.log_level.as_deref().unwrap_or(quiet);
-    telemetry::init(level, plan.log_format).map_err(anyhow::Error::from)?;
+    logging.map_err(anyhow::Error::from)?;
     if let Some(error) = &plan.id_error {
         tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
     }
@@ -110,17 +111,19 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
-        let settings = Settings { request_events: live.is_some(), ..plan.settings };
+        let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let shown = tokio::spawn(output::show(events, plan.output, live));
-        let result = until_signalled(agent).await;
+        let handle = agent.handle();
+        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
+        let result = until_signalled(agent, &shown).await;
         // The last events are still to be shown.
-        let _ = shown.await;
+        shown.end().await;
         result
     })
 }
 
-async fn until_signalled(agent: Agent) -> Result<(), Failure> {
+async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
@@ -128,6 +131,7 @@ async fn until_signalled(agent: Agent) -> Result<(), Failure> {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
     }
+    shown.draining();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

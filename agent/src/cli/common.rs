@@ -47,6 +47,9 @@ pub(crate) struct Common {
     /// only the URLs.
     #[arg(long, env = "UNIROUTE_OUTPUT", value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Show each URL as a code for telephones, too.
+    #[arg(long)]
+    qr: bool,
     /// End with exit code 5 when the edge can't be reached at the start.
     #[arg(long, env = "UNIROUTE_FAIL_FAST")]
     fail_fast: bool,
@@ -76,6 +79,7 @@ pub(crate) enum Output {
 pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) output: Output,
+    pub(crate) qr: bool,
     pub(crate) require_local: bool,
     pub(crate) log_level: Option<String>,
     pub(crate) log_format: LogFormat,
@@ -128,6 +132,7 @@ impl Common {
         Ok(Plan {
             settings,
             output: self.output,
+            qr: self.qr,
             require_local: self.require_local,
             log_level: self.log_level,
             log_format: self.log_format,
