@@ -24,6 +24,7 @@ pub mod connect;
 mod files;
 mod forward;
 mod health;
+mod login;
 mod probe;
 mod session;
 mod sockets;
@@ -68,7 +69,8 @@ pub(crate) use self::tunnel::Tunnels;
 pub use self::{
     connect::proxy::{Proxy, ProxyError},
     files::FileSettings,
-    health::HealthCheck,
+    health::{HealthCheck, HealthProbe},
+    login::{LoginError, check_login},
     tls::{Identity, Pin, PinError},
     transport::{Policy, Transport, TransportError},
     tunnel::TunnelKind,
