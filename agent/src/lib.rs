@@ -27,6 +27,7 @@ mod forward;
 mod health;
 mod inspect;
 pub mod local;
+mod login;
 mod network;
 mod probe;
 mod session;
@@ -63,6 +64,7 @@ pub use self::{
     files::FileSettings,
     health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
     inspect::Limits,
+    login::{LoginError, check_login},
     status::Status,
     tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
@@ -430,26 +432,6 @@ pub enum Event {
         uptime_seconds: u64,
         /// Its owner lets no visitors in for now.
         paused: bool,
-    },
-    /// A local server answers, or does not.
-    Upstream {
-        /// The agent's word for its tunnel.
-        key: String,
-        /// The local server.
-        upstream: String,
-        /// Whether it answers now.
-        healthy: bool,
-        /// Why it does not, in words.
-        reason: String,
-    },
-    /// Something is wrong that the agent knows how to mend.
-    Hint {
-        /// The agent's word for the tunnel.
-        key: String,
-        /// What is wrong.
-        title: String,
-        /// What to do.
-        fix: String,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {

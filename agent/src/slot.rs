@@ -307,6 +307,20 @@ impl Slot {
         Ok(())
     }
 
+    /// Makes one session and gives it up again. The name of its edge.
+    ///
+    /// # Errors
+    /// [`AgentError`], with [`Settings::fail_fast`] for whatever came in the way.
+    pub(crate) async fn try_once(mut self) -> Result<String, AgentError> {
+        match self.connect(self.resuming()).await {
+            Ok(session) => Ok(session.established.edge_id),
+            Err(error) => match self.on_failure(error) {
+                Err(error) => Err(error),
+                Ok(_) => Err(AgentError::Unreachable(ConnectError::Lost("no answer".to_owned()))),
+            },
+        }
+    }
+
     fn all_deleted(&self) -> Result<(), AgentError> {
         let all = self.shared.tunnels.all();
         if !all.is_empty() && all.iter().all(|tunnel| tunnel.is_deleted()) {
