@@ -400,6 +400,8 @@ pub enum Event {
         /// Whether visitors are kept out now.
         paused: bool,
     },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
     /// A local server answers no more, or does again.
     Upstream {
         /// The agent's word for the tunnel.
@@ -534,7 +536,9 @@ impl Handle {
     /// # Errors
     /// [`TunnelError`]
     pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
-        self.shared.tunnels.apply(tunnels)
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
     }
 
     /// What the agent is doing.

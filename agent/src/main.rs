@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod output;
+mod reload;
 
 use std::{
     io::{self, Write as _},
@@ -18,6 +19,7 @@ use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
     output::{Show, Shown, seen::Snapshot},
+    reload::Reloader,
 };
 
 #[global_allocator]
@@ -121,6 +123,12 @@ fn run(plan: Plan) -> Result<(), Failure> {
         let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
         let handle = agent.handle();
+        // Ends with this block.
+        let mut reloading = tokio::task::JoinSet::new();
+        if let Some(selection) = plan.selection {
+            let (reloader, _asker) = Reloader::new(selection, handle.clone());
+            reloading.spawn(reloader.run(|| {}, |_| {}));
+        }
         let ask = Box::new(move || Snapshot::of(&handle.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         let result = until_signalled(agent, &shown).await;
