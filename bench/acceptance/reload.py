@@ -74,44 +74,6 @@ def slow_origin(pipe, seconds):
             writer.close()
 
     async def main():
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
-
-
-async def all_of_it(world, agent, path, args, ports, took):
-    downloading = asyncio.create_task(download(f"changing.localhost:{world.port}", world.port))
-    changing = asyncio.create_task(change(world, agent, path, ports, args.times, took))
-    seen = await restarts.load(seconds(args), args.rate)
-    await changing
-    return seen, await downloading
-
-
-def seconds(args):
-    return args.times * 1.6 + 2
-
-
-def main():
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
-
-
-async def all_of_it(world, agent, path, args, port, took, slow):
-    changing = asyncio.create_task(change(world, agent, path, port, args.times, took))
-    downloading = asyncio.create_task(download(f"changing.localhost:{world.port}", world.port, 0, slow))
-    seconds = args.times * 1.6 + 2
-    seen = await restarts.load(seconds, args.rate)
-    await changing
-    downloading.cancel()
-    return seen
-
-
-def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--rate", type=int, default=200, help="requests a second")
