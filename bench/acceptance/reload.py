@@ -74,6 +74,26 @@ def slow_origin(pipe, seconds):
             writer.close()
 
     async def main():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def seconds(args):
+    return args.times * 1.6 + 2
+
+
+async def all_of_it(world, agent, path, args, ports, took):
+    downloading = asyncio.create_task(download(f"changing.localhost:{world.port}", world.port))
+    changing = asyncio.create_task(change(world, agent, path, ports, args.times, took))
+    seen = await restarts.load(seconds(args), args.rate)
+    await changing
+    return seen, await downloading
+
+
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--rate", type=int, default=200, help="requests a second")
