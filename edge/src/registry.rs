@@ -511,6 +511,10 @@ impl Registry {
                 idle_timeout: claim.idle_timeout,
             }));
             claim.tunnel.arrived.notify_waiters();
+            if old.as_ref().is_none_or(|old| old.session.id != session.id) {
+                // What another session said may be of another machine.
+                claim.tunnel.set_local(Local::default());
+            }
             if let Some(old) = old {
                 old.session.patient.store(session.switches, Ordering::Relaxed);
                 table.tell_replaced(old.session.id);
