@@ -222,7 +222,9 @@ impl StreamRequest<'_> {
                 // These are kept out of the future of everyday requests, which is moved about.
                 let done = Box::pin(request.show(files, sender, told)).await;
                 return done.map(|()| None).inspect_err(|error| {
-                    if let (0, Some(error)) = (route, error.upstream()) {
+                    let Some(error) = error.upstream() else { return };
+                    tunnel.unanswered();
+                    if route == 0 {
                         tunnel.report(Some(error));
                     }
                 });

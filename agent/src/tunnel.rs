@@ -21,8 +21,8 @@ use crate::{
     files::Files,
     status::{HealthChange, TunnelState, TunnelStatus, UpstreamStatus},
     upstream::{
-        Scheme, UpstreamError,
-        pool::{Figures, Member, Pool},
+        Place, Scheme, UpstreamError,
+        pool::{Member, Pool},
     },
 };
 
@@ -150,7 +150,16 @@ impl Served {
     /// `before`: what it takes the place of.
     fn new(settings: TunnelSettings, before: Option<&Self>) -> Result<Self, TunnelError> {
         let mut policy = settings.policy()?;
-        let (pool, default) = settings.default_service()?;
+        // What is known of local servers that stay, and the connections to them, stay too.
+        let same = before.filter(|before| before.settings.has_the_same_servers(&settings));
+        let pool = match same {
+            Some(before) => Arc::clone(&before.pool),
+            None => Arc::new(settings.default_pool()?),
+        };
+        let default = match &settings.target.place {
+            Place::Files(_) => settings.service(&settings.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
         let first = before.map_or(0, |before| {
             before.routes.iter().chain(&before.older).map(|(number, _)| *number).max().unwrap_or(0)
         });
@@ -195,17 +204,6 @@ impl Served {
             Service::Files(_) => None,
         });
         std::iter::once(&self.pool).chain(routes)
-    }
-
-    /// What came to all local servers. The time to an answer is the default route's.
-    fn figures(&self) -> Figures {
-        let mut all = Figures { answer_us: self.pool.figures().answer_us, ..Figures::default() };
-        for figures in self.pools().map(|pool| pool.figures()) {
-            all.requests += figures.requests;
-            all.unanswered += figures.unanswered;
-            all.open += figures.open;
-        }
-        all
     }
 }
 
@@ -262,7 +260,7 @@ impl Tunnel {
             local_url: served.pool.target().to_string(),
             // The edge counts from when it has sent the request.
             response_timeout_ms: millis(
-                wanted.response_timeout.map(|limit| limit + wanted.hold_local),
+                wanted.response_timeout.map(|limit| limit.saturating_add(wanted.hold_local)),
             ),
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
@@ -300,20 +298,21 @@ impl Tunnel {
         said: &mut Said,
         figures: bool,
     ) -> Option<v1::UpstreamHealth> {
-        let served = self.served();
-        let health = served.pool.health()?;
-        let now = served.figures();
-        let moved = figures && (now.requests != said.requests || now.open != said.open);
+        let pool = self.pool();
+        let health = pool.health()?;
+        let (requests, open) =
+            (self.requests.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
+        let moved = figures && (requests, open) != (said.requests, said.open);
         if said.health.as_ref() == Some(&health) && !moved {
             return None;
         }
-        *said = Said { health: Some(health.clone()), requests: now.requests, open: now.open };
+        *said = Said { health: Some(health.clone()), requests, open };
         Some(v1::UpstreamHealth {
             tunnel_id: id.clone(),
             healthy: health.is_ok(),
             reason: health.err().unwrap_or_default(),
-            latency_ms: u32::try_from(now.answer_us.div_ceil(1_000)).unwrap_or(u32::MAX),
-            open: u32::try_from(now.open).unwrap_or(u32::MAX),
+            latency_ms: u32::try_from(pool.answer_us().div_ceil(1_000)).unwrap_or(u32::MAX),
+            open: u32::try_from(open).unwrap_or(u32::MAX),
         })
     }
 
