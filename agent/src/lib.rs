@@ -25,6 +25,7 @@ pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod hints;
 mod inspect;
 pub mod local;
 mod login;

@@ -19,6 +19,7 @@ use uniroute_proto::{Message as _, v1};
 use crate::{
     Event, MAX_INIT, TunnelError, TunnelSettings,
     files::Files,
+    hints::Hint,
     status::{HealthChange, TunnelState, TunnelStatus, UpstreamStatus},
     upstream::{
         Place, Scheme, UpstreamError,
@@ -101,6 +102,8 @@ pub(crate) struct Tunnel {
     deleted: AtomicBool,
     /// Its owner lets nobody in for now.
     paused: AtomicBool,
+    /// Its owner was told why its local server turns visitors away.
+    hinted: AtomicBool,
     requests: AtomicU64,
     failed: AtomicU64,
     open: AtomicU64,
@@ -218,10 +221,16 @@ impl Tunnel {
             live: Mutex::default(),
             deleted: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            hinted: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             open: AtomicU64::new(0),
         })
+    }
+
+    /// Whether its owner knows why its local server turns visitors away.
+    pub(crate) fn is_hinted(&self) -> bool {
+        self.hinted.load(Ordering::Relaxed)
     }
 
     /// What is done with requests now.
@@ -577,6 +586,15 @@ impl Tunnels {
             }
             self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
         }
+    }
+
+    /// Tells, once, why a tunnel's local server turns visitors away.
+    pub(crate) fn hint(&self, tunnel: &Tunnel, Hint { title, fix }: Hint) {
+        if tunnel.hinted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn!(tunnel = tunnel.key, fix, "{title}");
+        self.event(|| Event::Hint { key: tunnel.key.clone(), title: title.to_owned(), fix });
     }
 
     pub(crate) fn sweep(&self) {
