@@ -519,7 +519,8 @@ impl Agent {
         let first = Slot::new(Arc::clone(&shared), 0).keep(&stop);
         let further = further_slots(&shared, &stop);
         tokio::select! {
-            result = async { tokio::join!(first, further).0 } => result,
+            // An error of the first one ends them all at once.
+            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
             () = shared.look_after() => Ok(()),
         }
     }

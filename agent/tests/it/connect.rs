@@ -9,6 +9,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uniroute_agent::{Agent, AgentError, Event, Settings, TunnelSettings};
 
+use uniroute_shared::id::AgentId;
+
 use crate::harness::{Edge, Upstream, within};
 
 /// An agent inside this process; gone with its value.
@@ -33,6 +35,8 @@ fn settings(edge: &Edge, server: &str, upstream: &Upstream) -> Settings {
     let server = server.parse().unwrap();
     let mut settings = Settings::new(server, token.trim().parse().unwrap(), vec![tunnel]);
     settings.fail_fast = true;
+    // A later one may have the name at once.
+    settings.agent_id = AgentId::parse("the-one-agent").unwrap();
     settings
 }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
 };
 use tempfile::TempDir;
 use uniroute_agent::{Identity, upstream::Trust};
@@ -31,10 +32,12 @@ impl Certified {
 
 impl Authority {
     pub(super) fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        // Two authorities of one name would be taken for one.
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, home.path().to_str().unwrap());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, home }
     }
@@ -49,6 +52,7 @@ impl Authority {
 
     pub(super) fn certify(&self, name: &str) -> Certified {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
