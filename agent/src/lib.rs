@@ -21,9 +21,13 @@
 //! ```
 
 pub mod connect;
+pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod inspect;
+pub mod local;
+mod login;
 mod network;
 mod probe;
 mod session;
@@ -56,8 +60,11 @@ pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOp
 pub(crate) use self::tunnel::Tunnels;
 pub use self::{
     connect::proxy::{Proxy, ProxyError, ProxyUrl},
+    embed::{Listener, Tunnel},
     files::FileSettings,
-    health::HealthCheck,
+    health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
+    inspect::Limits,
+    login::{LoginError, check_login},
     status::Status,
     tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
@@ -67,8 +74,11 @@ use self::{
     connect::{ConnectError, ServerUrl},
     files::Files,
     slot::{Shared, Slot},
-    tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
+    tunnel::Service,
+    upstream::{
+        Place, Protocol, Target, TargetError, Trust, Upstream,
+        pool::{Pool, PoolSettings},
+    },
 };
 
 /// How long a connection to a local server may take by default.
@@ -122,6 +132,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
     pub request_events: bool,
+    /// What is kept of requests for [`local`] to show; `None`: nothing.
+    pub inspector: Option<Limits>,
 }
 
 impl Settings {
@@ -147,6 +159,7 @@ impl Settings {
             lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
+            inspector: None,
         }
     }
 }
@@ -165,7 +178,7 @@ pub struct TunnelSettings {
     /// The local server.
     pub target: Target,
     /// Further local servers that do the same as `target`: requests are shared out among those that
-    /// are healthy.
+    /// are healthy. A UDP tunnel and a folder have none.
     pub further: Vec<Target>,
     /// How the local servers' health is found out.
     pub health: HealthCheck,
@@ -213,6 +226,9 @@ pub enum TunnelError {
         /// Which key of it is wrong.
         error: PolicyError,
     },
+    /// The folder for long bodies, for the inspector.
+    #[error("the inspector's folder for long bodies can't be made: {0}")]
+    Spool(std::io::Error),
     /// What the edge has to be told at once does not fit into one message.
     #[error(
         "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"
@@ -251,14 +267,14 @@ impl TunnelSettings {
     /// # Errors
     /// [`TunnelError::Policy`]
     pub fn policy(&self) -> Result<Option<v1::HttpPolicy>, TunnelError> {
-        if self.policy == v1::HttpPolicy::default() {
-            return Ok(None);
-        }
         let mut policy = self.policy.clone();
         let wrong = |error| TunnelError::Policy { key: self.key.clone(), error };
         if policy.routes.len() != self.routes.len() {
             let what = "each route needs an upstream".to_owned();
             return Err(wrong(PolicyError { key: "routes".to_owned(), what }));
+        }
+        if policy == v1::HttpPolicy::default() {
+            return Ok(None);
         }
         policy.local_origin = self.target.origin();
         for (route, target) in policy.routes.iter_mut().zip(&self.routes) {
@@ -277,7 +293,10 @@ impl TunnelSettings {
             Place::Files(root) => {
                 Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
             }
-            _ => Service::Server(Arc::new(self.upstream(target)?)),
+            _ => {
+                let check = self.health.of_connections();
+                Service::Server(Arc::new(self.pool(target, &[], check)?))
+            }
         })
     }
 
@@ -287,13 +306,31 @@ impl TunnelSettings {
         identity(self) == identity(other)
     }
 
-    fn default_service(&self) -> Result<(Arc<Upstream>, Service), TargetError> {
-        let service = self.service(&self.target)?;
-        let upstream = match &service {
-            Service::Server(upstream) => Arc::clone(upstream),
-            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
+    /// Local servers that do the same.
+    fn pool(
+        &self,
+        first: &Target,
+        further: &[Target],
+        check: HealthCheck,
+    ) -> Result<Pool, TargetError> {
+        let further = further.iter().map(|target| self.upstream(target));
+        let further = further.collect::<Result<Vec<_>, _>>()?;
+        let settings = PoolSettings { check, hold: self.hold_local };
+        Ok(Pool::new(self.upstream(first)?, further, settings, random()))
+    }
+
+    /// A folder has a pool too, of one that takes no connections: what is known of it is known there.
+    fn default_service(&self) -> Result<(Arc<Pool>, Service), TargetError> {
+        let further = match (self.kind, &self.target.place) {
+            (TunnelKind::Udp, _) | (_, Place::Files(_)) => &[],
+            _ => &self.further[..],
         };
-        Ok((upstream, service))
+        let pool = Arc::new(self.pool(&self.target, further, self.health.clone())?);
+        let service = match &self.target.place {
+            Place::Files(_) => self.service(&self.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
+        Ok((pool, service))
     }
 
     /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
@@ -362,6 +399,28 @@ pub enum Event {
         key: String,
         /// Whether visitors are kept out now.
         paused: bool,
+    },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
+    /// A local server answers no more, or does again.
+    Upstream {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// A local server turns visitors away, as many do with names that they don't know.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
     },
     /// What the edge counts of a tunnel.
     Status {
@@ -435,7 +494,7 @@ impl Refusal {
         refused_until(self.code.into())
     }
 
-    pub(crate) fn deleted(tunnel: &Tunnel) -> Self {
+    pub(crate) fn deleted(tunnel: &tunnel::Tunnel) -> Self {
         Self {
             key: tunnel.key.clone(),
             name: tunnel.name(),
@@ -477,7 +536,9 @@ impl Handle {
     /// # Errors
     /// [`TunnelError`]
     pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
-        self.shared.tunnels.apply(tunnels)
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
     }
 
     /// What the agent is doing.
@@ -518,10 +579,13 @@ impl Agent {
         let shared = self.shared;
         let first = Slot::new(Arc::clone(&shared), 0).keep(&stop);
         let further = further_slots(&shared, &stop);
+        let tunnels = &shared.tunnels;
+        let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
             // An error of the first one ends them all at once.
             result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
             () = shared.look_after() => Ok(()),
+            never = checking => match never {},
         }
     }
 }
@@ -551,9 +615,10 @@ pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
     if settings.kind == TunnelKind::Udp {
         return Ok(settings.upstream(&settings.target).map(drop)?);
     }
-    for target in std::iter::once(&settings.target).chain(&settings.routes) {
+    let all = std::iter::once(&settings.target).chain(&settings.further).chain(&settings.routes);
+    for target in all {
         match settings.service(target)? {
-            Service::Server(upstream) => drop(upstream.dial().await?),
+            Service::Server(pool) => drop(pool.first().dial().await?),
             Service::Files(files) => files.check()?,
         }
     }

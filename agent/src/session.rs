@@ -42,7 +42,7 @@ use crate::{
     refused_until,
     slot::Shared,
     transport::QuicDoor,
-    tunnel::Tunnel,
+    tunnel::{Said, Tunnel},
 };
 
 /// The whole handshake.
@@ -112,8 +112,8 @@ struct Told {
     tunnel: Arc<Tunnel>,
     /// Of its settings.
     revision: u64,
-    /// Of its local server's health.
-    health: u64,
+    /// Of its local servers.
+    said: Said,
     /// The edge's name for it, once it has made it.
     id: Option<Bytes>,
 }
@@ -223,7 +223,7 @@ async fn begin(
     };
     let established = shaken?;
     let (moved, rtt_us) = (Arc::default(), Arc::default());
-    let told = |(tunnel, revision)| Told { tunnel, revision, health: 0, id: None };
+    let told = |(tunnel, revision)| Told { tunnel, revision, said: Said::default(), id: None };
     let asked = tunnels.into_iter().map(told).collect();
     Ok(Session { carried, acceptor, driving, stream, established, asked, route, moved, rtt_us })
 }
@@ -438,10 +438,13 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.ask(SILENCE).await?,
+                _ = heartbeat.tick() => {
+                    self.ask(SILENCE).await?;
+                    self.tell_health(true).await?;
+                }
                 _ = look.tick() => {
                     self.look_for_life().await?;
-                    self.tell_health().await?;
+                    self.tell_health(false).await?;
                 }
                 Ok(()) = changes.changed(), if self.draining.is_none() => self.reconcile().await?,
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
@@ -649,7 +652,7 @@ impl Control {
                 Some(told) => told.revision = revision,
                 None => {
                     let tunnel = Arc::clone(&tunnel);
-                    self.told.push(Told { tunnel, revision, health: 0, id: None });
+                    self.told.push(Told { tunnel, revision, said: Said::default(), id: None });
                 }
             }
             self.open(&tunnel).await?;
@@ -683,13 +686,11 @@ impl Control {
         Ok(())
     }
 
-    /// Tells the edge of local servers whose health has changed.
-    async fn tell_health(&mut self) -> Result<(), SessionEnd> {
-        for told in &mut self.told {
-            let Some(id) = &told.id else { continue };
-            if told.health != told.tunnel.health_changes() {
-                let (changes, health) = told.tunnel.health(id.clone());
-                told.health = changes;
+    /// Tells the edge what it does not know yet of local servers; `figures`: with what came since.
+    async fn tell_health(&mut self, figures: bool) -> Result<(), SessionEnd> {
+        for Told { tunnel, said, id, .. } in &mut self.told {
+            let news = id.as_ref().and_then(|id| tunnel.news(id, said, figures));
+            if let Some(health) = news {
                 self.stream.send(Frame::UpstreamHealth(health).into()).await?;
             }
         }

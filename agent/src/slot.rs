@@ -28,8 +28,9 @@ use uniroute_shared::{
 };
 
 use crate::{
-    AgentError, Event, Refusal, Settings, Tunnels,
+    AgentError, Event, Refusal, Settings, TunnelError, Tunnels,
     connect::{self, ConnectError, ServerUrl, Way},
+    inspect::Inspector,
     network, probe, random,
     session::{self, Request, Session, SessionEnd, View, lane::Dialler},
     status::{SessionStatus, Status, now_ms},
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     token_changed: watch::Sender<()>,
     way: Way,
     pub(crate) tunnels: Tunnels,
+    pub(crate) inspector: Option<Arc<Inspector>>,
     /// Tells edges that the sessions belong together.
     run_id: SessionId,
     started_ms: u64,
@@ -96,11 +98,13 @@ impl Shared {
     pub(crate) fn new(
         mut settings: Settings,
         events: mpsc::Sender<Event>,
-    ) -> Result<Self, crate::TunnelError> {
+    ) -> Result<Self, TunnelError> {
         let wanted = std::mem::take(&mut settings.tunnels);
         let Settings { trust, pins, identity, proxy, .. } = &settings;
         let way = Way::new(trust, pins, identity.as_ref(), proxy)?;
+        let inspector = settings.inspector.take().map(Inspector::new).transpose();
         Ok(Self {
+            inspector: inspector.map_err(TunnelError::Spool)?.map(Arc::new),
             tunnels: Tunnels::new(wanted, events, settings.request_events)?,
             way,
             token: Mutex::new(settings.token.clone()),
@@ -301,6 +305,20 @@ impl Slot {
         }
         while leaving.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// Makes one session and gives it up again. The name of its edge.
+    ///
+    /// # Errors
+    /// [`AgentError`], with [`Settings::fail_fast`] for whatever came in the way.
+    pub(crate) async fn try_once(mut self) -> Result<String, AgentError> {
+        match self.connect(self.resuming()).await {
+            Ok(session) => Ok(session.established.edge_id),
+            Err(error) => match self.on_failure(error) {
+                Err(error) => Err(error),
+                Ok(_) => Err(AgentError::Unreachable(ConnectError::Lost("no answer".to_owned()))),
+            },
+        }
     }
 
     fn all_deleted(&self) -> Result<(), AgentError> {

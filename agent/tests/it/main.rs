@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
 mod connect;
+mod embed;
 mod harness;
+mod reload;
 mod tunnel;
 
 use std::process::{Command, Output};
