@@ -589,7 +589,8 @@ impl Agent {
         let tunnels = &shared.tunnels;
         let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
-            result = async { tokio::join!(first, further).0 } => result,
+            // An error of the first one ends them all at once.
+            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
             () = shared.look_after() => Ok(()),
             never = checking => match never {},
         }
