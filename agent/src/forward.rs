@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{
@@ -35,7 +36,9 @@ use crate::{
     slot::Shared,
     sockets,
     tunnel::{Served, Service, Tunnel},
-    upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
+    upstream::{
+        Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo, pool::Turn,
+    },
 };
 
 /// Informational answers to one request.
@@ -102,8 +105,7 @@ async fn run(
 ) {
     let mut reader = FrameReader::new(receiver);
     let inspector = shared.inspector.as_ref();
-    let opening =
-        tokio::time::timeout(OPEN_TIMEOUT, opening(&mut reader, inspector.is_some()));
+    let opening = tokio::time::timeout(OPEN_TIMEOUT, opening(&mut reader, inspector.is_some()));
     let (open, end, bytes) = match opening.await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return debug!(%error, "a stream began wrongly"),
@@ -201,38 +203,64 @@ impl StreamRequest<'_> {
         reader: &mut Option<FrameReader>,
     ) -> Result<Option<Switched>, ForwardError> {
         let Self { http, end, tunnel, served, began, tap } = self;
-        let response_timeout = served.settings.response_timeout;
+        let (route, response_timeout) = (http.route, served.settings.response_timeout);
         // A number of this agent's own, never a target (T23).
-        let service = served.service(http.route).ok_or_else(|| {
+        let service = served.service(route).ok_or_else(|| {
             refusal(UpstreamErrorKind::BadRequest, "this tunnel has no such route")
         })?;
         let request = Request::new(http, end, tap)?;
-        if let Some(tap) = &request.tap {
-            tap.asked(&request.method, &request.fields, service.label());
-        }
-        let upstream = match service {
-            Service::Server(upstream) => upstream,
+        let mut turn = match service {
+            Service::Server(pool) => Arc::clone(pool).turn(),
             Service::Files(files) => {
-                let told = |status| request.tell(tunnels, tunnel, status, began);
+                request.asked(|| files.label().into());
+                let told = |status| {
+                    if route == 0 {
+                        tunnel.report(None);
+                    }
+                    request.tell(tunnels, tunnel, status, began);
+                };
                 // These are kept out of the future of everyday requests, which is moved about.
                 let done = Box::pin(request.show(files, sender, told)).await;
-                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+                return done.map(|()| None).inspect_err(|error| {
+                    if let (0, Some(error)) = (route, error.upstream()) {
+                        tunnel.report(Some(error));
+                    }
+                });
             }
         };
-        if request.upgrade.is_empty() && upstream.wants_http2(request.is_grpc()) {
-            let http2 = cancellable(sender, Box::pin(upstream.http2())).await?;
-            if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
-                let told = |status| request.tell(tunnels, tunnel, status, began);
+        request.asked(|| turn.upstream().label());
+        let failed = |turn: &Turn, error: &ForwardError| {
+            if let Some(error) = error.upstream() {
+                turn.unanswered(error);
+                tunnel.unanswered();
+                tunnels.tell_health_of(tunnel);
+            }
+        };
+        if request.upgrade.is_empty() && turn.upstream().wants_http2(request.is_grpc()) {
+            let place = Box::pin(request.place_on_http2(&mut turn, sender)).await;
+            if let Some(requests) = place.inspect_err(|error| failed(&turn, error))? {
+                let began_there = Instant::now();
+                let told = |status| {
+                    if turn.answered(began_there.elapsed()) {
+                        tunnels.tell_health_of(tunnel);
+                    }
+                    request.tell(tunnels, tunnel, status, began);
+                };
+                let upstream = turn.upstream();
                 let exchange = http2::Exchange { request: &request, upstream, requests };
                 let running = exchange.run(sender, reader, response_timeout, told);
                 let done = Box::pin(running).await;
-                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+                return done.map(|()| None).inspect_err(|error| failed(&turn, error));
             }
         }
-        let exchanged = request.exchange(response_timeout, upstream, sender, reader).await;
-        let (mut connection, upload, line) =
-            exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
+        let exchanged = request.exchange(response_timeout, &mut turn, sender, reader).await;
+        let Answer { mut connection, upload, line, sent } =
+            exchanged.inspect_err(|error| failed(&turn, error))?;
+        if turn.answered(sent.elapsed()) {
+            tunnels.tell_health_of(tunnel);
+        }
         request.tell(tunnels, tunnel, line.status, began);
+        let upstream = turn.upstream();
         let StatusLine { status, minor, reason, mut fields } = line;
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
@@ -249,7 +277,8 @@ impl StreamRequest<'_> {
             let frame = head::response(101, &reason, || fields.iter(), false);
             request.answered(101, &fields, &frame);
             sender.send(frame, false)?;
-            return Ok(Some(Switched { io: connection.into_raw(), rest: reader.into_raw() }));
+            let (io, rest) = (connection.into_raw(), reader.into_raw());
+            return Ok(Some(Switched { io, rest, turn }));
         }
         // An upgrade that was declined: an answer like any other.
         if let Some(reader) = reader.take().filter(|reader| !reader.ended()) {
@@ -275,18 +304,20 @@ impl StreamRequest<'_> {
 struct Switched {
     io: (UpstreamIo, Bytes),
     rest: (Receiver, Bytes),
+    /// It is under way at its local server until it is over.
+    turn: Turn,
 }
 
 impl Switched {
     async fn copy(self, sender: Sender, capture: Option<Capture>) {
-        let (io, early) = self.io;
+        let Self { io: (io, early), rest, turn: _turn } = self;
         let tap = capture.as_ref().map(Capture::tap);
         if let Some(tap) = tap {
             tap.passed(Side::Upstream, &early);
         }
         let copied = match tap {
-            None => copy::splice((io, early), sender, self.rest).await,
-            tap => copy::splice((Tapped { inner: io, tap }, early), sender, self.rest).await,
+            None => copy::splice((io, early), sender, rest).await,
+            tap => copy::splice((Tapped { inner: io, tap }, early), sender, rest).await,
         };
         if let Err(error) = &copied {
             debug!(%error, "an upgraded connection broke off");
@@ -317,7 +348,14 @@ struct Request {
     tap: Option<Tap>,
 }
 
-type Exchanged = Result<(Box<Connection>, Upload, StatusLine), ForwardError>;
+/// A final answer's head, and what it came on.
+struct Answer {
+    connection: Box<Connection>,
+    upload: Upload,
+    line: StatusLine,
+    /// When the request was sent.
+    sent: Instant,
+}
 
 impl Request {
     fn new(http: v1::HttpOpen, end: bool, tap: Option<Tap>) -> Result<Self, ForwardError> {
@@ -356,6 +394,13 @@ impl Request {
         })
     }
 
+    /// It is known which local server it goes to.
+    fn asked(&self, label: impl FnOnce() -> Arc<str>) {
+        if let Some(tap) = &self.tap {
+            tap.asked(&self.method, &self.fields, label());
+        }
+    }
+
     /// The answer's head goes out to the edge as `frame`.
     fn answered(&self, status: u16, fields: &Fields, frame: &Bytes) {
         if let Some(tap) = &self.tap {
@@ -365,7 +410,6 @@ impl Request {
 
     /// The local server has answered.
     fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
-        tunnel.report(None);
         debug!(
             tunnel = tunnel.key,
             method = text(&self.method),
@@ -427,42 +471,83 @@ impl Request {
         }
     }
 
+    /// A place on a connection with HTTP/2; `None`: it goes out with HTTP/1.1.
+    async fn place_on_http2(
+        &self,
+        turn: &mut Turn,
+        sender: &mut Sender,
+    ) -> Result<Option<SendRequest<Bytes>>, ForwardError> {
+        loop {
+            match cancellable(sender, turn.upstream().http2()).await? {
+                Ok(place) => {
+                    turn.connected();
+                    return Ok(place);
+                }
+                Err(error) => cancellable(sender, turn.failed(error)).await??,
+            }
+        }
+    }
+
+    /// A connection, and whether it was used before. `fresh`: it must not have been.
+    async fn connection(
+        &self,
+        turn: &mut Turn,
+        sender: &mut Sender,
+        (fresh, repeatable): (bool, bool),
+    ) -> Result<(Box<Connection>, bool), ForwardError> {
+        loop {
+            let upstream = turn.upstream();
+            let connected = match fresh {
+                false => cancellable(sender, upstream.connection(repeatable)).await?,
+                true => {
+                    let connected = cancellable(sender, upstream.connect()).await?;
+                    connected.map(|connection| (connection, false))
+                }
+            };
+            match connected {
+                Ok(connected) => {
+                    turn.connected();
+                    return Ok(connected);
+                }
+                // Rare, and long: kept out of every request's future.
+                Err(error) => Box::pin(cancellable(sender, turn.failed(error))).await??,
+            }
+        }
+    }
+
     /// Sends it and waits for the final answer's head. A body is sent once; without one a request
     /// can be sent again, so that a pooled connection that turns out to be closed costs nothing but
     /// a new one.
     async fn exchange(
         &self,
         response_timeout: Option<Duration>,
-        upstream: &Upstream,
+        turn: &mut Turn,
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
-    ) -> Exchanged {
+    ) -> Result<Answer, ForwardError> {
         // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
         let limit = response_timeout.filter(|_| self.body.is_none());
-        let deadline = limit.map(|limit| Instant::now() + limit);
         let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
-        let (mut connection, reused) = match self.upgrade.is_empty() {
-            true => cancellable(sender, upstream.connection(repeatable)).await??,
-            // On a connection of its own: it will not come back.
-            false => (cancellable(sender, upstream.connect()).await??, false),
-        };
-        if let Some(tap) = &self.tap {
-            tap.connected(reused);
+        // One that switches protocols does not come back.
+        let mut fresh = !self.upgrade.is_empty();
+        let mut upload = None;
+        loop {
+            let (mut connection, reused) =
+                self.connection(turn, sender, (fresh, repeatable)).await?;
+            if let Some(tap) = &self.tap {
+                tap.connected(reused);
+            }
+            let sent = Instant::now();
+            let deadline = limit.map(|limit| sent + limit);
+            let upstream = turn.upstream();
+            let mut sending = upload.take().unwrap_or_else(|| self.upload(reader));
+            match self.answer(upstream, sender, &mut connection, &mut sending, deadline).await? {
+                Ok(line) => return Ok(Answer { connection, upload: sending, line, sent }),
+                Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => fresh = true,
+                Err(fault) => return Err(upstream.failed(&fault).into()),
+            }
+            upload = Some(sending);
         }
-        let mut upload = self.upload(reader);
-        match self.answer(upstream, sender, &mut connection, &mut upload, deadline).await? {
-            Ok(line) => return Ok((connection, upload, line)),
-            Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => {}
-            Err(fault) => return Err(upstream.failed(&fault).into()),
-        }
-        let mut connection = cancellable(sender, upstream.connect()).await??;
-        if let Some(tap) = &self.tap {
-            tap.connected(false);
-        }
-        let answered =
-            self.answer(upstream, sender, &mut connection, &mut upload, deadline).await?;
-        let line = answered.map_err(|fault| upstream.failed(&fault))?;
-        Ok((connection, upload, line))
     }
 
     fn upload(&self, reader: &mut Option<FrameReader>) -> Upload {

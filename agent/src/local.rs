@@ -12,8 +12,7 @@ mod page;
 pub mod running;
 
 use std::{
-    fmt,
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
@@ -22,7 +21,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -31,7 +30,11 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Applied, Handle, inspect::Inspector, status::TunnelState};
+use crate::{
+    Applied, Handle,
+    inspect::{self, Inspector},
+    status::TunnelState,
+};
 
 /// Where it is by default, if nothing else is there.
 pub const DEFAULT_PORT: u16 = 4040;
@@ -223,7 +226,8 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .nest("/api/v1", v1)
         .nest("/api", ngrok::routes())
-        .merge(page::routes())
+        .route("/", get(page))
+        .route("/assets/{file}", get(page))
         .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here"))
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this can't be done here")
@@ -338,6 +342,20 @@ impl App {
         }
         status
     }
+}
+
+/// A file of the page.
+async fn page(uri: Uri, headers: HeaderMap) -> Response {
+    let Some(page::Asset { kind, data }) = page::asset(uri.path()) else {
+        return problem(StatusCode::NOT_FOUND, "the page has no such file");
+    };
+    let tag = format!("\"{}\"", &inspect::sha256(data)[..16]);
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == *tag);
+    let tag = [(header::ETAG, tag)];
+    if known {
+        return (StatusCode::NOT_MODIFIED, tag).into_response();
+    }
+    (tag, [(header::CONTENT_TYPE, kind)], data).into_response()
 }
 
 async fn status(State(app): Shared) -> Json<Value> {

@@ -6,17 +6,25 @@ mod output;
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
 use clap::Parser as _;
-use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, CheckError, Settings, check_local};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uniroute_agent::{
+    Agent, AgentError, CheckError, LoginError, Settings, check_local,
+    local::{
+        self, Bound, Local,
+        running::{self, Registration, Running},
+    },
+};
 use uniroute_shared::{shutdown::Signals, telemetry};
 
 use crate::{
     cli::{Cli, Command, Plan},
-    config::SettingsError,
+    config::{Selection, SettingsError},
+    output::{Show, Shown, seen::Snapshot},
 };
 
 #[global_allocator]
@@ -25,36 +33,39 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Why the program ends, as its exit code says it.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// In what the command line says.
-    #[error(transparent)]
-    Usage(SettingsError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Agent(AgentError),
+    #[error(transparent)]
+    Login(LoginError),
     #[error("the local server is not there: {0}")]
     Local(#[from] CheckError),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Edge(error) => Self::Agent(error),
+            LoginError::Settings(_) => Self::Login(error),
+        }
+    }
+}
+
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(error) if error.is::<SettingsError>() => 3,
-            Self::Usage(SettingsError::Name(..)) => 6,
-            Self::Usage(
-                SettingsError::Server("--server", _)
-                | SettingsError::Target(..)
-                | SettingsError::Seconds(..)
-                | SettingsError::Tunnel(_)
-                | SettingsError::Users(..)
-                | SettingsError::EndlessFlows(_)
-                | SettingsError::ProxyProtocol(..)
-                | SettingsError::NoToken,
-            ) => 2,
-            Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
-            Self::Usage(_) | Self::Settings(_) => 3,
+            Self::Login(_) => 3,
+            Self::Settings(error) => error.exit_code(),
             Self::Agent(AgentError::Token { .. }) => 4,
             Self::Agent(AgentError::Unreachable(_)) => 5,
             Self::Agent(AgentError::Refused(_)) => 6,
@@ -67,13 +78,17 @@ impl Failure {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tcp(tcp) => tcp.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tls(tls) => tls.plan().map_err(Failure::Usage).and_then(run),
-        Command::Udp(udp) => udp.plan().map_err(Failure::Usage).and_then(run),
+        Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
+        Command::Tcp(tcp) => tcp.plan().map_err(Failure::from).and_then(run),
+        Command::Tls(tls) => tls.plan().map_err(Failure::from).and_then(run),
+        Command::Udp(udp) => udp.plan().map_err(Failure::from).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),
+        Command::Login(command) => command.run(),
+        Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Completion(command) => command.run().map_err(Failure::from),
+        Command::Man(command) => command.run().map_err(Failure::from),
         Command::Version => {
             let version = concat!("uniroute ", env!("CARGO_PKG_VERSION"));
             writeln!(io::stdout(), "{version}").map_err(|error| Failure::Other(error.into()))
@@ -89,14 +104,14 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> Result<(), Failure> {
-    let live = match plan.log_level {
-        // Log lines and a live view don't go together.
-        Some(_) => None,
-        None => output::live_view(plan.output, &plan.settings.servers[0].to_string()),
+    let logs = plan.log_level.is_some();
+    let show = Show::new(plan.output, plan.qr, logs, &plan.settings);
+    let level = plan.log_level.as_deref().unwrap_or("warn");
+    let logging = match show.messages().filter(|_| !logs) {
+        Some(messages) => telemetry::init_json(level, move || messages.clone()),
+        None => telemetry::init(level, plan.log_format),
     };
-    let quiet = if live.is_some() { "off" } else { "warn" };
-    let level = plan.log_level.as_deref().unwrap_or(quiet);
-    telemetry::init(level, plan.log_format).map_err(anyhow::Error::from)?;
+    logging.map_err(anyhow::Error::from)?;
     if let Some(error) = &plan.id_error {
         tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
     }
@@ -110,17 +125,50 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
-        let settings = Settings { request_events: live.is_some(), ..plan.settings };
+        let bound = local::bind(plan.inspector.listen).await.map_err(anyhow::Error::from)?;
+        let inspector = bound.is_some().then_some(plan.inspector.limits);
+        let settings = Settings { request_events: show.is_live(), inspector, ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let shown = tokio::spawn(output::show(events, plan.output, live));
-        let result = until_signalled(agent).await;
+        let handle = agent.handle();
+        let url = bound.as_ref().map(Bound::url);
+        let _found = register(&plan.state_dir, url.clone(), plan.selection.as_ref());
+        let local = bound.map(|bound| serve_locally(bound, Local::new(handle.clone())));
+        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
+        if let Some(url) = &url {
+            shown.inspector(url);
+        }
+        let result = until_signalled(agent, &shown).await;
+        drop(local);
         // The last events are still to be shown.
-        let _ = shown.await;
+        shown.end().await;
         result
     })
 }
 
-async fn until_signalled(agent: Agent) -> Result<(), Failure> {
+/// Serves the local API while the value lives.
+fn serve_locally(bound: Bound, local: Local) -> DropGuard {
+    let stop = CancellationToken::new();
+    tokio::spawn(local::serve(bound, local, stop.clone()));
+    stop.drop_guard()
+}
+
+/// Lets `uniroute status` and others find this agent while the value lives.
+fn register(
+    state_dir: &Path,
+    inspector: Option<String>,
+    selection: Option<&Selection>,
+) -> Option<Registration> {
+    let config = selection.map(|selection| selection.path.clone());
+    let registered = running::register(state_dir, &Running::this(inspector, config));
+    registered
+        .inspect_err(|error| {
+            tracing::warn!(%error, "`uniroute status` and `uniroute inspect` won't find this agent");
+        })
+        .ok()
+}
+
+async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
@@ -128,6 +176,7 @@ async fn until_signalled(agent: Agent) -> Result<(), Failure> {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
     }
+    shown.draining();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

@@ -5,6 +5,7 @@
 
 mod connector;
 mod http2;
+pub(crate) mod pool;
 mod target;
 
 use std::{
@@ -152,6 +153,19 @@ impl Upstream {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The version of HTTP that it is spoken to in.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// A connection of its own for HTTP/2 that nothing was said on.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when none can be made within the connect timeout.
+    pub(crate) async fn dial_http2(&self) -> Result<UpstreamIo, UpstreamError> {
+        self.within_timeout(self.connector.connect_http2()).await
     }
 
     /// Where it is.

@@ -390,7 +390,6 @@ impl Default for State {
     }
 }
 
-
 /// Something that passes bytes on, looked at if it is captured.
 pub(crate) struct Tapped<'a, T> {
     pub(crate) inner: T,

@@ -6,7 +6,14 @@ use super::{Inspector, View, capture::Side, redact::HIDDEN, view};
 
 /// The edge or curl says these itself.
 const OURS: [&str; 9] = [
-    "host", "content-length", "connection", "upgrade", "forwarded", "via", "te", "accept-encoding",
+    "host",
+    "content-length",
+    "connection",
+    "upgrade",
+    "forwarded",
+    "via",
+    "te",
+    "accept-encoding",
     "traceparent",
 ];
 /// Longest body on the command line, in bytes: longer ones don't fit everywhere.

@@ -38,9 +38,7 @@ pub(crate) fn decode(encoding: &str, bytes: &[u8], max: usize) -> Option<Decoded
                 let mut first = [0; 2];
                 let have = read_some(&mut reader, &mut first);
                 let rest = std::io::Cursor::new(first[..have].to_vec()).chain(reader);
-                let zlib = have == 2
-                    && first[0] & 0x0f == 8
-                    && u16::from_be_bytes(first) % 31 == 0;
+                let zlib = have == 2 && first[0] & 0x0f == 8 && u16::from_be_bytes(first) % 31 == 0;
                 match zlib {
                     true => Box::new(ZlibDecoder::new(rest)),
                     false => Box::new(DeflateDecoder::new(rest)),

@@ -500,10 +500,15 @@ mod tests {
         let mut log = Log::of_answer(200, &fields).unwrap();
         let mut charged = 0;
         for _ in 0..MAX_FRAMES * 2 {
-            let more = log.feed(Side::Upstream, b"data: x\n\n", || 1, |bytes| {
-                charged += bytes;
-                true
-            });
+            let more = log.feed(
+                Side::Upstream,
+                b"data: x\n\n",
+                || 1,
+                |bytes| {
+                    charged += bytes;
+                    true
+                },
+            );
             assert!(more);
         }
         assert_eq!((log.frames.len(), log.count), (MAX_FRAMES, 2000));

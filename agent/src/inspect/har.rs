@@ -51,7 +51,9 @@ fn websocket_messages(view: &View, inspector: &Inspector) -> Value {
         let at = view.began_ms() / 1e3 + frame["at_us"].as_f64().unwrap_or_default() / 1e6;
         let data = frame["text"].as_str().or_else(|| frame["base64"].as_str());
         let from = if frame["from"] == "visitor" { "send" } else { "receive" };
-        Some(json!({ "type": from, "time": at, "opcode": opcode, "data": data.unwrap_or_default() }))
+        Some(
+            json!({ "type": from, "time": at, "opcode": opcode, "data": data.unwrap_or_default() }),
+        )
     };
     frames["frames"].as_array().into_iter().flatten().filter_map(message).collect()
 }

@@ -132,7 +132,9 @@ fn anywhere(view: &View, inspector: &Inspector, text: &str) -> bool {
         (&state.request, view.asked_field("content-type")),
         (&state.response, view.answer_field("content-type")),
     ];
-    if texts.into_iter().any(|(body, kind)| view::is_text(kind, &body.kept) && contains(&body.kept, text))
+    if texts
+        .into_iter()
+        .any(|(body, kind)| view::is_text(kind, &body.kept) && contains(&body.kept, text))
     {
         return true;
     }

@@ -11,7 +11,15 @@ pub(crate) const HIDDEN: &str = "***";
 const FIELDS: [&str; 3] = ["authorization", "proxy-authorization", "x-api-key"];
 /// What is in the names of others, and of parameters and keys.
 const WORDS: [&str; 9] = [
-    "token", "secret", "password", "passwd", "api-key", "api_key", "apikey", "signature", "session",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "api-key",
+    "api_key",
+    "apikey",
+    "signature",
+    "session",
 ];
 
 /// Knows which names have secrets.
@@ -120,7 +128,8 @@ impl Redactor {
                 Some(b'{' | b'[') => continue,
                 Some(b'"') => string_end(bytes, value).unwrap_or(bytes.len()),
                 _ => {
-                    let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b'\r' | b'\n' | b' ');
+                    let ends =
+                        |byte: &u8| matches!(byte, b',' | b'}' | b']' | b'\r' | b'\n' | b' ');
                     value + bytes[value..].iter().position(ends).unwrap_or(bytes.len() - value)
                 }
             };
@@ -274,14 +283,18 @@ mod tests {
         ] {
             assert_eq!(field(name, value), shown);
         }
-        let target = |text: &str| String::from_utf8(redactor.target(text.as_bytes()).into()).unwrap();
+        let target =
+            |text: &str| String::from_utf8(redactor.target(text.as_bytes()).into()).unwrap();
         assert_eq!(target("/a?b=1&access_token=canary&c"), "/a?b=1&access_token=***&c");
         assert_eq!(target("/a?to%6ben=canary"), "/a?to%6ben=***");
         assert_eq!(target("/a?b=token"), "/a?b=token");
         let json = "application/json";
         for (text, shown) in [
             (r#"{"a":1,"password" : "ca\"nary","b":2}"#, r#"{"a":1,"password" : "***","b":2}"#),
-            (r#"{"apiKey":12345,"x":[{"secret":null}]}"#, r#"{"apiKey":"***","x":[{"secret":"***"}]}"#),
+            (
+                r#"{"apiKey":12345,"x":[{"secret":null}]}"#,
+                r#"{"apiKey":"***","x":[{"secret":"***"}]}"#,
+            ),
             (r#"{"p\u0061ssword":"canary"}"#, r#"{"p\u0061ssword":"***"}"#),
             (r#"{"token":"canary that is cut"#, r#"{"token":"***""#),
             (r#"{"tokens":{"a":"b"}}"#, r#"{"tokens":{"a":"b"}}"#),

@@ -1,13 +1,7 @@
 //! A request once more, straight to the local server: it goes the way that the edge's streams go, over
 //! a session within this process, and is kept as a request of its own.
 
-use std::{
-    future::poll_fn,
-    net::IpAddr,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, net::IpAddr, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,8 +9,9 @@ use tokio::time::timeout;
 use tracing::debug;
 use uniroute_proto::head;
 use uniroute_shared::{
-    headers, mux,
+    headers,
     message::{Fields, Source as _},
+    mux,
     session::{Receiver, Sender},
     stream::{BodySender, SendError, is_token, is_value},
 };
@@ -92,7 +87,8 @@ pub(crate) fn start(
     changes: Changes,
 ) -> Result<String, ReplayError> {
     if !view.http.upgrade.is_empty() {
-        let what = "a request that switches protocols can't be replayed: its messages would be missing";
+        let what =
+            "a request that switches protocols can't be replayed: its messages would be missing";
         return Err(ReplayError::Kept(what.to_owned()));
     }
     let way = way(shared, inspector, view, changes.upstream.as_deref())?;
@@ -355,7 +351,9 @@ mod tests {
     /// T17: where a replay may not go.
     #[test]
     fn t17_only_this_machine() {
-        for allowed in ["3000", "localhost:3000", "http://127.0.0.1:80", "https://[::1]:443", "127.8.9.1:1"] {
+        for allowed in
+            ["3000", "localhost:3000", "http://127.0.0.1:80", "https://[::1]:443", "127.8.9.1:1"]
+        {
             assert!(is_of_this_machine(&allowed.parse().unwrap()), "{allowed}");
         }
         for refused in [

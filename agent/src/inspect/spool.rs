@@ -108,7 +108,8 @@ impl Spool {
             next: AtomicU64::new(0),
         });
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer { shared: Arc::clone(&shared), open: None, files: VecDeque::new(), lock };
+        let writer =
+            Writer { shared: Arc::clone(&shared), open: None, files: VecDeque::new(), lock };
         let thread = thread::Builder::new().name("spool".to_owned());
         let thread = Some(thread.spawn(move || writer.run(&queue))?);
         Ok(Self { jobs, shared, thread })
@@ -128,8 +129,7 @@ impl Spool {
             broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
-        let spooled =
-            Spooled { file, jobs: self.jobs.clone(), shared: Arc::clone(&self.shared) };
+        let spooled = Spooled { file, jobs: self.jobs.clone(), shared: Arc::clone(&self.shared) };
         spooled.push(Bytes::copy_from_slice(head));
         Some(spooled)
     }
@@ -251,9 +251,7 @@ impl Writer {
         }
         let written = file.written.swap(0, Ordering::AcqRel);
         self.shared.on_disk.fetch_sub(written, Ordering::Relaxed);
-        self.files.retain(|other| {
-            other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file))
-        });
+        self.files.retain(|other| other.upgrade().is_some_and(|other| !Arc::ptr_eq(&other, file)));
         // It may never have been made.
         let _ = fs::remove_file(&file.path);
     }

@@ -145,7 +145,9 @@ impl View {
         let grpc = |kind: &[u8]| kind.starts_with(b"application/grpc");
         if self.http.upgrade.eq_ignore_ascii_case(b"websocket") {
             "websocket"
-        } else if self.answer_field("content-type").is_some_and(|kind| media(kind) == "text/event-stream")
+        } else if self
+            .answer_field("content-type")
+            .is_some_and(|kind| media(kind) == "text/event-stream")
         {
             "sse"
         } else if self.asked_field("content-type").is_some_and(grpc) {
@@ -315,7 +317,9 @@ impl View {
             .informational
             .iter()
             .filter_map(|frame| reply(frame))
-            .map(|head| json!({ "status": head.status, "headers": shown(inspector, &head.headers) }))
+            .map(
+                |head| json!({ "status": head.status, "headers": shown(inspector, &head.headers) }),
+            )
             .collect();
         drop(state);
         let response = self.reply.as_ref().map(|reply| {

@@ -112,10 +112,9 @@ impl Client {
         }
         let status = answer.status.as_u16();
         let problem = answer.json().await.unwrap_or_default();
-        let detail = problem["detail"].as_str().map_or_else(
-            || format!("the agent answers with status {status}"),
-            ToOwned::to_owned,
-        );
+        let detail = problem["detail"]
+            .as_str()
+            .map_or_else(|| format!("the agent answers with status {status}"), ToOwned::to_owned);
         Err(ClientError::Refused { status, detail })
     }
 

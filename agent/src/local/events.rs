@@ -1,11 +1,7 @@
 //! What changes, as an event stream: one task tells all readers, and who reads too slowly is told to
 //! begin anew.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},

@@ -90,10 +90,7 @@ impl Wanted {
     }
 }
 
-async fn list(
-    State(app): Shared,
-    Query(wanted): Query<Wanted>,
-) -> Result<Json<Value>, Response> {
+async fn list(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Json<Value>, Response> {
     app.work(move |inspector| Ok(Json(wanted.list(inspector)))).await
 }
 
@@ -110,10 +107,7 @@ struct Recording {
     on: bool,
 }
 
-async fn recording(
-    State(app): Shared,
-    body: Bytes,
-) -> Result<Json<Value>, Response> {
+async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Response> {
     let Recording { on } = parsed(&body)?;
     app.work(move |inspector| {
         inspector.record(on);
@@ -135,10 +129,7 @@ fn found(inspector: &Inspector, id: &str) -> Result<View, Response> {
     })
 }
 
-async fn detail(
-    State(app): Shared,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Response> {
+async fn detail(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Response> {
     app.work(move |inspector| Ok(Json(found(inspector, &id)?.detail(inspector)))).await
 }
 
@@ -242,10 +233,7 @@ fn file_body(file: File) -> Body {
 }
 
 /// An export has no end in memory: it is made as it is taken.
-async fn har(
-    State(app): Shared,
-    Query(wanted): Query<Wanted>,
-) -> Result<Response, Response> {
+async fn har(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Response> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let records = app
         .work(move |inspector| {
@@ -274,7 +262,8 @@ fn write_har(records: &[Arc<Record>], inspector: &Inspector, sender: &mpsc::Send
             piece.push(',');
         }
         piece.push_str(&entry.to_string());
-        if piece.len() >= PIECE && sender.blocking_send(std::mem::take(&mut piece).into()).is_err() {
+        if piece.len() >= PIECE && sender.blocking_send(std::mem::take(&mut piece).into()).is_err()
+        {
             return;
         }
     }

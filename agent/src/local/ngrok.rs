@@ -39,15 +39,11 @@ async fn tunnels(State(app): Shared) -> Json<Value> {
     Json(json!({ "tunnels": tunnels, "uri": "/api/tunnels" }))
 }
 
-async fn tunnel(
-    State(app): Shared,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, Response> {
+async fn tunnel(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, Response> {
     let times = times(&app).await;
     let tunnels = app.handle.status().tunnels;
     let tunnel = tunnels.iter().find(|tunnel| tunnel.key == name);
-    let tunnel =
-        tunnel.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such tunnel"))?;
+    let tunnel = tunnel.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such tunnel"))?;
     Ok(Json(shown(&app, tunnel, &times)))
 }
 
@@ -123,9 +119,8 @@ async fn requests(
     Query(Wanted { limit, tunnel_name }): Query<Wanted>,
 ) -> Result<Json<Value>, Response> {
     app.work(move |inspector| {
-        let own = |record: &Arc<Record>| {
-            tunnel_name.as_ref().is_none_or(|name| *record.tunnel == **name)
-        };
+        let own =
+            |record: &Arc<Record>| tunnel_name.as_ref().is_none_or(|name| *record.tunnel == **name);
         let all = inspector.all().into_iter().filter(own);
         let wanted = all.take(limit.unwrap_or(LIMIT).min(MAX_LIMIT));
         let requests = wanted.map(|record| entry(&View::new(&record, inspector), inspector));
@@ -135,10 +130,7 @@ async fn requests(
     .await
 }
 
-async fn request(
-    State(app): Shared,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Response> {
+async fn request(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Response> {
     app.work(move |inspector| {
         let view = inspector.find(&id);
         let view =
@@ -153,10 +145,7 @@ struct Again {
     id: String,
 }
 
-async fn replay(
-    State(app): Shared,
-    body: Bytes,
-) -> Result<StatusCode, Response> {
+async fn replay(State(app): Shared, body: Bytes) -> Result<StatusCode, Response> {
     let Again { id } = serde_json::from_slice(&body).map_err(|error| {
         problem(StatusCode::UNPROCESSABLE_ENTITY, format!("the body can't be read: {error}"))
     })?;

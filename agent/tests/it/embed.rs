@@ -41,10 +41,12 @@ async fn hyper_serves_it_and_dropping_the_listener_ends_it() {
     let (http, visitor) = (edge.http, host.clone());
     let visiting = tokio::spawn(async move { visit(http, &visitor, "/").await });
     let connection = within("a visitor comes", listener.accept()).await.unwrap();
-    let answer = async |_| Ok::<_, std::convert::Infallible>(hyper::Response::new("hyper".to_owned()));
+    let answer =
+        async |_| Ok::<_, std::convert::Infallible>(hyper::Response::new("hyper".to_owned()));
     let service = hyper::service::service_fn(answer);
     let io = hyper_util::rt::TokioIo::new(connection);
-    let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+    let serving =
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
     let (status, answer) = visiting.await.unwrap();
     assert!(status == 200 && answer.ends_with("hyper"), "{answer}");
     within("the tunnel ends", listener.close()).await.unwrap();
@@ -55,7 +57,8 @@ async fn hyper_serves_it_and_dropping_the_listener_ends_it() {
 #[tokio::test]
 async fn what_is_wrong_is_said_at_once() {
     let edge = Edge::start().await;
-    let wrong = Tunnel::http(edge.url().parse().unwrap(), "not-the-token-of-this-edge".parse().unwrap());
+    let wrong =
+        Tunnel::http(edge.url().parse().unwrap(), "not-the-token-of-this-edge".parse().unwrap());
     let error = within("an answer", wrong.listen()).await.unwrap_err().to_string();
     assert!(error.contains("UR-4001"), "{error}");
     let reserved = tunnel(&edge).name("admin");
