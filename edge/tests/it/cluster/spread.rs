@@ -22,10 +22,8 @@ async fn an_agent_is_at_two_edges_and_either_may_go() {
     settings.servers = cluster.edges.iter().map(url).collect();
     let agent = TestAgent::spawn(settings);
     let served = async |edge: usize| cluster.edges[edge].get("both", "/").await.status() == 200;
-    eventually("both edges serve it", async || {
-        (served(0).await && served(1).await).then_some(())
-    })
-    .await;
+    eventually("both edges serve it", async || (served(0).await && served(1).await).then_some(()))
+        .await;
     // Neither has taken the name from the other, and so it stays.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(served(0).await && served(1).await);
