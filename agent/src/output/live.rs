@@ -110,7 +110,7 @@ impl Live {
         if let Some(snapshot) = ask() {
             self.seen.tell(snapshot);
         }
-        self.seen.phase_is(Phase::Ended);
+        self.seen.end();
         messages.take().into_iter().for_each(|message| self.seen.message(message));
         self.draw(&mut screen, &mut ours);
         terminal::restore();
