@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod output;
+mod service;
 
 use std::{
     io::{self, Write as _},
@@ -18,6 +19,7 @@ use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
     output::{Show, Shown, seen::Snapshot},
+    service::notify::Notifier,
 };
 
 #[global_allocator]
@@ -113,17 +115,21 @@ fn run(plan: Plan) -> Result<(), Failure> {
         }
         let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let handle = agent.handle();
+        let notifier = Notifier::from_environment();
+        let (handle, looked_at) = (agent.handle(), agent.handle());
         let ask = Box::new(move || Snapshot::of(&handle.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
-        let result = until_signalled(agent, &shown).await;
+        let result = tokio::select! {
+            result = until_signalled(agent, &shown, &notifier) => result,
+            () = notifier.watch(|| looked_at.status()) => Ok(()),
+        };
         // The last events are still to be shown.
         shown.end().await;
         result
     })
 }
 
-async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
+async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
@@ -132,6 +138,7 @@ async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
         () = signals.next() => stop.cancel(),
     }
     shown.draining();
+    notifier.stopping().await;
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),
