@@ -22,6 +22,7 @@ redis-cli                                       redis-tools
 setpriv                                         util-linux
 python3                                         python3
 /usr/lib/python3*/ensurepip/__init__.py         python3-venv
+chromium                                        chromium
 '
 
 have() {

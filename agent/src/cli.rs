@@ -2,6 +2,9 @@
 
 mod common;
 mod config;
+mod generate;
+mod import;
+mod login;
 mod policy;
 pub(crate) mod routes;
 mod tunnels;
@@ -11,6 +14,8 @@ use clap::{Parser, Subcommand};
 pub(crate) use self::common::{Output, Plan};
 use self::{
     config::ConfigCommand,
+    generate::{Completion, Man},
+    login::{Login, Logout},
     routes::RoutesCommand,
     tunnels::{Http, Start, Tcp, Tls, Udp},
 };
@@ -25,23 +30,31 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Asks for the edge's URL and a token, tries them, and keeps them.
+    Login(Box<Login>),
+    /// Forgets them.
+    Logout(Logout),
     /// One tunnel to a local HTTP server, now.
     Http(Box<Http>),
     /// One tunnel to a local TCP server, now: it gets a public port.
-    Tcp(Tcp),
+    Tcp(Box<Tcp>),
     /// One tunnel to a local TLS server, now: the edge passes connections on as they are, by the
     /// server name that they ask for, and can't read them.
-    Tls(Tls),
+    Tls(Box<Tls>),
     /// One tunnel to a local UDP server, now: it gets a public port.
-    Udp(Udp),
+    Udp(Box<Udp>),
     /// Tunnels of the config file.
-    Start(Start),
+    Start(Box<Start>),
     /// The config file.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// What the tunnels of the config file do with a request.
     #[command(subcommand)]
     Routes(RoutesCommand),
+    /// Prints completions for a shell.
+    Completion(Completion),
+    /// Prints the man page, or writes one for each command into a folder.
+    Man(Man),
     /// Prints the version.
     Version,
 }

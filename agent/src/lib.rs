@@ -25,6 +25,10 @@ pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod inspect;
+pub mod local;
+mod login;
+mod network;
 mod probe;
 mod session;
 mod slot;
@@ -55,12 +59,14 @@ pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOp
 
 pub(crate) use self::tunnel::Tunnels;
 pub use self::{
-    connect::proxy::{Proxy, ProxyError},
+    connect::proxy::{Proxy, ProxyError, ProxyUrl},
     embed::{Listener, Tunnel},
     files::FileSettings,
-    health::HealthCheck,
+    health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
+    inspect::Limits,
+    login::{LoginError, check_login},
     status::Status,
-    tls::{Identity, Pin, PinError},
+    tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
     tunnel::{Applied, TunnelKind},
 };
@@ -69,7 +75,10 @@ use self::{
     files::Files,
     slot::{Shared, Slot},
     tunnel::Service,
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
+    upstream::{
+        Place, Protocol, Target, TargetError, Trust, Upstream,
+        pool::{Pool, PoolSettings},
+    },
 };
 
 /// How long a connection to a local server may take by default.
@@ -123,6 +132,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
     pub request_events: bool,
+    /// What is kept of requests for [`local`] to show; `None`: nothing.
+    pub inspector: Option<Limits>,
 }
 
 impl Settings {
@@ -148,6 +159,7 @@ impl Settings {
             lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
+            inspector: None,
         }
     }
 }
@@ -166,7 +178,7 @@ pub struct TunnelSettings {
     /// The local server.
     pub target: Target,
     /// Further local servers that do the same as `target`: requests are shared out among those that
-    /// are healthy.
+    /// are healthy. A UDP tunnel and a folder have none.
     pub further: Vec<Target>,
     /// How the local servers' health is found out.
     pub health: HealthCheck,
@@ -203,6 +215,9 @@ pub enum TunnelError {
     /// A local server can't be used.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// TLS to the edge can't be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The policy can't be followed.
     #[error("tunnel {key:?}: {error}")]
     Policy {
@@ -211,6 +226,9 @@ pub enum TunnelError {
         /// Which key of it is wrong.
         error: PolicyError,
     },
+    /// The folder for long bodies, for the inspector.
+    #[error("the inspector's folder for long bodies can't be made: {0}")]
+    Spool(std::io::Error),
     /// What the edge has to be told at once does not fit into one message.
     #[error(
         "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"
@@ -275,7 +293,10 @@ impl TunnelSettings {
             Place::Files(root) => {
                 Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
             }
-            _ => Service::Server(Arc::new(self.upstream(target)?)),
+            _ => {
+                let check = self.health.of_connections();
+                Service::Server(Arc::new(self.pool(target, &[], check)?))
+            }
         })
     }
 
@@ -285,13 +306,31 @@ impl TunnelSettings {
         identity(self) == identity(other)
     }
 
-    fn default_service(&self) -> Result<(Arc<Upstream>, Service), TargetError> {
-        let service = self.service(&self.target)?;
-        let upstream = match &service {
-            Service::Server(upstream) => Arc::clone(upstream),
-            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
+    /// Local servers that do the same.
+    fn pool(
+        &self,
+        first: &Target,
+        further: &[Target],
+        check: HealthCheck,
+    ) -> Result<Pool, TargetError> {
+        let further = further.iter().map(|target| self.upstream(target));
+        let further = further.collect::<Result<Vec<_>, _>>()?;
+        let settings = PoolSettings { check, hold: self.hold_local };
+        Ok(Pool::new(self.upstream(first)?, further, settings, random()))
+    }
+
+    /// A folder has a pool too, of one that takes no connections: what is known of it is known there.
+    fn default_service(&self) -> Result<(Arc<Pool>, Service), TargetError> {
+        let further = match (self.kind, &self.target.place) {
+            (TunnelKind::Udp, _) | (_, Place::Files(_)) => &[],
+            _ => &self.further[..],
         };
-        Ok((upstream, service))
+        let pool = Arc::new(self.pool(&self.target, further, self.health.clone())?);
+        let service = match &self.target.place {
+            Place::Files(_) => self.service(&self.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
+        Ok((pool, service))
     }
 
     /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
@@ -361,6 +400,28 @@ pub enum Event {
         /// Whether visitors are kept out now.
         paused: bool,
     },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
+    /// A local server answers no more, or does again.
+    Upstream {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// A local server turns visitors away, as many do with names that they don't know.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
+    },
     /// What the edge counts of a tunnel.
     Status {
         /// The agent's word for it.
@@ -373,26 +434,6 @@ pub enum Event {
         uptime_seconds: u64,
         /// Its owner lets no visitors in for now.
         paused: bool,
-    },
-    /// A local server answers, or does not.
-    Upstream {
-        /// The agent's word for its tunnel.
-        key: String,
-        /// The local server.
-        upstream: String,
-        /// Whether it answers now.
-        healthy: bool,
-        /// Why it does not, in words.
-        reason: String,
-    },
-    /// Something is wrong that the agent knows how to mend.
-    Hint {
-        /// The agent's word for the tunnel.
-        key: String,
-        /// What is wrong.
-        title: String,
-        /// What to do.
-        fix: String,
     },
     /// A request was answered; only with [`Settings::request_events`].
     Request {
@@ -495,7 +536,9 @@ impl Handle {
     /// # Errors
     /// [`TunnelError`]
     pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
-        self.shared.tunnels.apply(tunnels)
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
     }
 
     /// What the agent is doing.
@@ -536,9 +579,12 @@ impl Agent {
         let shared = self.shared;
         let first = Slot::new(Arc::clone(&shared), 0).keep(&stop);
         let further = further_slots(&shared, &stop);
+        let tunnels = &shared.tunnels;
+        let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
             result = async { tokio::join!(first, further).0 } => result,
             () = shared.look_after() => Ok(()),
+            never = checking => match never {},
         }
     }
 }
@@ -568,9 +614,10 @@ pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
     if settings.kind == TunnelKind::Udp {
         return Ok(settings.upstream(&settings.target).map(drop)?);
     }
-    for target in std::iter::once(&settings.target).chain(&settings.routes) {
+    let all = std::iter::once(&settings.target).chain(&settings.further).chain(&settings.routes);
+    for target in all {
         match settings.service(target)? {
-            Service::Server(upstream) => drop(upstream.dial().await?),
+            Service::Server(pool) => drop(pool.first().dial().await?),
             Service::Files(files) => files.check()?,
         }
     }

@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod output;
+mod reload;
 mod service;
 
 use std::{
@@ -12,13 +13,14 @@ use std::{
 
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, CheckError, Settings, check_local};
+use uniroute_agent::{Agent, AgentError, CheckError, LoginError, Settings, check_local};
 use uniroute_shared::{shutdown::Signals, telemetry};
 
 use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
     output::{Show, Shown, seen::Snapshot},
+    reload::Reloader,
     service::notify::Notifier,
 };
 
@@ -28,36 +30,39 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Why the program ends, as its exit code says it.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// In what the command line says.
-    #[error(transparent)]
-    Usage(SettingsError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Agent(AgentError),
+    #[error(transparent)]
+    Login(LoginError),
     #[error("the local server is not there: {0}")]
     Local(#[from] CheckError),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Edge(error) => Self::Agent(error),
+            LoginError::Settings(_) => Self::Login(error),
+        }
+    }
+}
+
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(error) if error.is::<SettingsError>() => 3,
-            Self::Usage(SettingsError::Name(..)) => 6,
-            Self::Usage(
-                SettingsError::Server("--server", _)
-                | SettingsError::Target(..)
-                | SettingsError::Seconds(..)
-                | SettingsError::Tunnel(_)
-                | SettingsError::Users(..)
-                | SettingsError::EndlessFlows(_)
-                | SettingsError::ProxyProtocol(..)
-                | SettingsError::NoToken,
-            ) => 2,
-            Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
-            Self::Usage(_) | Self::Settings(_) => 3,
+            Self::Login(_) => 3,
+            Self::Settings(error) => error.exit_code(),
             Self::Agent(AgentError::Token { .. }) => 4,
             Self::Agent(AgentError::Unreachable(_)) => 5,
             Self::Agent(AgentError::Refused(_)) => 6,
@@ -70,13 +75,17 @@ impl Failure {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tcp(tcp) => tcp.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tls(tls) => tls.plan().map_err(Failure::Usage).and_then(run),
-        Command::Udp(udp) => udp.plan().map_err(Failure::Usage).and_then(run),
+        Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
+        Command::Tcp(tcp) => tcp.plan().map_err(Failure::from).and_then(run),
+        Command::Tls(tls) => tls.plan().map_err(Failure::from).and_then(run),
+        Command::Udp(udp) => udp.plan().map_err(Failure::from).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),
+        Command::Login(command) => command.run(),
+        Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Completion(command) => command.run().map_err(Failure::from),
+        Command::Man(command) => command.run().map_err(Failure::from),
         Command::Version => {
             let version = concat!("uniroute ", env!("CARGO_PKG_VERSION"));
             writeln!(io::stdout(), "{version}").map_err(|error| Failure::Other(error.into()))
@@ -115,14 +124,23 @@ fn run(plan: Plan) -> Result<(), Failure> {
         }
         let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let notifier = Notifier::from_environment();
-        let (handle, looked_at) = (agent.handle(), agent.handle());
-        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let handle = agent.handle();
+        let (notifier, mut watch) = Notifier::from_environment();
+        // Ends with this block.
+        let mut reloading = tokio::task::JoinSet::new();
+        if let Some(selection) = plan.selection {
+            let (reloader, _asker) = Reloader::new(selection, handle.clone());
+            let (before, after) = (notifier.clone(), notifier.clone());
+            reloading.spawn(reloader.run(move || before.reloading(), move |_| after.reloaded()));
+        }
+        let asked = handle.clone();
+        let ask = Box::new(move || Snapshot::of(&asked.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         let result = tokio::select! {
             result = until_signalled(agent, &shown, &notifier) => result,
-            () = notifier.watch(|| looked_at.status()) => Ok(()),
+            () = watch.run(|| handle.status()) => Ok(()),
         };
+        watch.end();
         // The last events are still to be shown.
         shown.end().await;
         result
@@ -136,9 +154,10 @@ async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Re
     tokio::select! {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
+        () = shown.gone() => stop.cancel(),
     }
     shown.draining();
-    notifier.stopping().await;
+    notifier.stopping();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

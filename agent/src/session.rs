@@ -1,16 +1,16 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
 pub(crate) mod lane;
+mod life;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::{
@@ -33,31 +33,28 @@ use uniroute_shared::{
 
 use bytes::Bytes;
 
+use self::life::{Life, SILENCE, Why};
 use crate::{
     Event, Tunnels,
-    connect::{ConnectError, Dialled},
-    forward, refused_until,
+    connect::{ConnectError, Dialled, Route},
+    forward,
+    network::LOOK,
+    refused_until,
     slot::Shared,
     transport::QuicDoor,
-    tunnel::Tunnel,
+    tunnel::{Said, Tunnel},
 };
 
 /// The whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-/// An edge that is asked for a sign of life has this long.
-const SILENCE: Duration = Duration::from_secs(5);
 /// A control frame has to fit the edge's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have when the agent is to end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 /// What a session that is sent away has at most, whatever its edge allows.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60 * 60);
-/// How often small things are looked at: health to report, the clock, a drain's end.
-const LOOK: Duration = Duration::from_secs(1);
 /// The same while draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A wall clock that ran this much further than the monotonic one: the machine slept.
-const CLOCK_JUMP: Duration = Duration::from_secs(5);
 /// Shortest heartbeat interval that an edge may ask for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -96,7 +93,7 @@ pub(crate) struct Session {
     /// The tunnels that its edge was asked for.
     asked: Vec<Told>,
     /// Where the connection leads to.
-    address: SocketAddr,
+    route: Route,
     moved: Arc<AtomicU64>,
     rtt_us: Arc<AtomicU64>,
 }
@@ -115,8 +112,8 @@ struct Told {
     tunnel: Arc<Tunnel>,
     /// Of its settings.
     revision: u64,
-    /// Of its local server's health.
-    health: u64,
+    /// Of its local servers.
+    said: Said,
     /// The edge's name for it, once it has made it.
     id: Option<Bytes>,
 }
@@ -143,12 +140,12 @@ impl View {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, address, moved }: Dialled,
+    Dialled { io, early, route, moved }: Dialled,
     request: Request,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    let session = begin((session.into(), acceptor.into()), driving, address, request).await?;
+    let session = begin((session.into(), acceptor.into()), driving, route, request).await?;
     Ok(Session { moved, ..session })
 }
 
@@ -160,11 +157,11 @@ pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
     request: Request,
 ) -> Result<Session, ConnectError> {
-    let address = connection.remote_address();
+    let route = Route::straight(connection.remote_address());
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, address, request).await
+    begin((session.into(), acceptor.into()), driving, route, request).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -203,7 +200,7 @@ pub(crate) async fn ask_for_quic(
 async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
-    address: SocketAddr,
+    route: Route,
     Request { init, tunnels, elsewhere }: Request,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
@@ -226,9 +223,9 @@ async fn begin(
     };
     let established = shaken?;
     let (moved, rtt_us) = (Arc::default(), Arc::default());
-    let told = |(tunnel, revision)| Told { tunnel, revision, health: 0, id: None };
+    let told = |(tunnel, revision)| Told { tunnel, revision, said: Said::default(), id: None };
     let asked = tunnels.into_iter().map(told).collect();
-    Ok(Session { carried, acceptor, driving, stream, established, asked, address, moved, rtt_us })
+    Ok(Session { carried, acceptor, driving, stream, established, asked, route, moved, rtt_us })
 }
 
 async fn shake(
@@ -280,7 +277,7 @@ impl Session {
         let offer = self.established.quic.as_ref();
         View {
             carried: self.carried.clone(),
-            door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            door: offer.zip(self.route.direct()).and_then(|(offer, at)| QuicDoor::new(at, offer)),
             rtt_us: Arc::clone(&self.rtt_us),
             moved: Arc::clone(&self.moved),
         }
@@ -312,8 +309,10 @@ impl Session {
         stop: CancellationToken,
     ) -> SessionEnd {
         let Self { carried, acceptor, mut driving, stream, established, asked, .. } = self;
-        let (address, moved, rtt_us) = (self.address, self.moved, self.rtt_us);
-        let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
+        let (route, moved, rtt_us) = (self.route, self.moved, self.rtt_us);
+        let life = Life::new(route.peer);
+        let counted = (route.edge, Arc::clone(&moved));
+        let lanes = lane::Lanes::new(dialler, counted, &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
         let longest = shared.settings.heartbeat.unwrap_or(interval);
         let mut control = Control {
@@ -325,6 +324,8 @@ impl Session {
             began: Instant::now(),
             rtt_us,
             asked: None,
+            life,
+            moved,
             draining: None,
             ended_as: None,
             told: asked,
@@ -395,6 +396,9 @@ struct Control {
     rtt_us: Arc<AtomicU64>,
     /// The edge has to give a sign of life by the second, after the first.
     asked: Option<(std::time::Instant, Instant)>,
+    life: Life,
+    /// Bytes that a WebSocket session has moved.
+    moved: Arc<AtomicU64>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
     /// What the edge knows of the tunnels.
@@ -418,7 +422,6 @@ impl Control {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut clock = Clock::new();
         let mut changes = shared.tunnels.changes();
         // What has changed since the handshake began.
         changes.mark_changed();
@@ -435,13 +438,13 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.ask().await?,
+                _ = heartbeat.tick() => {
+                    self.ask(SILENCE).await?;
+                    self.tell_health(true).await?;
+                }
                 _ = look.tick() => {
-                    if let Some(asleep) = clock.jumped() {
-                        info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
-                        self.ask().await?;
-                    }
-                    self.tell_health().await?;
+                    self.look_for_life().await?;
+                    self.tell_health(false).await?;
                 }
                 Ok(()) = changes.changed(), if self.draining.is_none() => self.reconcile().await?,
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
@@ -454,12 +457,41 @@ impl Control {
         }
     }
 
-    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
-    async fn ask(&mut self) -> Result<(), SessionEnd> {
-        if self.asked.is_none() {
-            self.carried.ping();
-            self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
+    /// Asks for a sign of life when one is due.
+    async fn look_for_life(&mut self) -> Result<(), SessionEnd> {
+        let last_received = self.carried.last_received();
+        if self.asked.is_some_and(|(since, _)| last_received >= since) {
+            self.asked = None;
         }
+        let moved = match self.carried.path() {
+            Some(path) => path.bytes,
+            None => self.moved.load(Ordering::Relaxed),
+        };
+        let Some(why) = self.life.look(moved, last_received) else { return Ok(()) };
+        match why {
+            Why::Quiet => debug!("nothing comes any more: is the edge still there?"),
+            Why::Slept(slept) => {
+                info!(
+                    asleep_seconds = slept.as_secs(),
+                    "the clock jumped: is the edge still there?"
+                );
+            }
+            Why::OtherNetwork => info!("the network is another: is the edge still there?"),
+        }
+        self.ask(why.patience()).await
+    }
+
+    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
+    async fn ask(&mut self, patience: Duration) -> Result<(), SessionEnd> {
+        let by = Instant::now() + patience;
+        match &mut self.asked {
+            Some((_, deadline)) => *deadline = by.min(*deadline),
+            None => {
+                self.carried.ping();
+                self.asked = Some((std::time::Instant::now(), by));
+            }
+        }
+        self.life.control();
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let rtt_us = u32::try_from(self.rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
@@ -518,6 +550,7 @@ impl Control {
 
     async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
         let Some(frame) = frame.frame else { return Ok(()) };
+        self.life.control();
         match frame {
             Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
                 self.stream
@@ -619,7 +652,7 @@ impl Control {
                 Some(told) => told.revision = revision,
                 None => {
                     let tunnel = Arc::clone(&tunnel);
-                    self.told.push(Told { tunnel, revision, health: 0, id: None });
+                    self.told.push(Told { tunnel, revision, said: Said::default(), id: None });
                 }
             }
             self.open(&tunnel).await?;
@@ -653,13 +686,11 @@ impl Control {
         Ok(())
     }
 
-    /// Tells the edge of local servers whose health has changed.
-    async fn tell_health(&mut self) -> Result<(), SessionEnd> {
-        for told in &mut self.told {
-            let Some(id) = &told.id else { continue };
-            if told.health != told.tunnel.health_changes() {
-                let (changes, health) = told.tunnel.health(id.clone());
-                told.health = changes;
+    /// Tells the edge what it does not know yet of local servers; `figures`: with what came since.
+    async fn tell_health(&mut self, figures: bool) -> Result<(), SessionEnd> {
+        for Told { tunnel, said, id, .. } in &mut self.told {
+            let news = id.as_ref().and_then(|id| tunnel.news(id, said, figures));
+            if let Some(health) = news {
                 self.stream.send(Frame::UpstreamHealth(health).into()).await?;
             }
         }
@@ -677,28 +708,6 @@ impl Control {
             _ => SessionEnd::GoAway(away.message.clone()),
         };
         self.drain(end, within);
-    }
-}
-
-/// Notices that the machine slept: then the wall clock has gone on and the monotonic one has not,
-/// or both have but nothing ran.
-struct Clock {
-    wall: SystemTime,
-    monotonic: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { wall: SystemTime::now(), monotonic: Instant::now() }
-    }
-
-    /// How long the machine slept since the last look, if it did.
-    fn jumped(&mut self) -> Option<Duration> {
-        let before = std::mem::replace(self, Self::new());
-        let wall = self.wall.duration_since(before.wall).unwrap_or_default();
-        let slept =
-            wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
-        (slept > CLOCK_JUMP).then_some(slept)
     }
 }
 

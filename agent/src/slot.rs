@@ -11,7 +11,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -29,20 +28,21 @@ use uniroute_shared::{
 };
 
 use crate::{
-    AgentError, Event, Refusal, Settings, Tunnels,
-    connect::{self, ConnectError, ServerUrl},
-    probe, random,
+    AgentError, Event, Refusal, Settings, TunnelError, Tunnels,
+    connect::{self, ConnectError, ServerUrl, Way},
+    inspect::Inspector,
+    network, probe, random,
     session::{self, Request, Session, SessionEnd, View, lane::Dialler},
     status::{SessionStatus, Status, now_ms},
-    tls,
     transport::{Chooser, QuicDoor, Transport},
 };
 
-/// First wait is at most this long.
-const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Longest wait while nothing answers: that costs an edge nothing, and when one is there again its
-/// agents are back within two seconds.
-const UNREACHABLE_CAP: Duration = Duration::from_millis(1_500);
+/// First wait is at most this long: agents that lost an edge all at once try, each on the average,
+/// no more than once in a second.
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+/// Longest wait while nothing answers: each tries every other second then, and when an edge is there
+/// again its agents are back within this time.
+const UNREACHABLE_CAP: Duration = Duration::from_secs(4);
 /// Longest wait while an edge answers and turns the agent away.
 const TURNED_AWAY_CAP: Duration = Duration::from_secs(30);
 /// After the search for another edge has led to the same one again, the next one is this far away at
@@ -69,8 +69,9 @@ pub(crate) struct Shared {
     token: Mutex<Token>,
     /// The token file has another one.
     token_changed: watch::Sender<()>,
-    tls: Arc<ClientConfig>,
+    way: Way,
     pub(crate) tunnels: Tunnels,
+    pub(crate) inspector: Option<Arc<Inspector>>,
     /// Tells edges that the sessions belong together.
     run_id: SessionId,
     started_ms: u64,
@@ -97,11 +98,15 @@ impl Shared {
     pub(crate) fn new(
         mut settings: Settings,
         events: mpsc::Sender<Event>,
-    ) -> Result<Self, crate::TunnelError> {
+    ) -> Result<Self, TunnelError> {
         let wanted = std::mem::take(&mut settings.tunnels);
+        let Settings { trust, pins, identity, proxy, .. } = &settings;
+        let way = Way::new(trust, pins, identity.as_ref(), proxy)?;
+        let inspector = settings.inspector.take().map(Inspector::new).transpose();
         Ok(Self {
+            inspector: inspector.map_err(TunnelError::Spool)?.map(Arc::new),
             tunnels: Tunnels::new(wanted, events, settings.request_events)?,
-            tls: tls::config(&settings.trust)?,
+            way,
             token: Mutex::new(settings.token.clone()),
             token_changed: watch::Sender::new(()),
             run_id: SessionId::new(),
@@ -294,12 +299,26 @@ impl Slot {
             };
             self.lost(reason, retry_in);
             tokio::select! {
-                () = sleep(retry_in) => {}
+                () = network::wait(retry_in) => {}
                 () = stop.cancelled() => break,
             }
         }
         while leaving.join_next().await.is_some() {}
         Ok(())
+    }
+
+    /// Makes one session and gives it up again. The name of its edge.
+    ///
+    /// # Errors
+    /// [`AgentError`], with [`Settings::fail_fast`] for whatever came in the way.
+    pub(crate) async fn try_once(mut self) -> Result<String, AgentError> {
+        match self.connect(self.resuming()).await {
+            Ok(session) => Ok(session.established.edge_id),
+            Err(error) => match self.on_failure(error) {
+                Err(error) => Err(error),
+                Ok(_) => Err(AgentError::Unreachable(ConnectError::Lost("no answer".to_owned()))),
+            },
+        }
     }
 
     fn all_deleted(&self) -> Result<(), AgentError> {
@@ -348,15 +367,18 @@ impl Slot {
         if self.shared.settings.transport != Transport::Quic {
             return self.connect_websocket(request).await;
         }
-        let dialled = connect::dial(self.url(), &self.shared.tls).await?;
-        let address = dialled.address;
+        if let Some(proxy) = self.shared.way.proxy(self.url())? {
+            return Err(ConnectError::QuicProxy(proxy.to_string()));
+        }
+        let dialled = connect::dial(self.url(), &self.shared.way).await?;
+        let edge = dialled.route.direct();
         let offer = session::ask_for_quic(dialled).await?;
-        let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
+        let door = offer.zip(edge).and_then(|(offer, edge)| QuicDoor::new(edge, &offer));
         self.connect_quic(door.ok_or(ConnectError::NoQuic)?, request).await
     }
 
     async fn connect_websocket(&self, request: Request) -> Result<Session, ConnectError> {
-        let dialled = connect::dial(self.url(), &self.shared.tls).await?;
+        let dialled = connect::dial(self.url(), &self.shared.way).await?;
         session::establish(dialled, request).await
     }
 
@@ -479,6 +501,12 @@ impl Slot {
         };
         let reason = match ended {
             Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
+            // It has waited for long enough already. Agents that lost one edge look at times of their
+            // own, and so come back spread out.
+            Some(Ok(end @ SessionEnd::Silent)) => {
+                warn!(reason = %end, "the session is over: connecting anew");
+                return Ok(Next::Now);
+            }
             Some(Ok(end)) => end.to_string(),
             Some(Err(error)) => format!("the session's task failed: {error}"),
             None => "the session's task is gone".to_owned(),
@@ -505,7 +533,7 @@ impl Slot {
     fn lane_dialler(&self) -> Dialler {
         Dialler {
             server: self.url().clone(),
-            tls: Arc::clone(&self.shared.tls),
+            way: self.shared.way.clone(),
             max: self.shared.settings.lanes,
         }
     }
@@ -671,10 +699,7 @@ impl Slot {
                 self.same += 1;
                 if self.same < servers { Next::Now } else { Next::SameEdge }
             }
-            ConnectError::Dns { .. }
-            | ConnectError::Tcp { .. }
-            | ConnectError::Lost(_)
-            | ConnectError::Quic(_) => Next::Unreachable(reason),
+            error if error.is_unreachable() => Next::Unreachable(reason),
             _ => Next::TurnedAway { reason, at_least },
         })
     }

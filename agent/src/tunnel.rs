@@ -13,13 +13,17 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 use uniroute_proto::{Message as _, v1};
 
 use crate::{
     Event, MAX_INIT, TunnelError, TunnelSettings,
     files::Files,
-    status::{TunnelState, TunnelStatus},
-    upstream::{Scheme, Upstream, UpstreamError},
+    status::{HealthChange, TunnelState, TunnelStatus, UpstreamStatus},
+    upstream::{
+        Scheme, UpstreamError,
+        pool::{Figures, Member, Pool},
+    },
 };
 
 /// Edges' identifiers of one tunnel that are remembered: one for each session, and those of sessions
@@ -31,8 +35,8 @@ const LATE: Duration = Duration::from_secs(30);
 /// What answers requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
-    /// A local server.
-    Server(Arc<Upstream>),
+    /// A local server, or several that do the same.
+    Server(Arc<Pool>),
     /// A folder.
     Files(Arc<Files>),
 }
@@ -107,7 +111,8 @@ pub(crate) struct Tunnel {
 pub(crate) struct Served {
     pub(crate) settings: TunnelSettings,
     policy: Option<v1::HttpPolicy>,
-    upstream: Arc<Upstream>,
+    /// The local servers of the default route.
+    pool: Arc<Pool>,
     default: Service,
     /// Of the policy's routes. A number that was once another route's is not used again: the edge
     /// goes on for a moment with the numbers that it knows.
@@ -116,6 +121,8 @@ pub(crate) struct Served {
     older: Vec<(u32, Service)>,
     /// Grows with each change.
     revision: u64,
+    /// Its requests are kept for the inspector, under this key.
+    pub(crate) inspect: Option<Arc<str>>,
 }
 
 /// What the edge last said of it.
@@ -128,10 +135,6 @@ struct Live {
     url: String,
     /// Why the edge does not give it.
     refused: Option<String>,
-    /// What is wrong with the local server, as far as requests have shown.
-    fault: Option<String>,
-    /// Grows with each change of `fault`, for each session to tell its edge.
-    fault_changes: u64,
 }
 
 /// A request or connection while it is open.
@@ -147,7 +150,7 @@ impl Served {
     /// `before`: what it takes the place of.
     fn new(settings: TunnelSettings, before: Option<&Self>) -> Result<Self, TunnelError> {
         let mut policy = settings.policy()?;
-        let (upstream, default) = settings.default_service()?;
+        let (pool, default) = settings.default_service()?;
         let first = before.map_or(0, |before| {
             before.routes.iter().chain(&before.older).map(|(number, _)| *number).max().unwrap_or(0)
         });
@@ -159,7 +162,20 @@ impl Served {
         let routes = routes.collect::<Result<_, TunnelError>>()?;
         let older = before.map(|before| before.routes.clone()).unwrap_or_default();
         let revision = before.map_or(0, |before| before.revision + 1);
-        Ok(Self { settings, policy, upstream, default, routes, older, revision })
+        let inspect = settings.inspect.then(|| settings.key.as_str().into());
+        Ok(Self { settings, policy, pool, default, routes, older, revision, inspect })
+    }
+
+    /// The number of the route to a local server; 0 is the default.
+    pub(crate) fn route_to(&self, target: &crate::upstream::Target) -> Option<u32> {
+        if self.settings.kind != TunnelKind::Http {
+            return None;
+        }
+        if self.settings.target == *target {
+            return Some(0);
+        }
+        let mut routes = self.routes.iter().zip(&self.settings.routes);
+        routes.find(|(_, other)| *other == target).map(|((number, _), _)| *number)
     }
 
     /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
@@ -172,13 +188,24 @@ impl Served {
         routes.into_iter().find(|(number, _)| *number == route).map(|(_, service)| service)
     }
 
-    fn sweep(&self) {
-        self.upstream.sweep();
-        for (_, service) in &self.routes {
-            if let Service::Server(upstream) = service {
-                upstream.sweep();
-            }
+    /// All local servers, those of the default route first.
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let routes = self.routes.iter().filter_map(|(_, service)| match service {
+            Service::Server(pool) => Some(pool),
+            Service::Files(_) => None,
+        });
+        std::iter::once(&self.pool).chain(routes)
+    }
+
+    /// What came to all local servers. The time to an answer is the default route's.
+    fn figures(&self) -> Figures {
+        let mut all = Figures { answer_us: self.pool.figures().answer_us, ..Figures::default() };
+        for figures in self.pools().map(|pool| pool.figures()) {
+            all.requests += figures.requests;
+            all.unanswered += figures.unanswered;
+            all.open += figures.open;
         }
+        all
     }
 }
 
@@ -204,9 +231,14 @@ impl Tunnel {
         Arc::clone(&self.served.read())
     }
 
-    /// Where its local server is.
-    pub(crate) fn upstream(&self) -> Arc<Upstream> {
-        Arc::clone(&self.served.read().upstream)
+    /// The local servers of the default route.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.served.read().pool)
+    }
+
+    /// Where the first of them is, for people.
+    fn target(&self) -> String {
+        self.served.read().pool.target().to_string()
     }
 
     /// A request or connection has come; it is open until the answer is dropped.
@@ -227,8 +259,11 @@ impl Tunnel {
             kind: self.kind.wire().into(),
             name_is_hint: wanted.name.is_none() && earlier.is_some(),
             name: wanted.name.clone().or(earlier).unwrap_or_default(),
-            local_url: served.upstream.target().to_string(),
-            response_timeout_ms: millis(wanted.response_timeout),
+            local_url: served.pool.target().to_string(),
+            // The edge counts from when it has sent the request.
+            response_timeout_ms: millis(
+                wanted.response_timeout.map(|limit| limit + wanted.hold_local),
+            ),
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
             idle_timeout_ms: millis(wanted.idle_timeout),
@@ -247,37 +282,39 @@ impl Tunnel {
         known.or_else(|| self.served.read().settings.name.clone()).unwrap_or_default()
     }
 
-    /// What the last request showed of the local server.
+    /// A request got no answer from a local server.
+    pub(crate) fn unanswered(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the last request showed of the first local server, where a request has no turn.
     pub(crate) fn report(&self, error: Option<&UpstreamError>) {
-        if error.is_some() {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        let mut live = self.live.lock();
-        if error.is_none() && live.fault.is_none() {
-            return;
-        }
-        let fault = error.map(|error| error.message.clone());
-        if live.fault != fault {
-            live.fault = fault;
-            live.fault_changes += 1;
-        }
+        self.pool().report(0, error);
     }
 
-    /// How the local server is, for the edge that calls the tunnel `tunnel_id`, and how often that has
-    /// changed.
-    pub(crate) fn health(&self, tunnel_id: Bytes) -> (u64, v1::UpstreamHealth) {
-        let live = self.live.lock();
-        let health = v1::UpstreamHealth {
-            tunnel_id,
-            healthy: live.fault.is_none(),
-            reason: live.fault.clone().unwrap_or_default(),
-        };
-        (live.fault_changes, health)
-    }
-
-    /// How often the local server's health has changed.
-    pub(crate) fn health_changes(&self) -> u64 {
-        self.live.lock().fault_changes
+    /// What the edge that calls the tunnel `id` is to hear of the local servers; nothing if it knows
+    /// already. `figures`: of what came since, too.
+    pub(crate) fn news(
+        &self,
+        id: &Bytes,
+        said: &mut Said,
+        figures: bool,
+    ) -> Option<v1::UpstreamHealth> {
+        let served = self.served();
+        let health = served.pool.health()?;
+        let now = served.figures();
+        let moved = figures && (now.requests != said.requests || now.open != said.open);
+        if said.health.as_ref() == Some(&health) && !moved {
+            return None;
+        }
+        *said = Said { health: Some(health.clone()), requests: now.requests, open: now.open };
+        Some(v1::UpstreamHealth {
+            tunnel_id: id.clone(),
+            healthy: health.is_ok(),
+            reason: health.err().unwrap_or_default(),
+            latency_ms: u32::try_from(now.answer_us.div_ceil(1_000)).unwrap_or(u32::MAX),
+            open: u32::try_from(now.open).unwrap_or(u32::MAX),
+        })
     }
 
     /// The edge does not give it.
@@ -321,22 +358,25 @@ impl Tunnel {
             url: live.url,
             state,
             reason,
-            upstreams: self.upstream_statuses(live.fault),
+            upstreams: self.upstreams(),
             requests: self.requests.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             open: self.open.load(Ordering::Relaxed),
         }
     }
 
-    fn upstream_statuses(&self, fault: Option<String>) -> Vec<crate::status::UpstreamStatus> {
-        vec![crate::status::UpstreamStatus {
-            url: self.upstream().target().to_string(),
-            healthy: fault.as_ref().map(|_| false),
-            reason: fault.unwrap_or_default(),
-            since_ms: 0,
-            history: Vec::new(),
-        }]
+    /// What is known of its local servers, those of the default route first.
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        self.served().pools().flat_map(|pool| pool.status()).collect()
     }
+}
+
+/// What one session's edge was told of a tunnel's local servers.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    health: Option<Result<(), String>>,
+    requests: u64,
+    open: u64,
 }
 
 /// Nothing is 0, and nothing else is.
@@ -477,7 +517,7 @@ impl Tunnels {
             key: created.key.clone(),
             name: created.name.clone(),
             url: created.public_url.clone(),
-            upstream: tunnel.upstream().target().to_string(),
+            upstream: tunnel.target(),
         });
         self.paused(tunnel, created.state());
     }
@@ -509,8 +549,41 @@ impl Tunnels {
         self.all.read().iter().map(|tunnel| tunnel.status(connected)).collect()
     }
 
+    /// All local servers that there are now.
+    pub(crate) fn checked(&self) -> Vec<Arc<Member>> {
+        let served = self.all().into_iter().map(|tunnel| tunnel.served());
+        served
+            .flat_map(|served| {
+                served.pools().flat_map(|pool| pool.members().to_vec()).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Tells of changes of local servers' health that nobody was told of.
+    pub(crate) fn tell_health(&self) {
+        self.all().iter().for_each(|tunnel| self.tell_health_of(tunnel));
+    }
+
+    /// The same of one tunnel's.
+    pub(crate) fn tell_health_of(&self, tunnel: &Tunnel) {
+        let served = tunnel.served();
+        for (upstream, HealthChange { healthy, reason, .. }) in
+            served.pools().flat_map(|pool| pool.untold())
+        {
+            match healthy {
+                true => info!(tunnel = tunnel.key, upstream, "a local server answers again"),
+                false => {
+                    warn!(tunnel = tunnel.key, upstream, reason, "a local server does not answer")
+                }
+            }
+            self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
+        }
+    }
+
     pub(crate) fn sweep(&self) {
-        self.all.read().iter().for_each(|tunnel| tunnel.served().sweep());
+        for tunnel in self.all() {
+            tunnel.served().pools().for_each(|pool| pool.sweep());
+        }
         let mut gone = self.gone.lock();
         for (_, tunnel) in gone.extract_if(.., |(since, _)| since.elapsed() >= LATE) {
             let ids = std::mem::take(&mut tunnel.live.lock().ids);
@@ -557,7 +630,7 @@ mod tests {
     fn t23_routes_lead_to_the_agents_own_targets() {
         let tunnel = Tunnel::new(settings()).unwrap().served();
         let server = |route| match tunnel.service(route) {
-            Some(Service::Server(upstream)) => upstream.target().to_string(),
+            Some(Service::Server(pool)) => pool.target().to_string(),
             other => panic!("{other:?}"),
         };
         assert_eq!(server(0), "http://localhost:3000");
@@ -616,7 +689,7 @@ mod tests {
         let tunnels = tunnels(vec![named("a", "1")]);
         let wrong = TunnelSettings { routes: vec!["4".parse().unwrap()], ..named("b", "2") };
         assert!(tunnels.apply(vec![named("a", "3"), wrong]).is_err());
-        assert_eq!(tunnels.all()[0].upstream().target().to_string(), "http://localhost:1");
+        assert_eq!(tunnels.all()[0].target(), "http://localhost:1");
         assert_eq!(tunnels.all().len(), 1);
     }
 
@@ -629,7 +702,7 @@ mod tests {
         tunnels.apply(vec![next]).unwrap();
         let served = tunnels.all()[0].served();
         let leads_to = |route| match served.service(route) {
-            Some(Service::Server(upstream)) => upstream.target().to_string(),
+            Some(Service::Server(pool)) => pool.target().to_string(),
             Some(Service::Files(_)) => "files".to_owned(),
             None => "nowhere".to_owned(),
         };

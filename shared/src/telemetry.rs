@@ -45,6 +45,26 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// What is logged: a level (`info`) or a list of directives (`info,uniroute_edge=debug`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = TelemetryError;
+
+    fn from_str(text: &str) -> Result<Self, TelemetryError> {
+        filter(text).map(|_| Self(text.to_owned()))
+    }
+}
+
 /// A logging setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TelemetryError {

@@ -1,13 +1,11 @@
 //! What the service manager is told of the agent: systemd, or what speaks its protocol.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use uniroute_agent::{
     Status,
     status::{TunnelState, TunnelStatus},
@@ -15,81 +13,126 @@ use uniroute_agent::{
 
 /// Between two looks at the agent.
 const LOOK: Duration = Duration::from_millis(500);
+/// The service does what it is there for.
+const READY: &str = "READY=1";
 /// Longest text of the agent's state, in characters.
 const MAX_STATUS: usize = 400;
 
-/// Tells the service manager how the agent is, where there is one that wants to know.
+/// What waits to be told; later news are left out.
+const WAITING: usize = 16;
+
+/// Hears what there is to tell.
 #[derive(Clone, Debug)]
-pub(crate) struct Notifier {
-    on: bool,
-    stopping: Arc<AtomicBool>,
+pub(crate) struct Notifier(Option<mpsc::Sender<News>>);
+
+/// What the agent does not tell of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Reloading,
+    Reloaded,
+    Stopping,
+}
+
+/// Tells the service manager how the agent is, where there is one that wants to know.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    news: Option<mpsc::Receiver<News>>,
+    ready: bool,
+    stopping: bool,
 }
 
 impl Notifier {
     /// As the manager has said it in the environment.
-    pub(crate) fn from_environment() -> Self {
-        Self { on: std::env::var_os("NOTIFY_SOCKET").is_some(), stopping: Arc::default() }
-    }
-
-    /// Tells what the agent says of itself for as long as this is polled, and that its runtime turns:
-    /// to be polled by the one that serves.
-    pub(crate) async fn watch(&self, look: impl Fn() -> Status) {
-        if !self.on {
-            return std::future::pending().await;
-        }
-        let watchdog = send::watchdog();
-        let mut tick = tokio::time::interval(watchdog.map_or(LOOK, |period| LOOK.min(period / 3)));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut alive_at: Option<tokio::time::Instant> = None;
-        let (mut ready, mut said) = (false, String::new());
-        loop {
-            tick.tick().await;
-            let status = look();
-            let mut news = Vec::new();
-            let text = text(&status);
-            if text != said {
-                news.push(format!("STATUS={text}"));
-                said = text;
-            }
-            if !ready && is_ready(&status) && !self.stopping.load(Ordering::Relaxed) {
-                news.push("READY=1".to_owned());
-                ready = true;
-            }
-            let due = |period: Duration| alive_at.is_none_or(|at| at.elapsed() * 3 >= period);
-            if watchdog.is_some_and(due) {
-                news.push("WATCHDOG=1".to_owned());
-                alive_at = Some(tokio::time::Instant::now());
-            }
-            self.send(news).await;
-        }
+    pub(crate) fn from_environment() -> (Self, Watch) {
+        let on = std::env::var_os("NOTIFY_SOCKET").is_some();
+        let (sender, receiver) = on.then(|| mpsc::channel(WAITING)).unzip();
+        (Self(sender), Watch { news: receiver, ready: false, stopping: false })
     }
 
     /// The settings are about to be read again.
-    #[allow(dead_code, reason = "who reads them again says it")]
-    pub(crate) async fn reloading(&self) {
-        let mut news = vec!["RELOADING=1".to_owned()];
-        news.extend(send::monotonic());
-        self.send(news).await;
+    pub(crate) fn reloading(&self) {
+        self.tell(News::Reloading);
     }
 
     /// They were.
-    #[allow(dead_code, reason = "who reads them again says it")]
-    pub(crate) async fn reloaded(&self) {
-        self.send(vec!["READY=1".to_owned()]).await;
+    pub(crate) fn reloaded(&self) {
+        self.tell(News::Reloaded);
     }
 
     /// The agent ends as soon as its open requests are over.
-    pub(crate) async fn stopping(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        self.send(vec!["STOPPING=1".to_owned()]).await;
+    pub(crate) fn stopping(&self) {
+        self.tell(News::Stopping);
     }
 
-    /// A manager that does not read must not stop the tunnels, so another thread writes.
-    async fn send(&self, news: Vec<String>) {
-        if self.on && !news.is_empty() {
-            let _ = tokio::task::spawn_blocking(move || send::send(&news.join("\n"))).await;
+    fn tell(&self, news: News) {
+        if let Some(sender) = &self.0 {
+            let _ = sender.try_send(news);
         }
     }
+}
+
+impl Watch {
+    /// Tells what the agent says of itself for as long as this is polled, and that its runtime turns:
+    /// to be polled by the one that serves.
+    pub(crate) async fn run(&mut self, look: impl Fn() -> Status) {
+        if self.news.is_none() {
+            return std::future::pending().await;
+        }
+        let watchdog = send::watchdog();
+        let mut tick = interval(watchdog.map_or(LOOK, |period| LOOK.min(period / 3)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut said, mut alive_at) = (String::new(), None::<Instant>);
+        loop {
+            let mut lines = tokio::select! {
+                _ = tick.tick() => Vec::new(),
+                Some(news) = next(&mut self.news) => self.lines(news),
+            };
+            let status = look();
+            let text = text(&status);
+            if text != said {
+                lines.push(format!("STATUS={text}"));
+                said = text;
+            }
+            if !self.ready && !self.stopping && is_ready(&status) {
+                lines.push(READY.to_owned());
+                self.ready = true;
+            }
+            let due = |period: Duration| alive_at.is_none_or(|at| at.elapsed() * 3 >= period);
+            if watchdog.is_some_and(due) {
+                lines.push("WATCHDOG=1".to_owned());
+                alive_at = Some(Instant::now());
+            }
+            // A manager that does not read must not stop the tunnels, so another thread writes.
+            let _ = tokio::task::spawn_blocking(move || send::send(&lines)).await;
+        }
+    }
+
+    /// The agent has ended.
+    pub(crate) fn end(mut self) {
+        if let Some(mut news) = self.news.take() {
+            while let Ok(news) = news.try_recv() {
+                send::send(&self.lines(news));
+            }
+        }
+    }
+
+    fn lines(&mut self, news: News) -> Vec<String> {
+        match news {
+            News::Reloading => {
+                std::iter::once("RELOADING=1".to_owned()).chain(send::monotonic()).collect()
+            }
+            // Who was not ready before is not ready by this.
+            News::Reloaded => self.ready.then(|| READY.to_owned()).into_iter().collect(),
+            News::Stopping => {
+                self.stopping = true;
+                vec!["STOPPING=1".to_owned()]
+            }
+        }
+    }
+}
+
+async fn next(news: &mut Option<mpsc::Receiver<News>>) -> Option<News> {
+    news.as_mut()?.recv().await
 }
 
 /// The edge has said something of each tunnel, and serves one at least: whoever waits for the agent
@@ -132,9 +175,11 @@ mod send {
 
     use sd_notify::NotifyState;
 
-    pub(super) fn send(news: &str) {
-        // Who does not hear us does not want to.
-        let _ = sd_notify::notify(&[NotifyState::Custom(news)]);
+    pub(super) fn send(lines: &[String]) {
+        if !lines.is_empty() {
+            // Who does not hear us does not want to.
+            let _ = sd_notify::notify(&[NotifyState::Custom(&lines.join("\n"))]);
+        }
     }
 
     /// How often the manager wants a sign of life.
@@ -151,7 +196,7 @@ mod send {
 mod send {
     use std::time::Duration;
 
-    pub(super) fn send(_: &str) {}
+    pub(super) fn send(_: &[String]) {}
 
     pub(super) fn watchdog() -> Option<Duration> {
         None
