@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod output;
 mod reload;
+mod service;
 
 use std::{
     io::{self, Write as _},
@@ -29,6 +30,7 @@ use crate::{
     config::{Selection, SettingsError},
     output::{Show, Shown, seen::Snapshot},
     reload::Reloader,
+    service::notify::Notifier,
 };
 
 #[global_allocator]
@@ -136,19 +138,26 @@ fn run(plan: Plan) -> Result<(), Failure> {
         let handle = agent.handle();
         let url = bound.as_ref().map(Bound::url);
         let _found = register(&plan.state_dir, url.clone(), plan.selection.as_ref());
-        let (reloading, reload) = plan.selection.map(|s| reload_by(s, handle.clone())).unzip();
+        let (notifier, mut watch) = Notifier::from_environment();
+        let reload_by = |selection| reload_by(selection, handle.clone(), &notifier);
+        let (reloading, reload) = plan.selection.map(reload_by).unzip();
         let local = Local::new(handle.clone());
         let local = match reload {
             Some(reload) => local.with_reload(reload),
             None => local,
         };
         let local = bound.map(|bound| serve_locally(bound, local));
-        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let asked = handle.clone();
+        let ask = Box::new(move || Snapshot::of(&asked.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         if let Some(url) = &url {
             shown.inspector(url);
         }
-        let result = until_signalled(agent, &shown).await;
+        let result = tokio::select! {
+            result = until_signalled(agent, &shown, &notifier) => result,
+            () = watch.run(|| handle.status()) => Ok(()),
+        };
+        watch.end();
         drop((local, reloading));
         // The last events are still to be shown.
         shown.end().await;
@@ -165,10 +174,15 @@ fn serve_locally(bound: Bound, local: Local) -> DropGuard {
 
 /// Reads the config file again, now and then, while the first value lives, and whenever the second is
 /// called.
-fn reload_by(selection: Selection, handle: Handle) -> (JoinSet<()>, local::Reload) {
+fn reload_by(
+    selection: Selection,
+    handle: Handle,
+    notifier: &Notifier,
+) -> (JoinSet<()>, local::Reload) {
     let (reloader, asker) = Reloader::new(selection, handle);
+    let (before, after) = (notifier.clone(), notifier.clone());
     let mut running = JoinSet::new();
-    running.spawn(reloader.run(|| {}, |_| {}));
+    running.spawn(reloader.run(move || before.reloading(), move |_| after.reloaded()));
     (running, Arc::new(move || asker.reload()))
 }
 
@@ -187,15 +201,17 @@ fn register(
         .ok()
 }
 
-async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
+async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
     tokio::select! {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
+        () = shown.gone() => stop.cancel(),
     }
     shown.draining();
+    notifier.stopping();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),
