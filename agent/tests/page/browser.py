@@ -112,7 +112,7 @@ class Tab:
         """Waits until the expression holds."""
         until = time.monotonic() + BOUND
         while True:
-            if self.run(f"Boolean({script})"):
+            if self.run(f"(() => {{ try {{ return Boolean({script}); }} catch {{ return false; }} }})()"):
                 return
             if time.monotonic() > until:
                 raise Failed(f"not within {BOUND} s: {what}\n{self.run('location.hash')} {self.run('document.body.innerText')[-900:]}\n{self.complaints()}")
