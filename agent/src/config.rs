@@ -1,137 +1,71 @@
 //! What people write (flags, environment, file) and what the agent uses, apart from each other.
 
+pub(crate) mod agent;
+pub(crate) mod inspector;
 pub(crate) mod policy;
+pub(crate) mod schema;
+pub(crate) mod tunnel;
+pub(crate) mod values;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use uniroute_agent::{
-    Congestion, FileSettings, Transport, TransportError, TunnelError, TunnelKind, TunnelSettings,
-    connect::{ServerUrl, ServerUrlError},
-    upstream::{ProtocolError, TargetError, Trust},
-};
-use uniroute_proto::v1;
+use uniroute_agent::TunnelSettings;
 use uniroute_shared::{
-    config_file::{self, ConfigError},
-    id::{AgentId, Subdomain, SubdomainError, Token, TokenError},
-    lanes::MAX_LANES,
-    network::Network,
-    policy::password,
-    proxy_protocol::UnknownVersion,
+    config_file::{self, ConfigError, Fault},
+    id::{AgentId, Token, TokenError},
 };
 
-use self::policy::{FileHeaders, FileRoute, FileWebhook, HostHeader, User};
+use self::{
+    agent::AgentSection,
+    tunnel::{Hashes, TunnelFault},
+};
+pub(crate) use self::{inspector::InspectorPlan, tunnel::FileTunnel};
 
 /// The file that `config init` writes.
 pub(crate) const SAMPLE: &str = include_str!("uniroute.sample.toml");
 
-/// The config file as it is written.
-#[derive(Debug, Default, Deserialize)]
+/// Keys that were at the top of the file before there was a section for them.
+const MOVED: [&str; 6] =
+    ["server", "token_file", "transport", "quic_gso", "quic_congestion", "lanes"];
+
+/// The config file of uniroute, as it is written. Relative paths in it begin at its folder.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "uniroute.toml")]
 pub(crate) struct File {
-    /// Always 1; checked before anything else.
+    /// Always 1.
     #[serde(rename = "version")]
+    #[schemars(with = "u32", range(min = 1, max = 1))]
     _version: Option<u32>,
-    /// URL of the edge.
-    pub(crate) server: Option<String>,
-    /// Holds the token.
-    pub(crate) token_file: Option<PathBuf>,
-    /// `auto`, `ws` or `quic`.
-    transport: Option<String>,
-    /// Whether the kernel may cut long sends over QUIC into datagrams.
-    pub(crate) quic_gso: Option<bool>,
-    /// What decides how much is sent over QUIC.
-    pub(crate) quic_congestion: Option<Congestion>,
-    /// Connections for long bodies beside the session's own.
-    lanes: Option<usize>,
-    /// By the word that `start` takes.
+    /// What belongs to the agent as a whole.
+    #[serde(default)]
+    pub(crate) agent: AgentSection,
+    /// Tunnels, by the word that `uniroute start` takes.
     #[serde(default)]
     pub(crate) tunnels: BTreeMap<String, FileTunnel>,
+    /// For faults that show later.
+    #[serde(skip)]
+    source: Source,
 }
 
-/// The section `[tunnels.NAME]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FileTunnel {
-    /// What it carries: `http`, `tcp`, `tls` or `udp`.
-    #[serde(default)]
-    pub(crate) kind: TunnelKind,
-    /// The local server.
-    pub(crate) upstream: String,
-    /// The public port wanted, of tcp and udp; 0: the edge chooses one.
-    pub(crate) port: Option<u16>,
-    /// Seconds for which nothing may move on a connection or flow, or, of http, while a body is under
-    /// way; 0: for ever.
-    pub(crate) idle_timeout: Option<f64>,
-    /// `v1` or `v2`: the local server of a tcp or tls tunnel is told who the visitor is.
-    pub(crate) proxy_protocol: Option<String>,
-    /// The public name wanted; the edge chooses one otherwise.
-    pub(crate) name: Option<String>,
-    /// PEM file with the authorities for an https upstream.
-    pub(crate) upstream_ca: Option<PathBuf>,
-    /// Takes any certificate of an https upstream.
-    #[serde(default)]
-    pub(crate) insecure_upstream: bool,
-    /// `auto`, `http1` or `h2`.
-    pub(crate) upstream_protocol: Option<String>,
-    /// Seconds for a connection to the local server.
-    pub(crate) connect_timeout: Option<f64>,
-    /// Seconds for its answer to begin; 0: for ever.
-    pub(crate) response_timeout: Option<f64>,
-    /// Of folders: the file for pages that are not there.
-    pub(crate) file_fallback: Option<String>,
-    /// Of folders: show what begins with a dot.
-    #[serde(default)]
-    pub(crate) file_dotfiles: bool,
+/// A file's text, which may hold secrets, and the name that it was read by.
+#[derive(Default)]
+struct Source {
+    name: String,
+    text: String,
+}
 
-    // The policy. One by one, since serde can't refuse unknown keys in what is flattened.
-    /// `preserve`, `rewrite` or a host.
-    pub(crate) host_header: Option<HostHeader>,
-    /// Of what the local server gets.
-    #[serde(default)]
-    pub(crate) request_headers: FileHeaders,
-    /// Of what the visitor gets.
-    #[serde(default)]
-    pub(crate) response_headers: FileHeaders,
-    /// Paths that go to other local servers.
-    #[serde(default)]
-    pub(crate) routes: Vec<FileRoute>,
-    /// http is sent to https.
-    #[serde(default)]
-    pub(crate) redirect_https: bool,
-    /// Who may come in, each as USER:PASSWORD or USER:HASH.
-    #[serde(default)]
-    pub(crate) basic_auth: Vec<User>,
-    /// The same, one a line.
-    pub(crate) basic_auth_file: Option<PathBuf>,
-    /// A variable with the same.
-    pub(crate) basic_auth_env: Option<String>,
-    /// The local server gets the password too.
-    #[serde(default)]
-    pub(crate) basic_auth_forward: bool,
-    /// Networks that visitors may come from.
-    #[serde(default)]
-    pub(crate) allow: Vec<Network>,
-    /// Networks that they may not come from.
-    #[serde(default)]
-    pub(crate) deny: Vec<Network>,
-    /// Whose signatures are checked.
-    pub(crate) webhook: Option<FileWebhook>,
-    /// Longest body of a request in bytes; 0: any.
-    pub(crate) max_body: Option<u64>,
-    /// Seconds for a request and its answer in all; 0: for ever.
-    pub(crate) total_timeout: Option<f64>,
-    /// Answers are compressed.
-    #[serde(default)]
-    pub(crate) compression: bool,
-    /// HTML for failures.
-    pub(crate) error_page: Option<PathBuf>,
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 /// Why the settings can't be used.
@@ -139,48 +73,24 @@ pub(crate) struct FileTunnel {
 pub(crate) enum SettingsError {
     #[error(transparent)]
     File(#[from] ConfigError),
-    #[error("{0}: {1}")]
-    Server(&'static str, ServerUrlError),
-    #[error("transport {0:?}: {1}")]
-    Transport(String, TransportError),
-    #[error("lanes is {0}; there can be 0 to {MAX_LANES}")]
-    Lanes(usize),
-    #[error("tunnel {0:?}: {1}")]
-    Target(String, TargetError),
-    #[error("tunnel {0:?}: the name {1:?}: {2}")]
-    Name(String, String, SubdomainError),
-    #[error("tunnel {0:?}: {1} is {2}, which is no number of seconds from 0 to 86400")]
-    Seconds(String, &'static str, f64),
-    #[error("tunnel {key:?}: {what}: cannot read {}: {error}", path.display())]
-    PolicyFile { key: String, what: &'static str, path: PathBuf, error: io::Error },
-    #[error("tunnel {0:?}: {1}: the environment variable {2} is not set")]
-    NoVariable(String, &'static str, String),
-    #[error("tunnel {0:?}: {1}: its secrets come from one file or one environment variable")]
-    WhichSecret(String, &'static str),
-    #[error("tunnel {0:?}: basic_auth: {1}")]
-    Users(String, String),
-    #[error(transparent)]
-    Tunnel(#[from] TunnelError),
-    #[error("tunnel {0:?}: upstream_protocol is {1:?}: {2}")]
-    Protocol(String, String, ProtocolError),
-    #[error("tunnel {0:?}: {1} is not for {2} tunnels")]
-    NotOfKind(String, &'static str, &'static str),
-    #[error("tunnel {0:?}: {1}")]
-    ProxyProtocol(String, UnknownVersion),
-    #[error(
-        "tunnel {0:?}: idle_timeout can't be 0 for udp: nothing else tells that a flow is over, and so each would stay for ever"
-    )]
-    EndlessFlows(String),
-    #[error("tunnel {0:?}: upstream_ca and insecure_upstream exclude each other")]
-    Trust(String),
-    #[error("cannot read the token file {0}: {1}")]
-    TokenFile(PathBuf, io::Error),
-    #[error("the token in {0}: {1}")]
+    /// In what the command line or the environment says of a tunnel.
+    #[error("{}", flags(.0))]
+    Flags(Vec<TunnelFault>),
+    /// In what it says of the agent.
+    #[error("{0}")]
+    Agent(String),
+    #[error("cannot read the token file {}: {error}. {}", path.display(), token_hint(error))]
+    TokenFile { path: PathBuf, error: io::Error },
+    #[error("the token in {0}: {1}. `uniroute login` asks for one and stores it")]
     Token(String, TokenError),
     #[error(
-        "no token. Give one by UNIROUTE_TOKEN, by UNIROUTE_TOKEN_FILE or --token-file FILE (`-` reads standard input), or by token_file in the config file. `uniroute-edge dev` prints where its token is"
+        "no token. `uniroute login` asks for one and stores it; or give one by UNIROUTE_TOKEN, or by --token-file FILE (`-` reads standard input). `uniroute-edge dev` prints where its token is"
     )]
     NoToken,
+    #[error("which edge? Say --server URL, such as --server https://tunnels.example.com")]
+    NoServer,
+    #[error("no answer can be read: {0}")]
+    Ask(io::Error),
     #[error("no tunnel {name:?} in {file}; there are: {known}")]
     NoTunnel { name: String, file: String, known: String },
     #[error("{0} has no tunnels: add [tunnels.NAME] with upstream = \"3000\"")]
@@ -189,9 +99,73 @@ pub(crate) enum SettingsError {
     WhichTunnels { file: String, known: String },
 }
 
+impl SettingsError {
+    /// 2 for what the command line says or does not say, 6 for a name that can't be had, 3 for what
+    /// is in files.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Flags(faults) if faults.iter().any(|fault| fault.key == "name") => 6,
+            Self::Flags(faults) if faults.iter().all(|fault| fault.unreadable) => 3,
+            Self::Flags(_)
+            | Self::Agent(_)
+            | Self::NoToken
+            | Self::NoServer
+            | Self::WhichTunnels { .. } => 2,
+            _ => 3,
+        }
+    }
+}
+
+/// A fault of each line.
+fn flags(faults: &[TunnelFault]) -> String {
+    let line = |fault: &TunnelFault| match fault.key.as_str() {
+        "upstream" => fault.what.clone(),
+        key => format!("--{}: {}", key.replace(['_', '.'], "-"), fault.what),
+    };
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn token_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "Its owner is another user, or its mode keeps you out: look with `ls -l`"
+        }
+        io::ErrorKind::NotFound => "`uniroute login` asks for a token and stores it",
+        _ => "It has to be a file with the token in its first line",
+    }
+}
+
 impl File {
+    /// Reads a file and checks each value for itself.
     pub(crate) fn load(path: &Path) -> Result<Self, SettingsError> {
-        Ok(config_file::load(path)?)
+        let text = fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { file: path.to_owned(), source })?;
+        let file = Self::parse_at(&text, path)?;
+        match file.agent.exposed(path) {
+            Some(what) => Err(file.wrong([("agent.proxy".to_owned(), what)])),
+            None => Ok(file),
+        }
+    }
+
+    /// The same for a text that is to stand at `path`.
+    pub(crate) fn parse_at(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        let mut file = Self::parse(text, &path.display().to_string())?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            file.rebase(folder);
+        }
+        Ok(file)
+    }
+
+    /// The same for any text; its paths stay as they are.
+    pub(crate) fn parse(text: &str, name: &str) -> Result<Self, SettingsError> {
+        let mut file: Self = config_file::parse(text, name).map_err(moved)?;
+        file.source = Source { name: name.to_owned(), text: text.to_owned() };
+        Ok(file)
+    }
+
+    fn rebase(&mut self, folder: &Path) {
+        self.agent.rebase(folder);
+        self.tunnels.values_mut().for_each(|tunnel| tunnel.rebase(folder));
     }
 
     /// The file at the usual place, if there is one.
@@ -200,176 +174,125 @@ impl File {
         if path.exists() { Self::load(&path) } else { Ok(Self::default()) }
     }
 
-    /// The tunnels with these names, or all.
-    pub(crate) fn select(
-        &self,
-        file: &Path,
-        names: &[String],
-        all: bool,
-    ) -> Result<Vec<TunnelSettings>, SettingsError> {
-        let file = file.display().to_string();
-        let known = || self.tunnels.keys().cloned().collect::<Vec<_>>().join(", ");
-        if self.tunnels.is_empty() {
-            return Err(SettingsError::NoTunnels(file));
-        }
-        if all {
-            return self.tunnels.iter().map(|(key, tunnel)| tunnel.settings(key)).collect();
-        }
-        if names.is_empty() {
-            return Err(SettingsError::WhichTunnels { file, known: known() });
-        }
-        let mut names = names.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        let one = |name: &String| match self.tunnels.get(name) {
-            Some(tunnel) => tunnel.settings(name),
-            None => Err(SettingsError::NoTunnel {
-                name: name.clone(),
-                file: file.clone(),
-                known: known(),
-            }),
-        };
-        names.iter().map(one).collect()
+    /// Every fault of the agent's section.
+    pub(crate) fn check_agent(&self) -> Result<(), SettingsError> {
+        let faults: Vec<_> = self.agent_faults().collect();
+        if faults.is_empty() { Ok(()) } else { Err(self.wrong(faults)) }
     }
 
-    pub(crate) fn transport(&self) -> Result<Option<Transport>, SettingsError> {
-        let parse = |text: &String| {
-            text.parse().map_err(|error| SettingsError::Transport(text.clone(), error))
-        };
-        self.transport.as_ref().map(parse).transpose()
-    }
-
-    pub(crate) fn lanes(&self) -> Result<Option<usize>, SettingsError> {
-        match self.lanes {
-            Some(lanes) if lanes > MAX_LANES => Err(SettingsError::Lanes(lanes)),
-            lanes => Ok(lanes),
-        }
+    fn agent_faults(&self) -> impl Iterator<Item = (String, String)> {
+        self.agent.faults().into_iter().map(|(key, what)| (format!("agent.{key}"), what))
     }
 
     /// Every fault that shows without connecting.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
-        if let Some(server) = &self.server {
-            server_url("server", server)?;
-        }
-        self.transport()?;
-        self.lanes()?;
-        self.tunnels
-            .iter()
-            .try_for_each(|(key, tunnel)| tunnel.settings_with(key, policy::no_hash).map(|_| ()))
-    }
-}
-
-impl FileTunnel {
-    /// Checked settings. Passwords are hashed, which takes a moment for each.
-    pub(crate) fn settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
-        self.settings_with(key, password::hash)
+        let hashes = Hashes::none();
+        let of_agent = self.agent_faults();
+        let tunnels = self.tunnels.iter().map(|(key, tunnel)| tunnel.settings(key, &hashes));
+        let of_tunnels = tunnels.filter_map(Result::err).flatten().map(place);
+        let faults: Vec<_> = of_agent.chain(of_tunnels).collect();
+        if faults.is_empty() { Ok(()) } else { Err(self.wrong(faults)) }
     }
 
-    /// The same where nobody will be let in by them.
-    pub(crate) fn quick_settings(&self, key: &str) -> Result<TunnelSettings, SettingsError> {
-        self.settings_with(key, policy::no_hash)
+    /// Faults with their places, from the top of the file to its end.
+    fn wrong(&self, faults: impl IntoIterator<Item = (String, String)>) -> SettingsError {
+        let Source { name, text } = &self.source;
+        let fault =
+            |(path, what): (String, String)| config_file::fault_at(text, name, &path, &what);
+        let mut faults: Vec<_> = faults.into_iter().map(fault).collect();
+        faults.sort_by_key(|fault| (fault.line, fault.column));
+        SettingsError::File(ConfigError::Invalid(faults))
     }
 
-    fn settings_with(
+    /// The settings of a tunnel of this file.
+    pub(crate) fn settings(
         &self,
         key: &str,
-        hash: policy::Hasher,
-    ) -> Result<TunnelSettings, SettingsError> {
-        self.check_kind(key)?;
-        let settings = TunnelSettings::of_kind(self.kind, key, &self.upstream);
-        let mut settings = settings.map_err(|e| SettingsError::Target(key.to_owned(), e))?;
-        if let Some(name) = &self.name {
-            Subdomain::parse(name)
-                .map_err(|error| SettingsError::Name(key.to_owned(), name.clone(), error))?;
-        }
-        settings.name.clone_from(&self.name);
-        settings.port = self.port.filter(|port| *port != 0);
-        settings.proxy_protocol = match &self.proxy_protocol {
-            None => None,
-            Some(text) => {
-                let version = text.parse();
-                Some(version.map_err(|e| SettingsError::ProxyProtocol(key.to_owned(), e))?)
-            }
-        };
-        settings.trust = match (&self.upstream_ca, self.insecure_upstream) {
-            (Some(_), true) => return Err(SettingsError::Trust(key.to_owned())),
-            (Some(path), false) => Trust::CaFile(path.clone()),
-            (None, true) => Trust::Insecure,
-            (None, false) => Trust::System,
-        };
-        if let Some(text) = &self.upstream_protocol {
-            settings.protocol = text
-                .parse()
-                .map_err(|error| SettingsError::Protocol(key.to_owned(), text.clone(), error))?;
-        }
-        if let Some(limit) = self.connect_timeout {
-            settings.connect_timeout = seconds(key, "connect_timeout", limit)?;
-        }
-        if let Some(limit) = self.response_timeout {
-            let limit = seconds(key, "response_timeout", limit)?;
-            settings.response_timeout = (!limit.is_zero()).then_some(limit);
-        }
-        settings.files =
-            FileSettings { fallback: self.file_fallback.clone(), dotfiles: self.file_dotfiles };
-        let (policy, routes) = self.policy(key, hash)?;
-        if self.kind == TunnelKind::Http {
-            (settings.policy, settings.routes) = (policy, routes);
-            settings.policy()?;
-        } else {
-            settings.idle_timeout = self.idle(key)?;
-            let only_idle =
-                v1::HttpPolicy { idle_timeout_ms: policy.idle_timeout_ms, ..Default::default() };
-            if policy != only_idle {
-                let kind = self.kind.as_str();
-                return Err(SettingsError::NotOfKind(
-                    key.to_owned(),
-                    "what is done with requests",
-                    kind,
-                ));
-            }
-        }
-        Ok(settings)
-    }
-
-    fn idle(&self, key: &str) -> Result<Option<Duration>, SettingsError> {
-        let Some(limit) = self.idle_timeout else { return Ok(None) };
-        let limit = seconds(key, "idle_timeout", limit)?;
-        if limit.is_zero() && self.kind == TunnelKind::Udp {
-            return Err(SettingsError::EndlessFlows(key.to_owned()));
-        }
-        Ok((!limit.is_zero()).then_some(limit))
-    }
-
-    /// A key that means nothing for this kind was meant for something else.
-    fn check_kind(&self, key: &str) -> Result<(), SettingsError> {
-        use TunnelKind::{Http, Tcp, Tls, Udp};
-        let rules: [(&str, bool, &[TunnelKind]); 6] = [
-            ("port", self.port.is_some(), &[Tcp, Udp]),
-            ("upstream_protocol", self.upstream_protocol.is_some(), &[Http]),
-            ("proxy_protocol", self.proxy_protocol.is_some(), &[Tcp, Tls]),
-            ("upstream_ca", self.upstream_ca.is_some(), &[Http]),
-            ("insecure_upstream", self.insecure_upstream, &[Http]),
-            ("response_timeout", self.response_timeout.is_some(), &[Http]),
-        ];
-        for (what, said, kinds) in rules {
-            if said && !kinds.contains(&self.kind) {
-                let kind = self.kind.as_str();
-                return Err(SettingsError::NotOfKind(key.to_owned(), what, kind));
-            }
-        }
-        Ok(())
+        hashes: &Hashes,
+    ) -> Option<Result<TunnelSettings, SettingsError>> {
+        let settings = self.tunnels.get(key)?.settings(key, hashes);
+        Some(settings.map_err(|faults| self.wrong(faults.into_iter().map(place))))
     }
 }
 
-fn seconds(key: &str, what: &'static str, value: f64) -> Result<Duration, SettingsError> {
-    if !(0.0..=86_400.0).contains(&value) {
-        return Err(SettingsError::Seconds(key.to_owned(), what, value));
+/// Where a tunnel's fault is.
+fn place(fault: TunnelFault) -> (String, String) {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let TunnelFault { tunnel, key, what, .. } = fault;
+    match !tunnel.is_empty() && tunnel.chars().all(bare) {
+        true => (format!("tunnels.{tunnel}.{key}"), what),
+        false => (format!("tunnels.{tunnel:?}.{key}"), what),
     }
-    Ok(Duration::from_secs_f64(value))
 }
 
-pub(crate) fn server_url(place: &'static str, text: &str) -> Result<ServerUrl, SettingsError> {
-    text.parse().map_err(|error| SettingsError::Server(place, error))
+/// A key that was at the top is told its new place.
+fn moved(error: ConfigError) -> ConfigError {
+    let ConfigError::Invalid(mut faults) = error else { return error };
+    let unknown = |fault: &&mut Fault| {
+        MOVED.contains(&fault.path.as_str()) && fault.what.starts_with("unknown key")
+    };
+    for fault in faults.iter_mut().filter(unknown) {
+        fault.what = format!("{} belongs into the section [agent]: move it there", fault.path);
+        (fault.nearest, fault.valid) = (None, Vec::new());
+    }
+    ConfigError::Invalid(faults)
+}
+
+/// Tunnels of a config file, to be read again whenever it changes.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    pub(crate) path: PathBuf,
+    /// By the word in `[tunnels.NAME]`.
+    pub(crate) names: Vec<String>,
+    pub(crate) all: bool,
+    /// An unchanged password has the same hash each time, so that an unchanged tunnel shows.
+    hashes: Hashes,
+}
+
+impl Selection {
+    pub(crate) fn new(path: PathBuf, names: Vec<String>, all: bool) -> Self {
+        Self { path, names, all, hashes: Hashes::default() }
+    }
+
+    /// What the file says now.
+    ///
+    /// # Errors
+    /// Every fault of the file, or a name that it does not have (any more).
+    pub(crate) fn load(&self) -> Result<(File, Vec<TunnelSettings>), SettingsError> {
+        let file = File::load(&self.path)?;
+        file.check()?;
+        let tunnels = self.tunnels(&file)?;
+        let users = tunnels.iter().filter_map(|tunnel| tunnel.policy.basic_auth.as_ref());
+        let used = users.flat_map(|auth| auth.users.iter().map(|user| user.hash.as_str()));
+        self.hashes.keep(&used.collect::<HashSet<_>>());
+        Ok((file, tunnels))
+    }
+
+    fn tunnels(&self, file: &File) -> Result<Vec<TunnelSettings>, SettingsError> {
+        let name = self.path.display().to_string();
+        let known = || file.tunnels.keys().cloned().collect::<Vec<_>>().join(", ");
+        if file.tunnels.is_empty() {
+            return Err(SettingsError::NoTunnels(name));
+        }
+        let mut names = match self.all {
+            true => file.tunnels.keys().cloned().collect(),
+            false => self.names.clone(),
+        };
+        if names.is_empty() {
+            return Err(SettingsError::WhichTunnels { file: name, known: known() });
+        }
+        names.sort_unstable();
+        names.dedup();
+        let missing = |wanted: &String| SettingsError::NoTunnel {
+            name: wanted.clone(),
+            file: name.clone(),
+            known: known(),
+        };
+        let one = |wanted: &String| {
+            file.settings(wanted, &self.hashes).unwrap_or_else(|| Err(missing(wanted)))
+        };
+        names.iter().map(one).collect()
+    }
 }
 
 /// The token: from the environment, from the file of the flag, or from the config file's.
@@ -379,7 +302,8 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
         return parsed.map_err(|error| SettingsError::Token("UNIROUTE_TOKEN".into(), error));
     }
     let path = file.ok_or(SettingsError::NoToken)?;
-    let text = read(path).map_err(|error| SettingsError::TokenFile(path.to_owned(), error))?;
+    let text =
+        read(path).map_err(|error| SettingsError::TokenFile { path: path.to_owned(), error })?;
     // The edge's own file may hold several, and comments: the first one is ours.
     Token::first(&text).map_err(|error| SettingsError::Token(path.display().to_string(), error))
 }
@@ -392,6 +316,38 @@ fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
+/// Writes a file that only its owner may read, all of it or nothing; its folder is made too.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    write(path, text, None)
+}
+
+/// The same for a file that keeps the rights that it has, if it is there.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    write(path, text, fs::metadata(path).ok().map(|file| file.permissions()))
+}
+
+fn write(path: &Path, text: &str, rights: Option<fs::Permissions>) -> io::Result<()> {
+    // A link stays one, and what it leads to is written.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if !folder.exists() {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(folder)?;
+    }
+    // Such a file is its owner's alone from the beginning.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(rights) = rights {
+        file.as_file().set_permissions(rights)?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
 /// Where the config file is when nobody says otherwise.
 pub(crate) fn default_path() -> PathBuf {
     folder("XDG_CONFIG_HOME", ".config").join("uniroute/uniroute.toml")
@@ -402,27 +358,25 @@ fn folder(variable: &str, in_home: &str) -> PathBuf {
     std::env::var_os(variable).map(PathBuf::from).or_else(home).unwrap_or_else(std::env::temp_dir)
 }
 
+/// Where the agent keeps what outlives it.
+pub(crate) fn state_dir(said: Option<&Path>) -> PathBuf {
+    said.map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned)
+}
+
 /// This machine's agent id: made once, kept in the user's state folder, so that a restarted agent
 /// takes its names back.
 ///
 /// # Errors
 /// When the folder can't be written; the caller goes on with an id of this run's own.
-pub(crate) fn agent_id(state_dir: Option<&Path>) -> io::Result<AgentId> {
-    let dir = state_dir
-        .map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned);
-    let path = dir.join("agent-id");
+pub(crate) fn agent_id(state_dir: &Path) -> io::Result<AgentId> {
+    let path = state_dir.join("agent-id");
     if let Ok(text) = fs::read_to_string(&path)
         && let Ok(id) = AgentId::parse(text.trim())
     {
         return Ok(id);
     }
-    fs::create_dir_all(&dir)?;
     let id = AgentId::random();
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    writeln!(options.open(&path)?, "{id}")?;
+    write_private(&path, &format!("{id}\n"))?;
     Ok(id)
 }
 
@@ -431,14 +385,19 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> Result<File, SettingsError> {
-        Ok(config_file::parse(&format!("version = 1\n{text}"), "uniroute.toml")?)
+        File::parse(&format!("version = 1\n{text}"), "uniroute.toml")
+    }
+
+    /// Everything that is wrong with a file.
+    fn wrong(text: &str) -> String {
+        file(text).and_then(|file| file.check()).unwrap_err().to_string()
     }
 
     #[test]
     fn the_sample_is_valid() {
-        let file: File = config_file::parse(SAMPLE, "sample").unwrap();
+        let file = File::parse(SAMPLE, "sample").unwrap();
         file.check().unwrap();
-        assert_eq!(file.select(Path::new("x"), &[], true).unwrap().len(), 6);
+        assert_eq!(file.tunnels.len(), 6);
     }
 
     #[test]
@@ -450,17 +409,121 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_has_moved_is_told_where_to() {
+        let error = wrong("server = \"http://a\"\nlanes = 3\n[tunnels.web]\nupstrem = \"3000\"");
+        for part in [
+            "uniroute.toml:2:1: server belongs into the section [agent]",
+            "uniroute.toml:3:1: lanes belongs",
+            "uniroute.toml:5:",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_named_with_its_place() {
+        let error = wrong(
+            "[agent]\nsessions = 9\nclient_key = \"k\"\n[tunnels.a]\nupstream = \"x\"\nname = \"a_b\"\n[tunnels.b]\nkind = \"udp\"\nupstream = [\"1\", \"2\"]\nidle_timeout = 0\n[tunnels.b.hold]\nlocal = \"5m\"",
+        );
+        for part in [
+            "uniroute.toml:3:12: agent.sessions: ",
+            "uniroute.toml:4:14: agent.client_key: ",
+            "uniroute.toml:6:12: tunnels.a.upstream: ",
+            "uniroute.toml:7:8: tunnels.a.name: ",
+            "uniroute.toml:10:12: tunnels.b.upstream: udp tunnels have one",
+            "uniroute.toml:11:16: tunnels.b.idle_timeout: ",
+            "uniroute.toml:13:9: tunnels.b.hold.local: ",
+        ] {
+            assert!(error.contains(part), "{part} in\n{error}");
+        }
+    }
+
+    #[test]
     fn tunnels_are_selected_by_name() {
-        let file =
-            file("[tunnels.a]\nupstream = \"1\"\n[tunnels.b]\nupstream = \"2\"\nname = \"bee\"")
-                .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uniroute.toml");
+        let text = "version = 1\n[tunnels.a]\nupstream = \"1\"\n[tunnels.b]\nupstream = \"2\"\nname = \"bee\"";
+        fs::write(&path, text).unwrap();
         let select = |names: &[&str], all| {
             let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
-            file.select(Path::new("f"), &names, all)
+            Selection::new(path.clone(), names, all).load().map(|(_, tunnels)| tunnels)
         };
         assert_eq!(select(&["b", "b"], false).unwrap()[0].name.as_deref(), Some("bee"));
+        assert_eq!(select(&[], true).unwrap().len(), 2);
         assert!(select(&[], false).unwrap_err().to_string().contains("a, b"));
         assert!(select(&["c"], false).unwrap_err().to_string().contains("a, b"));
+    }
+
+    #[test]
+    fn what_is_unchanged_is_the_same_after_a_reload() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uniroute.toml");
+        let text = |port, password| {
+            format!(
+                "version = 1\n[tunnels.a]\nupstream = \"1\"\nbasic_auth = [\"ann:{password}\"]\n[tunnels.b]\nupstream = \"{port}\""
+            )
+        };
+        let selection = Selection::new(path.clone(), Vec::new(), true);
+        let load = |port, password| {
+            fs::write(&path, text(port, password)).unwrap();
+            let (_, tunnels) = selection.load().unwrap();
+            tunnels.iter().map(|tunnel| format!("{tunnel:?}")).collect::<Vec<_>>()
+        };
+        let first = load(2, "one");
+        let second = load(3, "one");
+        assert_eq!(first[0], second[0]);
+        assert_ne!(first[1], second[1]);
+        assert_ne!(load(3, "two")[0], second[0]);
+        // Forgotten meanwhile, so it is hashed anew.
+        assert_ne!(load(3, "one")[0], second[0]);
+        // A fault changes nothing, and is told.
+        fs::write(&path, "version = 1\n[tunnels.a]\nupstream = \"x\"").unwrap();
+        assert!(selection.load().unwrap_err().to_string().contains(":3:12: tunnels.a.upstream"));
+    }
+
+    #[test]
+    fn relative_paths_begin_at_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("uniroute.toml");
+        let text = "version = 1\n[agent]\ntoken_file = \"token\"\nserver_ca = \"/ca.pem\"\n[tunnels.a]\nupstream = \"file:./dist\"\nerror_page = \"error.html\"\n[[tunnels.a.routes]]\npath = \"/x\"\nupstream = \"unix:app.sock\"\n[tunnels.b]\nkind = \"tcp\"\nupstream = \"unix:db.sock\"";
+        fs::write(&path, text).unwrap();
+        fs::write(folder.path().join("error.html"), "<p>oh").unwrap();
+        let (file, tunnels) = Selection::new(path, Vec::new(), true).load().unwrap();
+        assert_eq!(file.agent.token_file.unwrap(), folder.path().join("token"));
+        assert_eq!(file.agent.server_ca.unwrap(), Path::new("/ca.pem"));
+        let shown = |name: &str, rest: &str| format!("{name}:{}{rest}", folder.path().display());
+        assert_eq!(tunnels[0].target.to_string(), shown("file", "/./dist"));
+        assert_eq!(tunnels[0].routes[0].to_string(), shown("unix", "/app.sock"));
+        assert_eq!(&tunnels[0].policy.error_page[..], b"<p>oh");
+        assert_eq!(tunnels[1].target.to_string(), shown("unix", "/db.sock"));
+    }
+
+    #[test]
+    fn urls_give_name_and_port() {
+        let settings = |text: &str| {
+            let file = file(&format!("[tunnels.t]\nupstream = \"1\"\n{text}")).unwrap();
+            file.check().unwrap();
+            file.settings("t", &Hashes::none()).unwrap().unwrap()
+        };
+        let web = settings("url = \"https://demo.tunnels.example.com\"");
+        assert_eq!((web.name.as_deref(), web.port), (Some("demo"), None));
+        let same = settings("url = \"https://demo.tunnels.example.com/\"\nname = \"Demo\"");
+        assert_eq!(same.name.as_deref(), Some("Demo"));
+        let tcp = settings("url = \"tcp://tunnels.example.com:20432\"");
+        assert_eq!((tcp.kind.as_str(), tcp.name, tcp.port), ("tcp", None, Some(20_432)));
+        let tls = settings("url = \"tls://demo.example.com:443\"");
+        assert_eq!((tls.kind.as_str(), tls.name.as_deref()), ("tls", Some("demo")));
+    }
+
+    #[test]
+    fn health_and_hold_have_their_defaults() {
+        let text = "[tunnels.t]\nupstream = [\"1\", \"2\"]\ninspect = false\n[tunnels.t.health]\npath = \"/ready\"\ninterval = \"2s\"\n[tunnels.t.hold]\nlocal = 10";
+        let t = file(text).unwrap().settings("t", &Hashes::none()).unwrap().unwrap();
+        let probe = uniroute_agent::HealthProbe::Http { path: "/ready".to_owned(), status: None };
+        assert_eq!(t.health.probe, Some(probe));
+        assert_eq!((t.health.interval.as_secs(), t.health.timeout.as_secs()), (2, 5));
+        assert_eq!((t.health.fall, t.health.rise), (3, 1));
+        assert_eq!((t.hold_local.as_secs(), t.inspect, t.further.len()), (10, false, 1));
     }
 
     #[test]
@@ -469,19 +532,34 @@ mod tests {
             ("upstream = \"x\"", "port is missing"),
             ("upstream = \"1\"\nname = \"a_b\"", "a_b"),
             ("upstream = \"1\"\nconnect_timeout = -1.0", "connect_timeout"),
-            ("upstream = \"1\"\nport = 20000", "port is not for http"),
+            ("upstream = \"1\"\nport = 20000", "web.port: it is not for http"),
             ("kind = \"tcp\"\nupstream = \"1\"\nresponse_timeout = 1.0", "not for tcp"),
             ("kind = \"udp\"\nupstream = \"1\"\nproxy_protocol = \"v1\"", "not for udp"),
             ("kind = \"udp\"\nupstream = \"1\"\nidle_timeout = 0.0", "stay for ever"),
             ("kind = \"tcp\"\nupstream = \"1\"\nproxy_protocol = \"v3\"", "v1 or v2"),
             ("kind = \"tls\"\nupstream = \"https://a\"", "another kind"),
+            ("upstream = []", "where does it lead to"),
+            ("upstream = [\"1\", \"file:x\"]", "a folder is no server"),
+            ("upstream = \"1\"\nurl = \"demo\"", "the scheme is missing"),
+            ("upstream = \"1\"\nurl = \"ftp://demo\"", "none of http"),
+            ("upstream = \"1\"\nurl = \"https://a.test/x\"", "means nothing here"),
+            ("upstream = \"1\"\nurl = \"https://a.test\"\nname = \"b\"", "and `url` says a"),
+            ("upstream = \"1\"\nkind = \"udp\"\nurl = \"https://a.test\"", "another kind"),
+            ("upstream = \"1\"\nurl = \"tcp://a.test\"", "the port is missing"),
+            ("upstream = \"1\"\nurl = \"tcp://a.test:1\"\nport = 2", "and `url` says 1"),
+            ("upstream = \"1\"\nhealth.probe = \"tcp\"\nhealth.path = \"/\"", "it is for probe"),
+            ("upstream = \"1\"\nhealth.path = \"x\"", "begins with /"),
+            ("upstream = \"1\"\nhealth.fall = 0", "from 1 to 100"),
+            ("upstream = \"1\"\nhealth.interval = 0", "a tenth of a second"),
+            ("kind = \"udp\"\nupstream = \"1\"\nhold.local = 1", "not for udp"),
+            ("kind = \"tcp\"\nupstream = \"1\"\nallow = [\"10.0.0.0/8\"]", "not for tcp"),
+            ("upstream = \"1\"\nbasic_auth_env = \"NO_SUCH_VARIABLE\"", "is not set"),
             (
                 "upstream = \"1\"\ninsecure_upstream = true\nupstream_ca = \"ca.pem\"",
                 "exclude each other",
             ),
         ] {
-            let file = file(&format!("[tunnels.web]\n{line}")).unwrap();
-            let error = file.check().unwrap_err().to_string();
+            let error = wrong(&format!("[tunnels.web]\n{line}"));
             assert!(error.contains(part) && error.contains("web"), "{error}");
         }
     }

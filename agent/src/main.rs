@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod output;
+mod reload;
 
 use std::{
     io::{self, Write as _},
@@ -11,12 +12,14 @@ use std::{
 
 use clap::Parser as _;
 use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, CheckError, Settings, check_local};
+use uniroute_agent::{Agent, AgentError, CheckError, LoginError, Settings, check_local};
 use uniroute_shared::{shutdown::Signals, telemetry};
 
 use crate::{
     cli::{Cli, Command, Plan},
     config::SettingsError,
+    output::{Show, Shown, seen::Snapshot},
+    reload::Reloader,
 };
 
 #[global_allocator]
@@ -25,36 +28,39 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Why the program ends, as its exit code says it.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    /// In what the command line says.
-    #[error(transparent)]
-    Usage(SettingsError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Agent(AgentError),
+    #[error(transparent)]
+    Login(LoginError),
     #[error("the local server is not there: {0}")]
     Local(#[from] CheckError),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+impl From<LoginError> for Failure {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Edge(error) => Self::Agent(error),
+            LoginError::Settings(_) => Self::Login(error),
+        }
+    }
+}
+
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Other(error) if error.is::<SettingsError>() => 3,
-            Self::Usage(SettingsError::Name(..)) => 6,
-            Self::Usage(
-                SettingsError::Server("--server", _)
-                | SettingsError::Target(..)
-                | SettingsError::Seconds(..)
-                | SettingsError::Tunnel(_)
-                | SettingsError::Users(..)
-                | SettingsError::EndlessFlows(_)
-                | SettingsError::ProxyProtocol(..)
-                | SettingsError::NoToken,
-            ) => 2,
-            Self::Settings(SettingsError::NoToken | SettingsError::WhichTunnels { .. }) => 2,
-            Self::Usage(_) | Self::Settings(_) => 3,
+            Self::Login(_) => 3,
+            Self::Settings(error) => error.exit_code(),
             Self::Agent(AgentError::Token { .. }) => 4,
             Self::Agent(AgentError::Unreachable(_)) => 5,
             Self::Agent(AgentError::Refused(_)) => 6,
@@ -67,13 +73,17 @@ impl Failure {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Http(http) => http.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tcp(tcp) => tcp.plan().map_err(Failure::Usage).and_then(run),
-        Command::Tls(tls) => tls.plan().map_err(Failure::Usage).and_then(run),
-        Command::Udp(udp) => udp.plan().map_err(Failure::Usage).and_then(run),
+        Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
+        Command::Tcp(tcp) => tcp.plan().map_err(Failure::from).and_then(run),
+        Command::Tls(tls) => tls.plan().map_err(Failure::from).and_then(run),
+        Command::Udp(udp) => udp.plan().map_err(Failure::from).and_then(run),
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),
+        Command::Login(command) => command.run(),
+        Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Completion(command) => command.run().map_err(Failure::from),
+        Command::Man(command) => command.run().map_err(Failure::from),
         Command::Version => {
             let version = concat!("uniroute ", env!("CARGO_PKG_VERSION"));
             writeln!(io::stdout(), "{version}").map_err(|error| Failure::Other(error.into()))
@@ -89,14 +99,14 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> Result<(), Failure> {
-    let live = match plan.log_level {
-        // Log lines and a live view don't go together.
-        Some(_) => None,
-        None => output::live_view(plan.output, &plan.settings.servers[0].to_string()),
+    let logs = plan.log_level.is_some();
+    let show = Show::new(plan.output, plan.qr, logs, &plan.settings);
+    let level = plan.log_level.as_deref().unwrap_or("warn");
+    let logging = match show.messages().filter(|_| !logs) {
+        Some(messages) => telemetry::init_json(level, move || messages.clone()),
+        None => telemetry::init(level, plan.log_format),
     };
-    let quiet = if live.is_some() { "off" } else { "warn" };
-    let level = plan.log_level.as_deref().unwrap_or(quiet);
-    telemetry::init(level, plan.log_format).map_err(anyhow::Error::from)?;
+    logging.map_err(anyhow::Error::from)?;
     if let Some(error) = &plan.id_error {
         tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
     }
@@ -110,17 +120,25 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
-        let settings = Settings { request_events: live.is_some(), ..plan.settings };
+        let settings = Settings { request_events: show.is_live(), ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let shown = tokio::spawn(output::show(events, plan.output, live));
-        let result = until_signalled(agent).await;
+        let handle = agent.handle();
+        // Ends with this block.
+        let mut reloading = tokio::task::JoinSet::new();
+        if let Some(selection) = plan.selection {
+            let (reloader, _asker) = Reloader::new(selection, handle.clone());
+            reloading.spawn(reloader.run(|| {}, |_| {}));
+        }
+        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
+        let result = until_signalled(agent, &shown).await;
         // The last events are still to be shown.
-        let _ = shown.await;
+        shown.end().await;
         result
     })
 }
 
-async fn until_signalled(agent: Agent) -> Result<(), Failure> {
+async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
@@ -128,6 +146,7 @@ async fn until_signalled(agent: Agent) -> Result<(), Failure> {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
     }
+    shown.draining();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

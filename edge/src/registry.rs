@@ -213,6 +213,8 @@ pub(crate) struct Origin {
 pub(crate) struct SessionHandle {
     pub(crate) id: SessionId,
     pub(crate) identity: Identity,
+    /// Which run of the agent it belongs to, if it says so.
+    pub(crate) run_id: Option<uuid::Uuid>,
     /// What its token allows.
     pub(crate) permit: Arc<Permit>,
     pub(crate) peer: std::net::SocketAddr,
@@ -791,6 +793,7 @@ mod tests {
         Arc::new(SessionHandle {
             id: SessionId::new(),
             identity: identity(agent),
+            run_id: None,
             permit: Arc::new(Permit::all(account())),
             peer: ([127, 0, 0, 1], 1).into(),
             worker: 0,

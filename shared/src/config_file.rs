@@ -53,6 +53,23 @@ pub fn parse<T: DeserializeOwned>(text: &str, file_name: &str) -> Result<T, Conf
     }
 }
 
+/// A fault that the program found by itself, once the file could be read: at the key `path`, or at
+/// the nearest table around it that is in the text.
+#[must_use]
+pub fn fault_at(text: &str, file_name: &str, path: &str, what: &str) -> Fault {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let entries = Checker::new(text, file_name, root).entries;
+    let mut around = path;
+    let start = loop {
+        let found = entries.iter().find(|entry| entry.path.to_string() == around);
+        if found.is_some() || around.is_empty() {
+            break found.map_or(0, |entry| entry.value_start);
+        }
+        around = around.rfind(['.', '[']).map_or("", |end| &around[..end]);
+    };
+    Fault::new(file_name, text, start, path.to_owned(), &format!("{path}: {what}"))
+}
+
 /// One fault for each broken line: what the parser finds in the rest of it follows from the first.
 fn syntax_faults(errors: &[toml::de::Error], text: &str, file_name: &str) -> Vec<Fault> {
     let fault = |error: &toml::de::Error| {

@@ -45,6 +45,26 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// What is logged: a level (`info`) or a list of directives (`info,uniroute_edge=debug`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = TelemetryError;
+
+    fn from_str(text: &str) -> Result<Self, TelemetryError> {
+        filter(text).map(|_| Self(text.to_owned()))
+    }
+}
+
 /// A logging setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TelemetryError {
@@ -69,10 +89,25 @@ pub enum TelemetryError {
 /// When `level` cannot be read; nothing has changed then.
 pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let colour = io::stderr().is_terminal() && no_color_is_unset();
-    let dispatch = dispatch(filter(level)?, format, colour, io::stderr);
-    // It fails only where logging is set up already.
-    let _ = tracing::dispatcher::set_global_default(dispatch);
+    set(dispatch(filter(level)?, format, colour, io::stderr));
     Ok(())
+}
+
+/// The same to what `writer` gives, one JSON object a line, each in one write.
+///
+/// # Errors
+/// As of [`init`].
+pub fn init_json<W: io::Write>(
+    level: &str,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> Result<(), TelemetryError> {
+    set(dispatch(filter(level)?, LogFormat::Json, false, writer));
+    Ok(())
+}
+
+/// It fails only where logging is set up already.
+fn set(dispatch: Dispatch) {
+    let _ = tracing::dispatcher::set_global_default(dispatch);
 }
 
 fn no_color_is_unset() -> bool {

@@ -9,6 +9,7 @@ use uniroute_shared::network::Network;
 use crate::config::{
     FileTunnel,
     policy::{Field, FieldName, FileHeaders, FileWebhook, HostHeader},
+    values::{Size, Span},
 };
 
 /// Each has a config key of the same name with underscores, if none is named.
@@ -43,18 +44,18 @@ pub(super) struct PolicyFlags {
     /// Send visitors who come by http to https.
     #[arg(long, env = "UNIROUTE_REDIRECT_HTTPS")]
     redirect_https: bool,
-    /// Longest body of a request in bytes; 0: any. Default: 0.
-    #[arg(long, env = "UNIROUTE_MAX_BODY", value_name = "BYTES")]
-    max_body: Option<u64>,
+    /// Longest body of a request, such as 10MB; 0: any. Default: 0.
+    #[arg(long, env = "UNIROUTE_MAX_BODY", value_name = "SIZE")]
+    max_body: Option<Size>,
     /// Compress answers for visitors who take that.
     #[arg(long, env = "UNIROUTE_COMPRESSION")]
     compression: bool,
-    /// Seconds without a byte while a body is under way; 0: for ever. Default: 0.
-    #[arg(long, env = "UNIROUTE_IDLE_TIMEOUT", value_name = "SECONDS")]
-    idle_timeout: Option<f64>,
-    /// Seconds for a request and its answer in all; 0: for ever. Default: 0.
-    #[arg(long, env = "UNIROUTE_TOTAL_TIMEOUT", value_name = "SECONDS")]
-    total_timeout: Option<f64>,
+    /// Time without a byte while a body is under way; 0: for ever. Default: 0.
+    #[arg(long, env = "UNIROUTE_IDLE_TIMEOUT", value_name = "TIME")]
+    idle_timeout: Option<Span>,
+    /// Time for a request and its answer in all; 0: for ever. Default: 0.
+    #[arg(long, env = "UNIROUTE_TOTAL_TIMEOUT", value_name = "TIME")]
+    total_timeout: Option<Span>,
     /// An HTML file that browsers see when the tunnel does not work.
     #[arg(long, env = "UNIROUTE_ERROR_PAGE", value_name = "FILE")]
     error_page: Option<PathBuf>,

@@ -17,7 +17,7 @@ use uniroute_shared::{
     policy::{Admit, Pass, Policy, Public, Seen},
 };
 
-use crate::config::{self, File, FileTunnel, policy::Field};
+use crate::config::{self, File, policy::Field, tunnel::Hashes};
 
 /// About the tunnels of the config file; nothing is sent.
 #[derive(Debug, Subcommand)]
@@ -55,8 +55,8 @@ impl RoutesCommand {
         let path = test.config.clone().unwrap_or_else(config::default_path);
         let file = File::load(&path)?;
         let request = test.request()?;
-        let (key, tunnel) = test.tunnel(&file, request.host())?;
-        let settings = tunnel.quick_settings(key)?;
+        let key = test.tunnel(&file, request.host())?;
+        let settings = quick_settings(&file, key)?;
         let verdict = Verdict::of(&settings, request)?;
         Ok(write!(io::stdout(), "tunnel:   {key}\n{verdict}")?)
     }
@@ -116,24 +116,31 @@ impl Test {
     }
 
     /// By its word, by the public name, or because there is no other.
-    fn tunnel<'f>(&self, file: &'f File, host: &str) -> anyhow::Result<(&'f str, &'f FileTunnel)> {
+    fn tunnel<'f>(&self, file: &'f File, host: &str) -> anyhow::Result<&'f str> {
         let label = host.split('.').next().unwrap_or_default();
         let mut tunnels = file.tunnels.iter();
         let found = match &self.tunnel {
             Some(key) => tunnels.find(|(known, _)| *known == key),
             None => tunnels.find(|(_, tunnel)| {
-                tunnel.name.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(label))
+                tunnel.public_name().is_some_and(|name| name.eq_ignore_ascii_case(label))
             }),
         };
         let only = || file.tunnels.iter().next().filter(|_| file.tunnels.len() == 1);
-        let only = || only().filter(|(_, tunnel)| self.tunnel.is_none() && tunnel.name.is_none());
+        let only =
+            || only().filter(|(_, tunnel)| self.tunnel.is_none() && tunnel.public_name().is_none());
         let known = || file.tunnels.keys().cloned().collect::<Vec<_>>().join(", ");
         let found = found.or_else(only).ok_or_else(|| {
             let wanted = self.tunnel.as_deref().unwrap_or(label);
             anyhow::anyhow!("no tunnel for {wanted:?}; say --tunnel NAME, there are: {}", known())
         })?;
-        Ok((found.0, found.1))
+        Ok(found.0)
     }
+}
+
+/// The settings of a tunnel that nobody will come in by.
+fn quick_settings(file: &File, key: &str) -> anyhow::Result<TunnelSettings> {
+    let settings = file.settings(key, &Hashes::none());
+    Ok(settings.ok_or_else(|| anyhow::anyhow!("no tunnel {key:?}"))??)
 }
 
 /// What becomes of a request, for people.
@@ -262,8 +269,8 @@ name = "hooks"
         };
         let file = File::load(&path)?;
         let request = test.request()?;
-        let (key, tunnel) = test.tunnel(&file, request.host())?;
-        let verdict = Verdict::of(&tunnel.quick_settings(key)?, request)?;
+        let key = test.tunnel(&file, request.host())?;
+        let verdict = Verdict::of(&quick_settings(&file, key)?, request)?;
         Ok(format!("{key}\n{verdict}"))
     }
 
@@ -313,7 +320,7 @@ name = "hooks"
     #[test]
     fn tunnels_are_found_by_name_or_word() {
         let text = test(&["https://hooks.example.com/"]).unwrap();
-        assert!(text.contains("hooks\n") && text.contains("from file:./dist"), "{text}");
+        assert!(text.contains("hooks\n") && text.contains("/./dist"), "{text}");
         assert!(text.contains("the only upstream"), "{text}");
         let text = test(&["https://other.example.com/", "--tunnel", "hooks"]).unwrap();
         assert!(text.starts_with("hooks\n"), "{text}");

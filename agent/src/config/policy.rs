@@ -8,18 +8,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{self, Unexpected, Visitor},
 };
-use uniroute_agent::upstream::{Target, TargetError};
+use uniroute_agent::upstream::{Place, Target, TargetError};
 use uniroute_proto::v1;
 use uniroute_shared::{
     network::Network,
     policy::{MAX_ERROR_PAGE, basic, fields, password, routes},
 };
 
-use super::{FileTunnel, SettingsError};
+use super::{
+    FileTunnel,
+    tunnel::{Faults, Hashes},
+    values::{Size, Span, from_folder},
+};
 
 /// Longest file with secrets or passwords, in bytes.
 const MAX_SECRETS_FILE: u64 = 64 * 1024;
@@ -141,18 +146,21 @@ impl<'de> Deserialize<'de> for FieldValue {
     }
 }
 
-/// `request_headers` and `response_headers`.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// What is done with the fields of a head.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileHeaders {
     /// In place of what is there.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
     set: BTreeMap<FieldName, FieldValue>,
     /// Beside what is there.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
     add: BTreeMap<FieldName, FieldValue>,
     /// Before anything else.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     remove: Vec<FieldName>,
 }
 
@@ -203,13 +211,15 @@ impl<'de> Deserialize<'de> for RouteTarget {
     }
 }
 
-/// `[[tunnels.NAME.routes]]`.
-#[derive(Clone, Debug, Deserialize)]
+/// Paths that go to another local server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileRoute {
-    /// What it matches.
+    /// What it matches: this path and what is below it.
+    #[schemars(with = "String")]
     path: RoutePath,
     /// Where it leads.
+    #[schemars(with = "String")]
     upstream: RouteTarget,
     /// Only this very path.
     #[serde(default)]
@@ -218,7 +228,17 @@ pub(crate) struct FileRoute {
     #[serde(default)]
     strip: bool,
     /// With this in front.
+    #[schemars(with = "Option<String>")]
     prefix: Option<RoutePath>,
+}
+
+impl FileRoute {
+    /// A path of the file in `folder` begins there.
+    pub(super) fn rebase(&mut self, folder: &Path) {
+        if let Place::Files(path) | Place::Unix(path) = &mut self.upstream.0.place {
+            *path = from_folder(path, folder);
+        }
+    }
 }
 
 /// A name and a password, or its hash. It prints without the latter.
@@ -263,9 +283,11 @@ impl User {
             .collect()
     }
 
-    fn hashed(&self, hash: Hasher) -> v1::BasicUser {
-        let is_hash = password::is_hash(&self.secret);
-        let hash = if is_hash { self.secret.clone() } else { hash(self.secret.as_bytes()) };
+    fn hashed(&self, tunnel: &str, hashes: &Hashes) -> v1::BasicUser {
+        let hash = match password::is_hash(&self.secret) {
+            true => self.secret.clone(),
+            false => hashes.hash(tunnel, &self.name, &self.secret),
+        };
         v1::BasicUser { name: self.name.clone(), hash }
     }
 }
@@ -276,17 +298,8 @@ impl<'de> Deserialize<'de> for User {
     }
 }
 
-/// How a password becomes its hash: it takes long, and who only looks for faults need not wait.
-pub(super) type Hasher = fn(&[u8]) -> String;
-
-/// Takes the place of a hash where nobody will be let in by it.
-pub(super) fn no_hash(_: &[u8]) -> String {
-    "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQxMjM0NTY$mCbIFKx4QnDBBBTJbOa8rRRQLCO+RXq0e1NmbKDzjXs"
-        .to_owned()
-}
-
 /// Who signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Sender {
     Github,
@@ -295,7 +308,7 @@ pub(crate) enum Sender {
     Hmac,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Hash {
     #[default]
@@ -304,7 +317,7 @@ enum Hash {
     Sha512,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Encoding {
     #[default]
@@ -313,7 +326,7 @@ enum Encoding {
 }
 
 /// `[tunnels.NAME.webhook]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileWebhook {
     /// Who signs.
@@ -322,9 +335,10 @@ pub(crate) struct FileWebhook {
     secret_file: Option<PathBuf>,
     /// An environment variable with the same.
     secret_env: Option<String>,
-    /// Longest body in bytes.
-    max_body: Option<u32>,
+    /// Longest body.
+    max_body: Option<Size>,
     /// The field with the signature.
+    #[schemars(with = "Option<String>")]
     header: Option<FieldName>,
     /// Of the HMAC.
     #[serde(default)]
@@ -335,9 +349,10 @@ pub(crate) struct FileWebhook {
     /// In front of the signature.
     prefix: Option<String>,
     /// The field with the time of signing.
+    #[schemars(with = "Option<String>")]
     timestamp_header: Option<FieldName>,
-    /// Seconds that it may be off.
-    tolerance: Option<u32>,
+    /// How far it may be off.
+    tolerance: Option<Span>,
 }
 
 impl FileWebhook {
@@ -356,9 +371,20 @@ impl FileWebhook {
         }
     }
 
-    fn webhook(&self, key: &str) -> Result<v1::Webhook, SettingsError> {
-        let text =
-            secrets(key, "webhook", self.secret_file.as_deref(), self.secret_env.as_deref())?;
+    /// A path of the file in `folder` begins there.
+    pub(super) fn rebase(&mut self, folder: &Path) {
+        if let Some(path) = &mut self.secret_file {
+            *path = from_folder(path, folder);
+        }
+    }
+
+    fn webhook(&self, faults: &mut Faults) -> Option<v1::Webhook> {
+        let keys = ["webhook.secret_file", "webhook.secret_env"];
+        let text = secrets(keys, self.secret_file.as_deref(), self.secret_env.as_deref(), faults)?;
+        let max_body = self.max_body.map_or(0, |Size(bytes)| bytes);
+        let max_body = u32::try_from(max_body);
+        let max_body = faults.take("webhook.max_body", max_body.map_err(|_| "4 GiB at most"))?;
+        let tolerance = self.tolerance.map_or(0, |Span(length)| length.as_secs());
         let kind = match self.kind {
             Sender::Github => v1::WebhookKind::Github,
             Sender::Stripe => v1::WebhookKind::Stripe,
@@ -373,16 +399,16 @@ impl FileWebhook {
         let name =
             |name: &Option<FieldName>| name.as_ref().map_or_else(String::new, |n| n.0.clone());
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        Ok(v1::Webhook {
+        Some(v1::Webhook {
             kind: kind.into(),
             secrets: lines.map(|line| line.to_owned().into()).collect(),
-            max_body: self.max_body.unwrap_or_default(),
+            max_body,
             header: name(&self.header),
             hash: hash.into(),
             base64: self.encoding == Encoding::Base64,
             prefix: self.prefix.clone().unwrap_or_default(),
             timestamp_header: name(&self.timestamp_header),
-            tolerance_s: self.tolerance.unwrap_or_default(),
+            tolerance_s: u32::try_from(tolerance).unwrap_or(u32::MAX),
         })
     }
 }
@@ -411,23 +437,24 @@ impl FileTunnel {
     pub(super) fn policy(
         &self,
         key: &str,
-        hash: Hasher,
-    ) -> Result<(v1::HttpPolicy, Vec<Target>), SettingsError> {
+        hashes: &Hashes,
+        faults: &mut Faults,
+    ) -> (v1::HttpPolicy, Vec<Target>) {
         let text = |networks: &[Network]| networks.iter().map(Network::to_string).collect();
         let mut policy = v1::HttpPolicy {
             request_headers: self.request_headers.changes(),
             response_headers: self.response_headers.changes(),
             routes: self.routes.iter().map(route).collect(),
             redirect_https: self.redirect_https,
-            basic_auth: self.basic_auth(key, hash)?,
+            basic_auth: self.basic_auth(key, hashes, faults),
             allow: text(&self.allow),
             deny: text(&self.deny),
-            webhook: self.webhook.as_ref().map(|webhook| webhook.webhook(key)).transpose()?,
-            max_body: self.max_body.unwrap_or_default(),
-            idle_timeout_ms: milliseconds(key, "idle_timeout", self.idle_timeout)?,
-            total_timeout_ms: milliseconds(key, "total_timeout", self.total_timeout)?,
+            webhook: self.webhook.as_ref().and_then(|webhook| webhook.webhook(faults)),
+            max_body: self.max_body.map_or(0, |Size(bytes)| bytes),
+            idle_timeout_ms: milliseconds(self.idle_timeout),
+            total_timeout_ms: milliseconds(self.total_timeout),
             compression: self.compression,
-            error_page: self.error_page(key)?.into(),
+            error_page: self.error_page(faults).into(),
             ..v1::HttpPolicy::default()
         };
         match &self.host_header {
@@ -438,35 +465,39 @@ impl FileTunnel {
                 policy.host.clone_from(host);
             }
         }
-        Ok((policy, self.routes.iter().map(|route| route.upstream.0.clone()).collect()))
+        (policy, self.routes.iter().map(|route| route.upstream.0.clone()).collect())
     }
 
-    fn basic_auth(&self, key: &str, hash: Hasher) -> Result<Option<v1::BasicAuth>, SettingsError> {
+    fn basic_auth(&self, key: &str, hashes: &Hashes, faults: &mut Faults) -> Option<v1::BasicAuth> {
         let mut users = self.basic_auth.clone();
         let (file, env) = (self.basic_auth_file.as_deref(), self.basic_auth_env.as_deref());
         if file.is_some() || env.is_some() {
-            let text = secrets(key, "basic_auth", file, env)?;
-            let more =
-                User::all(&text).map_err(|what| SettingsError::Users(key.to_owned(), what))?;
+            let keys = ["basic_auth_file", "basic_auth_env"];
+            let place = if file.is_some() { keys[0] } else { keys[1] };
+            let text = secrets(keys, file, env, faults)?;
+            let more = faults.take(place, User::all(&text))?;
             if more.is_empty() && users.is_empty() {
-                let what = "no user: nobody could come in".to_owned();
-                return Err(SettingsError::Users(key.to_owned(), what));
+                faults.say(place, "no user: nobody could come in");
             }
             users.extend(more);
         }
         if users.len() > basic::MAX_USERS {
             let what = format!("{} users, the limit is {}", users.len(), basic::MAX_USERS);
-            return Err(SettingsError::Users(key.to_owned(), what));
+            faults.say("basic_auth", what);
+            users.truncate(basic::MAX_USERS);
         }
-        let users: Vec<_> = users.iter().map(|user| user.hashed(hash)).collect();
+        let users: Vec<_> = users.iter().map(|user| user.hashed(key, hashes)).collect();
         let forward = self.basic_auth_forward;
-        Ok((!users.is_empty()).then_some(v1::BasicAuth { users, forward }))
+        (!users.is_empty()).then_some(v1::BasicAuth { users, forward })
     }
 
-    fn error_page(&self, key: &str) -> Result<Vec<u8>, SettingsError> {
-        let Some(path) = &self.error_page else { return Ok(Vec::new()) };
-        read_bounded(path, MAX_ERROR_PAGE as u64)
-            .map_err(|error| unreadable(key, "error_page", path, error))
+    fn error_page(&self, faults: &mut Faults) -> Vec<u8> {
+        let Some(path) = &self.error_page else { return Vec::new() };
+        let page = read_bounded(path, MAX_ERROR_PAGE as u64);
+        page.unwrap_or_else(|error| {
+            faults.cannot_read("error_page", unreadable(path, &error));
+            Vec::new()
+        })
     }
 }
 
@@ -480,18 +511,17 @@ fn route(route: &FileRoute) -> v1::HttpRoute {
     }
 }
 
-fn milliseconds(key: &str, what: &'static str, value: Option<f64>) -> Result<u32, SettingsError> {
-    let limit = super::seconds(key, what, value.unwrap_or_default())?;
-    Ok(u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))
+fn milliseconds(limit: Option<Span>) -> u32 {
+    limit.map_or(0, |Span(limit)| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))
 }
 
-/// Secrets of a file or of the environment; exactly one of both is given.
+/// Secrets of a file or of the environment; exactly one of both is given, by one of two keys.
 fn secrets(
-    key: &str,
-    what: &'static str,
+    keys: [&str; 2],
     file: Option<&Path>,
     variable: Option<&str>,
-) -> Result<String, SettingsError> {
+    faults: &mut Faults,
+) -> Option<String> {
     match (file, variable) {
         (Some(path), None) => {
             let bytes = if path == Path::new("-") {
@@ -500,19 +530,28 @@ fn secrets(
                 read_bounded(path, MAX_SECRETS_FILE)
             };
             let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
-            text.map_err(|error| unreadable(key, what, path, error))
+            text.map_err(|error| faults.cannot_read(keys[0], unreadable(path, &error))).ok()
         }
         (None, Some(variable)) => std::env::var(variable)
-            .map_err(|_| SettingsError::NoVariable(key.to_owned(), what, variable.to_owned())),
-        _ => Err(SettingsError::WhichSecret(key.to_owned(), what)),
+            .map_err(|_| {
+                let what = format!("the environment variable {variable} is not set");
+                faults.cannot_read(keys[1], what);
+            })
+            .ok(),
+        _ => {
+            let what = "its secrets come from one file or one environment variable";
+            faults.cannot_read(keys[0], what);
+            None
+        }
     }
 }
 
-fn unreadable(key: &str, what: &'static str, path: &Path, error: io::Error) -> SettingsError {
-    SettingsError::PolicyFile { key: key.to_owned(), what, path: path.to_owned(), error }
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    format!("cannot read {}: {error}", path.display())
 }
 
-fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+/// A file, if it is no longer than `limit` bytes.
+pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;

@@ -29,6 +29,8 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use uuid::Uuid;
+
 use super::claims;
 use crate::{
     Shared, changes,
@@ -294,6 +296,7 @@ async fn decide(
     let session = Arc::new(SessionHandle {
         id,
         identity: Identity { owner: permit.account.user.to_string().into(), agent },
+        run_id: Uuid::from_slice(&init.run_id).ok(),
         permit,
         peer: origin.peer,
         worker: origin.worker,
@@ -359,6 +362,7 @@ fn ready_ack(
         features: agreed.features.clone(),
         resumed,
         lanes: u32::try_from(agreed.lanes).unwrap_or(0),
+        several_edges: edge.state.is_shared(),
     })
     .into()
 }
@@ -646,13 +650,18 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// A tunnel more, or another setting of one that this session serves.
     async fn open(&mut self, spec: v1::TunnelSpec) -> Result<(), EndReason> {
         let answer = match claims::claim(self.edge, &self.session, &spec).await {
             Ok(claim) => {
                 let created = claims::created(self.edge, &spec.key, &claim);
+                let served = self.edge.registry.target_of(&claim.tunnel);
+                let is_change = served.is_some_and(|target| target.session.id == self.session.id);
                 let claims = [claim];
                 self.edge.registry.activate(&self.session, &claims);
-                self.edge.books.opened(&self.session, &claims);
+                if !is_change {
+                    self.edge.books.opened(&self.session, &claims);
+                }
                 created
             }
             Err(refusal) => claims::refused(&spec.key, &refusal),

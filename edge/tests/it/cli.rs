@@ -175,7 +175,7 @@ async fn exit_3_for_a_file_that_is_wrong_with_the_place_and_the_way_out() {
     write(
         dir,
         "uniroute.toml",
-        "version = 1\ntoken_file = \"token\"\n\n[tunnels.web]\nupstrem = \"3000\"\n",
+        "version = 1\nagent.token_file = \"token\"\n\n[tunnels.web]\nupstrem = \"3000\"\n",
     );
     for arguments in [
         &["start", "--all", "--config", "uniroute.toml"][..],
