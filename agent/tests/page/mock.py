@@ -73,7 +73,7 @@ def body(data, kept=None, encoding="", secret=None):
         is_text = "\0" not in text
     except UnicodeDecodeError:
         text, is_text = "", False
-    told = {"size": len(data), "kept": kept, "where": "memory", "encoding": encoding, "text": is_text, "cut": kept > 65536}
+    told = {"size": len(data), "kept": kept, "where": "memory", "encoding": encoding, "text": is_text, "cut": kept < len(data), "preview_cut": kept > 65536 or kept < len(data)}
     if is_text:
         preview = text[:65536]
         told["text_preview"] = preview.replace(secret, "***") if secret else preview
@@ -201,7 +201,8 @@ class Maker:
         made["path"] = "/export/all.csv"
         data = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(20000))).encode()
         self.answer(made, data, "text/csv", kept=65536)
-        made["response"]["body"][0]["size"] = made["response_size"] = 1_254_000_000
+        made["response"]["body"][0].update(size=1_254_000_000, cut=True)
+        made["response_size"] = 1_254_000_000
         return made
 
     def stream(self, made, kind, frames):
@@ -263,7 +264,7 @@ def matches(made, words):
                 "tunnel": lambda: made["tunnel"].lower() == value,
                 "type": lambda: value in made["type"],
                 "slow": lambda: (made["duration_us"] or 0) >= int(value or 0) * 1000,
-                "is": lambda: made["replay_of"] is not None if value == "replay" else (made["state"] == "failed" or bool(made["error"])) if value == "error" else made["kind"] == value,
+                "is": lambda: made["replay_of"] is not None if value == "replay" else (made["state"] == "failed" or (made["status"] or 0) >= 500) if value == "error" else made["kind"] == value,
             }[field]()
         else:
             held = word[1 if no else 0:] in made["hay"]

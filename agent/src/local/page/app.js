@@ -49,7 +49,7 @@ class Page {
       opened: () => this.opened(),
       request: (row) => this.arrived(row),
       status: (status) => this.heard(status),
-      reset: () => this.store.load(),
+      reset: () => this.store.catchUp(),
       state: (state, why) => {
         this.live = state;
         this.why = why;

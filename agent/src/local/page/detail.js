@@ -287,7 +287,7 @@ export class DetailPane {
   /** @param {Detail} detail */
   noResponse(detail) {
     if (detail.error !== null) return callout(detail);
-    if (detail.state === 'open') return h('p', { class: 'dim' }, `No answer yet. ${line(detail.upstream)} has had the request since ${clock(detail.started_ms)}.`);
+    if (detail.state === 'open') return h('p', { class: 'dim' }, `No answer yet. ${line(detail.upstream ?? 'The local server')} has had the request since ${clock(detail.started_ms)}.`);
     return h('p', { class: 'dim' }, 'There was no answer.');
   }
 
@@ -314,7 +314,7 @@ export class DetailPane {
         ['Visitor', h('span', { class: 'mono' }, line(detail.visitor))],
         ['When', moment(detail.started_ms)],
         ['Tunnel', line(detail.tunnel)],
-        ['Local server', h('span', { class: 'mono' }, line(detail.upstream))],
+        detail.upstream === null ? null : ['Local server', h('span', { class: 'mono' }, line(detail.upstream))],
         ['Protocol', line(detail.http_version) + (detail.kind === 'http' ? '' : `, ${kindWords(detail.kind)}`)],
         ['Request', `${bytes(request.body.size)} of body, ${request.headers.length} headers`],
         ['Answer', response ? `${bytes(response.body.size)} of body, ${response.headers.length} headers${detail.type ? `, ${line(detail.type)}` : ''}` : 'none'],

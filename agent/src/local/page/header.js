@@ -97,6 +97,7 @@ export class Header {
     const before = name === 'good' && first ? `${line(first.edge)} · ` : '';
     const after = name === 'good' && status && status.sessions.length > 1 ? ` · ${status.sessions.length} sessions` : '';
     const state = name + before + words + after;
+    this.session.classList.toggle('unknown', name === 'open');
     if (state === this.sessionState) return;
     this.sessionState = state;
     this.session.replaceChildren(h('span', { class: `dot ${name}` }), h('span', {}, h('span', { class: 'wide' }, before), words, h('span', { class: 'wide' }, after)), icon('chevron'));
