@@ -407,6 +407,8 @@ pub enum Event {
         /// Whether visitors are kept out now.
         paused: bool,
     },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
     /// A local server answers no more, or does again.
     Upstream {
         /// The agent's word for the tunnel.
@@ -541,7 +543,9 @@ impl Handle {
     /// # Errors
     /// [`TunnelError`]
     pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
-        self.shared.tunnels.apply(tunnels)
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
     }
 
     /// What the agent is doing.
@@ -585,7 +589,8 @@ impl Agent {
         let tunnels = &shared.tunnels;
         let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
-            result = async { tokio::join!(first, further).0 } => result,
+            // An error of the first one ends them all at once.
+            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
             () = shared.look_after() => Ok(()),
             never = checking => match never {},
         }
