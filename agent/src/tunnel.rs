@@ -33,6 +33,9 @@ const MAX_IDS: usize = 8;
 /// Streams that were opened before a tunnel went come no later than this.
 const LATE: Duration = Duration::from_secs(30);
 
+/// How much longer the edge waits for an answer than the agent.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What answers requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
@@ -200,6 +203,13 @@ impl Served {
         routes.into_iter().find(|(number, _)| *number == route).map(|(_, service)| service)
     }
 
+    /// How long the edge waits for an answer: it counts from when it has sent the request, which may
+    /// wait here first, and of the two it is the agent that knows whose fault it is.
+    fn edges_patience(&self) -> Option<Duration> {
+        let TunnelSettings { response_timeout, hold_local, .. } = &self.settings;
+        response_timeout.map(|limit| limit.saturating_add(*hold_local).saturating_add(GRACE))
+    }
+
     /// All local servers, those of the default route first.
     fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let routes = self.routes.iter().filter_map(|(_, service)| match service {
@@ -267,10 +277,7 @@ impl Tunnel {
             name_is_hint: wanted.name.is_none() && earlier.is_some(),
             name: wanted.name.clone().or(earlier).unwrap_or_default(),
             local_url: served.pool.target().to_string(),
-            // The edge counts from when it has sent the request.
-            response_timeout_ms: millis(
-                wanted.response_timeout.map(|limit| limit.saturating_add(wanted.hold_local)),
-            ),
+            response_timeout_ms: millis(served.edges_patience()),
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
             idle_timeout_ms: millis(wanted.idle_timeout),

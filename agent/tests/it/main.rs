@@ -6,6 +6,7 @@ mod embed;
 mod harness;
 mod reload;
 mod tunnel;
+mod upstream;
 
 use std::process::{Command, Output};
 
