@@ -90,8 +90,8 @@ impl Common {
             require_local: agent.require_local.unwrap_or(false),
             log_level: agent.log.level.map(|Written(level)| level.as_str().to_owned()),
             log_format: agent.log.format.map(|Written(format)| format).unwrap_or_default(),
+            inspector: agent.inspector.plan(&state_dir),
             state_dir,
-            inspector: agent.inspector.plan(),
             selection: None,
             id_error,
         })
