@@ -2,6 +2,7 @@
 
 mod common;
 mod config;
+mod diagnose;
 mod generate;
 mod import;
 mod login;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 pub(crate) use self::common::{Output, Plan};
 use self::{
     config::ConfigCommand,
+    diagnose::Diagnose,
     generate::{Completion, Man},
     login::{Login, Logout},
     routes::RoutesCommand,
@@ -51,6 +53,9 @@ pub(crate) enum Command {
     /// What the tunnels of the config file do with a request.
     #[command(subcommand)]
     Routes(RoutesCommand),
+    /// Looks at each step of the way from here to the edge and to the local servers, and says what works
+    /// and what to do about the rest.
+    Diagnose(Box<Diagnose>),
     /// Prints completions for a shell.
     Completion(Completion),
     /// Prints the man page, or writes one for each command into a folder.

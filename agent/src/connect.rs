@@ -138,6 +138,11 @@ impl ServerUrl {
         self.tls
     }
 
+    /// As the `Host` header has it.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Whether it is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.host.trim_end_matches('.');

@@ -93,6 +93,11 @@ fn main() -> ExitCode {
         Command::Routes(command) => command.run().map_err(Failure::from),
         Command::Login(command) => command.run(),
         Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Diagnose(command) => match command.run() {
+            Ok(0) => Ok(()),
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
         Command::Completion(command) => command.run().map_err(Failure::from),
         Command::Man(command) => command.run().map_err(Failure::from),
         Command::Version => {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
 mod connect;
+mod diagnose;
 mod embed;
 mod harness;
 mod reload;
