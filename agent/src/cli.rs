@@ -4,6 +4,7 @@ mod common;
 mod config;
 mod generate;
 mod import;
+mod inspect;
 mod login;
 mod policy;
 pub(crate) mod routes;
@@ -15,6 +16,7 @@ pub(crate) use self::common::{Output, Plan};
 use self::{
     config::ConfigCommand,
     generate::{Completion, Man},
+    inspect::Inspect,
     login::{Login, Logout},
     routes::RoutesCommand,
     tunnels::{Http, Start, Tcp, Tls, Udp},
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     /// What the tunnels of the config file do with a request.
     #[command(subcommand)]
     Routes(RoutesCommand),
+    /// Requests that an agent of this machine keeps: lists, shows, replays and exports them.
+    Inspect(Inspect),
     /// Prints completions for a shell.
     Completion(Completion),
     /// Prints the man page, or writes one for each command into a folder.

@@ -3,6 +3,7 @@
 
 mod embed;
 mod harness;
+mod inspect;
 mod reload;
 mod tunnel;
 
