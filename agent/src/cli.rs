@@ -5,6 +5,7 @@ mod config;
 mod diagnose;
 mod generate;
 mod import;
+mod inspect;
 mod login;
 mod policy;
 pub(crate) mod routes;
@@ -17,6 +18,7 @@ use self::{
     config::ConfigCommand,
     diagnose::Diagnose,
     generate::{Completion, Man},
+    inspect::Inspect,
     login::{Login, Logout},
     routes::RoutesCommand,
     tunnels::{Http, Start, Tcp, Tls, Udp},
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     /// Looks at each step of the way from here to the edge and to the local servers, and says what works
     /// and what to do about the rest.
     Diagnose(Box<Diagnose>),
+    /// Requests that an agent of this machine keeps: lists, shows, replays and exports them.
+    Inspect(Inspect),
     /// Prints completions for a shell.
     Completion(Completion),
     /// Prints the man page, or writes one for each command into a folder.

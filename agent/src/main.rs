@@ -91,6 +91,7 @@ fn main() -> ExitCode {
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),
+        Command::Inspect(command) => command.run().map_err(Failure::from),
         Command::Login(command) => command.run(),
         Command::Logout(command) => command.run().map_err(Failure::from),
         Command::Diagnose(command) => match command.run() {

@@ -5,6 +5,7 @@ mod connect;
 mod diagnose;
 mod embed;
 mod harness;
+mod inspect;
 mod reload;
 mod tunnel;
 mod upstream;
