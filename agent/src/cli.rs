@@ -1,5 +1,6 @@
 //! The command line of `uniroute`.
 
+pub(crate) mod agents;
 mod common;
 mod config;
 mod generate;
@@ -7,6 +8,8 @@ mod import;
 mod login;
 mod policy;
 pub(crate) mod routes;
+mod service;
+mod status;
 mod tunnels;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +20,8 @@ use self::{
     generate::{Completion, Man},
     login::{Login, Logout},
     routes::RoutesCommand,
+    service::ServiceCommand,
+    status::{ReadyCommand, StatusCommand},
     tunnels::{Http, Start, Tcp, Tls, Udp},
 };
 
@@ -51,6 +56,14 @@ pub(crate) enum Command {
     /// What the tunnels of the config file do with a request.
     #[command(subcommand)]
     Routes(RoutesCommand),
+    /// What the agents that run here do.
+    Status(StatusCommand),
+    /// Ends with exit code 0 when the tunnels of the agents that run here take requests, with 1
+    /// otherwise, and says why.
+    Ready(ReadyCommand),
+    /// The tunnels of the config file as a service of the system.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Prints completions for a shell.
     Completion(Completion),
     /// Prints the man page, or writes one for each command into a folder.
