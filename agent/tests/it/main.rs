@@ -4,6 +4,7 @@
 mod embed;
 mod harness;
 mod reload;
+mod terminal;
 mod tunnel;
 
 use std::process::{Command, Output};
