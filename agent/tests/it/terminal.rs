@@ -54,14 +54,14 @@ async fn a_service_manager_hears_how_the_agent_is() {
     let edge = Edge::start().await;
     let upstream = Upstream::saying("x").await;
     let port = upstream.port();
-    let file = config(&edge, &format!("[tunnels.web]\nupstream = \"{port}\"\nname = \"web\"\n"));
+    let file = config(&edge, &format!("[tunnels.web]\nupstream = \"{port}\"\nname = \"demo\"\n"));
     let path = edge.home.path().join("notify");
     let mut manager = Manager::new(&path);
     let mut command = edge.agent(&["start", "--all", "--config", &file]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "300000");
     let agent = Process::start(&mut command);
     let (_, ready) = manager.hears("READY=1", 0).await;
-    let (status, _) = manager.hears("STATUS=web http://web.localhost:", 0).await;
+    let (status, _) = manager.hears("STATUS=web http://demo.localhost:", 0).await;
     assert!(status.ends_with(&edge.http.port().to_string()), "{status}");
     let mut alive = ready;
     let began = std::time::Instant::now();
