@@ -33,9 +33,12 @@ use tokio::sync::Notify;
 
 pub(crate) use self::{
     capture::{Capture, Record, Side, Tap, Tapped},
+    curl::command as curl,
+    diff::diff,
+    har::{date, entry as har_entry, frame as har_frame},
     query::Query,
-    replay::{Replay, ReplayError},
-    view::View,
+    replay::{Changes as Replayed, Replay, ReplayError, start as replay},
+    view::{View, sha256, shown},
 };
 use self::{redact::Redactor, spool::Spool};
 

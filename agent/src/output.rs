@@ -104,7 +104,6 @@ pub(crate) struct Shown {
 
 impl Shown {
     /// The inspector is there.
-    #[allow(dead_code, reason = "the program has one soon")]
     pub(crate) fn inspector(&self, url: &str) {
         self.program.send_modify(|program| program.inspector = Some(url.to_owned()));
     }

@@ -25,12 +25,12 @@ pub(crate) type Reloaded = Result<Applied, String>;
 pub(crate) struct Asker(mpsc::Sender<oneshot::Sender<Reloaded>>);
 
 impl Asker {
-    /// Reads the file now.
-    pub(crate) async fn reload(&self) -> Reloaded {
+    /// Reads the file now. Blocks the thread until that is done.
+    pub(crate) fn reload(&self) -> Reloaded {
         let (answer, answered) = oneshot::channel();
         let over = || "the agent is ending".to_owned();
-        self.0.send(answer).await.map_err(|_| over())?;
-        answered.await.map_err(|_| over())?
+        self.0.blocking_send(answer).map_err(|_| over())?;
+        answered.blocking_recv().map_err(|_| over())?
     }
 }
 

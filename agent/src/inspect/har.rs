@@ -9,17 +9,14 @@ use super::{Inspector, View, capture::Side, view};
 /// Text of a body at most, in bytes.
 const MAX_TEXT: usize = 1024 * 1024;
 
-/// The requests, the oldest first.
-pub(crate) fn har<'a>(views: impl Iterator<Item = &'a View>, inspector: &Inspector) -> Value {
-    let entries: Vec<_> = views.map(|view| entry(view, inspector)).collect();
-    json!({ "log": {
-        "version": "1.2",
-        "creator": { "name": "uniroute", "version": env!("CARGO_PKG_VERSION") },
-        "entries": entries,
-    }})
+/// What is in front of the entries and behind them.
+pub(crate) fn frame() -> (String, String) {
+    let creator = json!({ "name": "uniroute", "version": env!("CARGO_PKG_VERSION") });
+    (format!(r#"{{"log":{{"version":"1.2","creator":{creator},"entries":["#), "]}}".to_owned())
 }
 
-fn entry(view: &View, inspector: &Inspector) -> Value {
+/// A request.
+pub(crate) fn entry(view: &View, inspector: &Inspector) -> Value {
     let [connect, send, wait, receive] = view.parts_us().map(ms);
     let mut entry = json!({
         "startedDateTime": date(view.began_ms()),

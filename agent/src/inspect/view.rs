@@ -1,6 +1,6 @@
 //! A record, read: what its bytes mean, and how it is shown.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, io::Read as _, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -70,6 +70,21 @@ impl KeptBody {
     /// All of it is in `head`.
     pub(crate) fn is_whole(&self) -> bool {
         self.size == self.head.len() as u64
+    }
+
+    /// What there is of it without its encoding, and whether that is cut; `None`: the encoding is not
+    /// known.
+    pub(crate) fn decoded(&mut self, inspector: &Inspector) -> Option<(Vec<u8>, bool)> {
+        let max = decode::MAX_DECODED;
+        let mut head = std::mem::take(&mut self.head);
+        if let Some(file) = self.file.take() {
+            head.clear();
+            // As much packed as it may be unpacked: that is enough of any encoding.
+            file.take(max as u64).read_to_end(&mut head).ok()?;
+        }
+        let _one = inspector.decoding.lock();
+        let decoded = decode::decode(&self.encoding, &head, max)?;
+        Some((decoded.bytes, decoded.cut || self.size > head.len() as u64))
     }
 
     /// Its text without its encoding and without secrets, and whether that is cut; `None`: it is
