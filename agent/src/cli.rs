@@ -1,5 +1,6 @@
 //! The command line of `uniroute`.
 
+pub(crate) mod agents;
 mod common;
 mod config;
 mod diagnose;
@@ -9,6 +10,8 @@ mod inspect;
 mod login;
 mod policy;
 pub(crate) mod routes;
+mod service;
+mod status;
 mod tunnels;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +24,8 @@ use self::{
     inspect::Inspect,
     login::{Login, Logout},
     routes::RoutesCommand,
+    service::ServiceCommand,
+    status::{ReadyCommand, StatusCommand},
     tunnels::{Http, Start, Tcp, Tls, Udp},
 };
 
@@ -60,6 +65,14 @@ pub(crate) enum Command {
     Diagnose(Box<Diagnose>),
     /// Requests that an agent of this machine keeps: lists, shows, replays and exports them.
     Inspect(Inspect),
+    /// What the agents that run here do.
+    Status(StatusCommand),
+    /// Ends with exit code 0 when the tunnels of the agents that run here take requests, with 1
+    /// otherwise, and says why.
+    Ready(ReadyCommand),
+    /// The tunnels of the config file as a service of the system.
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Prints completions for a shell.
     Completion(Completion),
     /// Prints the man page, or writes one for each command into a folder.

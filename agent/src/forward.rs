@@ -428,6 +428,7 @@ impl Request {
     /// The local server has answered.
     fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
         debug!(
+            target: "uniroute::request",
             tunnel = tunnel.key,
             method = text(&self.method),
             // Without its query, in which there are secrets at times.

@@ -7,6 +7,7 @@ mod embed;
 mod harness;
 mod inspect;
 mod reload;
+mod terminal;
 mod tunnel;
 mod upstream;
 
