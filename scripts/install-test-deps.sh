@@ -12,6 +12,8 @@ nginx                                           nginx-light
 go                                              golang-go
 /usr/share/gocode/src/github.com/hashicorp/yamux  golang-github-hashicorp-yamux-dev
 openssl                                         openssl
+tinyproxy                                       tinyproxy-bin
+microsocks                                      microsocks
 dig                                             bind9-dnsutils
 knotd                                           knot
 psql                                            postgresql-client
@@ -22,6 +24,7 @@ redis-cli                                       redis-tools
 setpriv                                         util-linux
 python3                                         python3
 /usr/lib/python3*/ensurepip/__init__.py         python3-venv
+chromium                                        chromium
 '
 
 have() {

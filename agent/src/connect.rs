@@ -1,15 +1,16 @@
-//! The way to the edge: DNS, TCP, TLS, the upgrade. Every step has its own deadline and says which
-//! one it was when it fails.
+//! The way to the edge: DNS, TCP, a proxy, TLS, the upgrade. Every step has its own deadline and says
+//! which one it was when it fails.
 
 pub mod proxy;
+mod race;
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     str::FromStr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -17,7 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, StatusCode, Uri};
+use http::{
+    HeaderMap, HeaderName, Response, StatusCode, Uri,
+    header::{LOCATION, SERVER, VIA},
+};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -28,11 +32,17 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use uniroute_proto::handshake::HandshakeError;
 use uniroute_shared::{
     carrier::{quic::endpoint::DialError, upgrade},
     code::Code,
+};
+
+use self::proxy::{Proxy, ProxyError, ProxyFault, Reached};
+use crate::{
+    tls::{self, Identity, TlsError, WrongKey},
+    upstream::{TargetError, Trust},
 };
 
 /// Time for each step of a connection.
@@ -43,6 +53,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// What of a refusal's body is read, for its error page, in bytes.
 const MAX_REFUSAL: usize = 16 * 1024;
+/// What is shown of others' words, in characters.
+const SHOWN: usize = 80;
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
 
 /// Where the edge is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +119,34 @@ fn parse_server(text: &str) -> Result<ServerUrl, &'static str> {
     Ok(ServerUrl { tls, host, port, authority: authority.to_string() })
 }
 
+impl ServerUrl {
+    /// Its host: a name or an address, IPv6 without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it is spoken to over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        let host = self.host.trim_end_matches('.');
+        host.eq_ignore_ascii_case("localhost")
+            || host.to_ascii_lowercase().ends_with(".localhost")
+            || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority)
@@ -131,8 +173,32 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("the TLS handshake with the edge failed: {0}")]
+    #[error("the TLS handshake with the edge failed: {0}{hint}", hint = tls_hint(.0))]
     Tls(io::Error),
+    /// The edge has another key than those that are pinned.
+    #[error(transparent)]
+    Key(WrongKey),
+    /// What is in front of the edge wants a certificate, or another one.
+    #[error(
+        "the edge's front does not let this agent in: {0}. Give the certificate that it wants, and its key, as `client_certificate` and `client_key`"
+    )]
+    ClientCertificate(String),
+    /// The proxy did not make the connection.
+    #[error("the proxy {proxy}: {fault}")]
+    Proxy {
+        /// The proxy, without user and password.
+        proxy: String,
+        /// What went wrong there.
+        fault: ProxyFault,
+    },
+    /// The proxy's URL can't be read.
+    #[error(transparent)]
+    ProxyUrl(#[from] ProxyError),
+    /// QUIC was asked for, and there is a proxy on the way.
+    #[error(
+        "QUIC can't go through the proxy {0}: it is UDP. Leave out `--transport quic` to use WebSocket, or go without the proxy (`--proxy none`, NO_PROXY)"
+    )]
+    QuicProxy(String),
     /// What answers does not speak the tunnel's protocol.
     #[error("what answers at {0} is not an edge: {1}")]
     NotAnEdge(String, String),
@@ -146,6 +212,9 @@ pub enum ConnectError {
         /// When to come back, if the edge said so.
         retry_after: Option<Duration>,
     },
+    /// The edge that answers has a session of this agent already.
+    #[error("{0} has a session of this agent already")]
+    SameEdge(String),
     /// QUIC was asked for, and the edge does not offer it.
     #[error(
         "the edge offers no QUIC: it is switched off there (`--quic`), or the edge is too old. Leave out `--transport quic` to use WebSocket"
@@ -165,6 +234,111 @@ pub enum ConnectError {
     Lost(String),
 }
 
+impl ConnectError {
+    /// Nothing was there to turn the agent away: asking again soon costs nobody anything.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Dns { .. } | Self::Tcp { .. } | Self::Lost(_) | Self::Quic(_) => true,
+            Self::Timeout(step) => matches!(*step, "DNS" | "TCP"),
+            Self::Proxy { fault, .. } => fault.is_unreachable(),
+            _ => false,
+        }
+    }
+
+    fn of_tls(error: io::Error) -> Self {
+        match tls::wrong_key(&error) {
+            Some(wrong) => Self::Key(wrong),
+            None => Self::Tls(error),
+        }
+    }
+}
+
+fn tls_hint(error: &io::Error) -> &'static str {
+    match tls::inner(error) {
+        Some(error) => tls::hint(error),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            ". Is it https:// there? Perhaps something on the way cuts TLS"
+        }
+        None => "",
+    }
+}
+
+/// How connections to edges are made: whose certificates are taken, what the agent proves itself
+/// with, and through which proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Way(Arc<WayParts>);
+
+#[derive(Debug)]
+struct WayParts {
+    tls: Arc<ClientConfig>,
+    proxy: Proxy,
+    trust: Trust,
+    /// Of a proxy that is spoken to over TLS; made when there is one.
+    proxy_tls: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Way {
+    /// # Errors
+    /// [`TlsError`]
+    pub(crate) fn new(
+        trust: &Trust,
+        pins: &[tls::Pin],
+        identity: Option<&Identity>,
+        proxy: &Proxy,
+    ) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(WayParts {
+            tls: tls::edge_config(trust, pins, identity)?,
+            proxy: proxy.clone(),
+            trust: trust.clone(),
+            proxy_tls: OnceLock::new(),
+        })))
+    }
+
+    /// The proxy on the way to `server`.
+    ///
+    /// # Errors
+    /// [`ConnectError::ProxyUrl`]
+    pub(crate) fn proxy(
+        &self,
+        server: &ServerUrl,
+    ) -> Result<Option<proxy::ProxyUrl>, ConnectError> {
+        Ok(self.0.proxy.to(server)?)
+    }
+
+    pub(crate) fn tls(&self) -> &Arc<ClientConfig> {
+        &self.0.tls
+    }
+
+    fn proxy_tls(&self) -> Result<Arc<ClientConfig>, TargetError> {
+        if let Some(config) = self.0.proxy_tls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = tls::proxy_config(&self.0.trust)?;
+        Ok(Arc::clone(self.0.proxy_tls.get_or_init(|| config)))
+    }
+}
+
+/// The way that a connection has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The other end of the socket: the edge, or the proxy.
+    pub(crate) peer: SocketAddr,
+    /// The edge's address; none where a proxy looked it up.
+    pub(crate) edge: Option<SocketAddr>,
+}
+
+impl Route {
+    pub(crate) fn straight(edge: SocketAddr) -> Self {
+        Self { peer: edge, edge: Some(edge) }
+    }
+
+    /// The edge's address, if there is no proxy on the way.
+    pub(crate) fn direct(self) -> Option<SocketAddr> {
+        self.edge.filter(|edge| *edge == self.peer)
+    }
+}
+
 /// A connection to the edge: a socket, bare or inside TLS.
 pub(crate) trait EdgeIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -176,7 +350,7 @@ pub(crate) struct Dialled {
     /// What was read too far.
     pub(crate) early: Bytes,
     /// Where it leads to.
-    pub(crate) address: SocketAddr,
+    pub(crate) route: Route,
     /// Bytes that it has carried so far, both ways.
     pub(crate) moved: Arc<AtomicU64>,
 }
@@ -249,11 +423,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Counted<Io> {
 ///
 /// # Errors
 /// [`ConnectError`], naming the step.
-pub(crate) async fn dial(
-    server: &ServerUrl,
-    tls: &Arc<ClientConfig>,
-) -> Result<Dialled, ConnectError> {
-    dial_at(server, tls, None, Arc::default()).await
+pub(crate) async fn dial(server: &ServerUrl, way: &Way) -> Result<Dialled, ConnectError> {
+    dial_at(server, way, None, Arc::default()).await
 }
 
 /// What a connection is to be a lane of.
@@ -261,8 +432,9 @@ pub(crate) async fn dial(
 pub(crate) struct LaneOf<'a> {
     /// The session's name at the edge.
     pub(crate) session: &'a str,
-    /// Where that edge is.
-    pub(crate) address: SocketAddr,
+    /// Where that edge is, if that is known. A proxy that looks names up may lead to another one,
+    /// which refuses the lane.
+    pub(crate) edge: Option<SocketAddr>,
 }
 
 /// The same, for a lane if `lane` is given. What the connection carries is added to `moved`.
@@ -271,55 +443,104 @@ pub(crate) struct LaneOf<'a> {
 /// [`ConnectError`], naming the step.
 pub(crate) async fn dial_at(
     server: &ServerUrl,
-    tls: &Arc<ClientConfig>,
+    way: &Way,
     lane: Option<LaneOf<'_>>,
     moved: Arc<AtomicU64>,
 ) -> Result<Dialled, ConnectError> {
-    let (socket, address) = match lane {
-        Some(lane) => connect_to(vec![lane.address], server).await?,
-        None => connect(server).await?,
-    };
+    let edge = lane.and_then(|lane| lane.edge);
     let lane_of = lane.map(|lane| lane.session);
+    let (socket, route) = reach(server, way, edge).await?;
+    let counted = Arc::clone(&moved);
+    let (io, early) = match socket {
+        Reached::Bare(socket) => {
+            secure(server, way, Counted { io: socket, moved: counted }, lane_of).await?
+        }
+        Reached::Tls(socket) => {
+            secure(server, way, Counted { io: socket, moved: counted }, lane_of).await?
+        }
+    };
+    Ok(Dialled { io, early, route, moved })
+}
+
+/// A connection on which the edge hears what is said: straight to it, or made by a proxy. `edge` is
+/// its address, if that is known.
+///
+/// # Errors
+/// [`ConnectError`], naming the step.
+pub(crate) async fn reach(
+    server: &ServerUrl,
+    way: &Way,
+    edge: Option<SocketAddr>,
+) -> Result<(Reached, Route), ConnectError> {
+    if let Some(proxy) = way.proxy(server)? {
+        return proxy::through(&proxy, server, way, edge).await;
+    }
+    let addresses = match edge {
+        Some(edge) => vec![edge],
+        None => look_up(server).await?,
+    };
+    let connected = race::connect(addresses).await;
+    let (socket, address) =
+        connected.map_err(|(address, source)| ConnectError::Tcp { address, source })?;
     tune(&socket);
-    let socket = Counted { io: socket, moved: Arc::clone(&moved) };
+    Ok((Reached::Bare(socket), Route::straight(address)))
+}
+
+/// The edge's addresses, in the order in which they are tried; never none.
+///
+/// # Errors
+/// [`ConnectError::Dns`] or [`ConnectError::Timeout`]
+pub(crate) async fn look_up(server: &ServerUrl) -> Result<Vec<SocketAddr>, ConnectError> {
+    let dns = |source| ConnectError::Dns { host: server.host.clone(), source };
+    addresses(&server.host, server.port).await.ok_or(ConnectError::Timeout("DNS"))?.map_err(dns)
+}
+
+/// The same for any name; `None`: the resolver says nothing.
+pub(crate) async fn addresses(host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {
+    let looked_up = timeout(STEP_TIMEOUT, tokio::net::lookup_host((host, port))).await.ok()?;
+    Some(looked_up.and_then(|found| {
+        let mut addresses = race::interleaved(found.collect());
+        addresses.truncate(MAX_ADDRESSES);
+        match addresses.is_empty() {
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+            false => Ok(addresses),
+        }
+    }))
+}
+
+/// TLS, if the edge is spoken to over it, and the upgrade.
+async fn secure<Io: EdgeIo + 'static>(
+    server: &ServerUrl,
+    way: &Way,
+    socket: Io,
+    lane_of: Option<&str>,
+) -> Result<(Box<dyn EdgeIo>, Bytes), ConnectError> {
     if !server.tls {
         let (socket, early) = within("upgrade", upgrade(server, socket, lane_of)).await??;
-        return Ok(Dialled { io: Box::new(socket), early, address, moved });
+        return Ok((Box::new(socket), early));
     }
+    let stream = shake(server, way, socket).await?;
+    let (stream, early) = within("upgrade", upgrade(server, stream, lane_of)).await??;
+    Ok((Box::new(stream), early))
+}
+
+/// TLS with the edge.
+///
+/// # Errors
+/// [`ConnectError`], naming what is wrong with its certificate.
+pub(crate) async fn shake<Io: EdgeIo>(
+    server: &ServerUrl,
+    way: &Way,
+    socket: Io,
+) -> Result<TlsStream<Io>, ConnectError> {
     let name = ServerName::try_from(server.host.clone())
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
-    let connector = TlsConnector::from(Arc::clone(tls));
-    let stream =
-        within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::Tls)?;
-    let (stream, early) = within("upgrade", upgrade(server, stream, lane_of)).await??;
-    Ok(Dialled { io: Box::new(stream), early, address, moved })
+    let connector = TlsConnector::from(Arc::clone(way.tls()));
+    within("TLS", connector.connect(name, socket)).await?.map_err(ConnectError::of_tls)
 }
 
 async fn within<F: Future>(step: &'static str, future: F) -> Result<F::Output, ConnectError> {
     timeout(STEP_TIMEOUT, future).await.map_err(|_| ConnectError::Timeout(step))
-}
-
-async fn connect(server: &ServerUrl) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let dns = |source| ConnectError::Dns { host: server.host.clone(), source };
-    let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
-    let addresses = within("DNS", lookup).await?.map_err(dns)?.collect();
-    connect_to(addresses, server).await
-}
-
-async fn connect_to(
-    addresses: Vec<SocketAddr>,
-    server: &ServerUrl,
-) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let nowhere = io::Error::from(io::ErrorKind::NotFound);
-    let mut failed = ConnectError::Dns { host: server.host.clone(), source: nowhere };
-    for address in addresses {
-        match within("TCP", TcpStream::connect(address)).await {
-            Ok(Ok(socket)) => return Ok((socket, address)),
-            Ok(Err(source)) => failed = ConnectError::Tcp { address, source },
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
 }
 
 fn tune(socket: &TcpStream) {
@@ -356,7 +577,7 @@ where
         }
         answer.as_mut().poll(cx)
     });
-    let answer = answer.await.map_err(|error| not_an_edge(error.to_string()))?;
+    let answer = answer.await.map_err(|error| not_upgraded(server, &error))?;
     match upgrade::check_response(&answer, &key) {
         Ok(()) => {}
         Err(upgrade::UpgradeError::Status(_)) => {
@@ -380,25 +601,94 @@ where
 
 /// What an answer that is no upgrade says.
 async fn rejection(server: &ServerUrl, answer: Response<Incoming>) -> ConnectError {
-    let status = answer.status();
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     let code = header("x-uniroute-error")
         .and_then(|code| code.strip_prefix("UR-")?.parse().ok())
         .and_then(Code::from_number);
     let retry_after =
         header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let Some(code) = code else {
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            let message = format!("status {status}");
-            return ConnectError::Rejected { code: None, message, retry_after };
-        }
-        let why = format!("it answered {status} to the upgrade");
-        return ConnectError::NotAnEdge(server.to_string(), why);
-    };
+    let Some(code) = code else { return strange(server, answer, retry_after).await };
     // Read for politeness: the connection then ends in order.
     let _ = Limited::new(answer.into_body(), MAX_REFUSAL).collect().await;
     let message = format!("{code}: {}. {}", code.title, code.fix);
     ConnectError::Rejected { code: Some(code), message, retry_after }
+}
+
+/// What an answer means that no edge gave.
+async fn strange(
+    server: &ServerUrl,
+    answer: Response<Incoming>,
+    retry_after: Option<Duration>,
+) -> ConnectError {
+    let status = answer.status();
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, MAX_REFUSAL).collect().await;
+    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+    let page = String::from_utf8_lossy(&body);
+    if let Some(wanted) = certificate_wanted(status, &page) {
+        return ConnectError::ClientCertificate(wanted);
+    }
+    let who = signature(&head.headers, &page);
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        let message = format!("status {status}{who}");
+        return ConnectError::Rejected { code: None, message, retry_after };
+    }
+    let location = head.headers.get(LOCATION).and_then(|location| location.to_str().ok());
+    let means = match (status.as_u16(), location) {
+        (300..=399, Some(to)) => format!(". It sends on to {}: is that the server?", shown(to)),
+        (200, _) => {
+            ". That is a web page: is the URL the edge's own, and does everything on the way pass WebSocket upgrades?".into()
+        }
+        (400 | 426, _) => ". Something on the way may not pass WebSocket upgrades".into(),
+        (401 | 403, _) => ". Something in front of the edge lets nobody in".into(),
+        _ => String::new(),
+    };
+    let why = format!("it answered {status} to the upgrade{who}{means}");
+    ConnectError::NotAnEdge(server.to_string(), why)
+}
+
+/// nginx says in words that it wants a client certificate, with the status 400.
+fn certificate_wanted(status: StatusCode, page: &str) -> Option<String> {
+    let says = |what| status == StatusCode::BAD_REQUEST && page.contains(what);
+    if says("No required SSL certificate was sent") {
+        return Some("it wants a client certificate".into());
+    }
+    says("The SSL certificate error").then(|| "it does not accept the client certificate".into())
+}
+
+/// Who an answer seems to be from.
+fn signature(headers: &HeaderMap, page: &str) -> String {
+    let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let title = page.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
+    let said = [
+        header(&SERVER).map(|server| format!("server: {}", shown(server))),
+        header(&VIA).map(|via| format!("via: {}", shown(via))),
+        title.map(|(title, _)| format!("page: {:?}", shown(title))),
+    ];
+    let said: Vec<_> = said.into_iter().flatten().collect();
+    match said.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", said.join(", ")),
+    }
+}
+
+fn shown(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+    text.trim().to_owned()
+}
+
+/// What there is instead of an answer.
+fn not_upgraded(server: &ServerUrl, error: &hyper::Error) -> ConnectError {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    if let Some(refused) = source.filter(|error| tls::inner(error).is_some()) {
+        // In TLS 1.3 a client hears of its certificate only after its handshake.
+        return ConnectError::ClientCertificate(refused.to_string());
+    }
+    let why = match error.is_parse() {
+        true if !server.tls => format!("{error}. Perhaps it speaks TLS: try https://"),
+        _ => error.to_string(),
+    };
+    ConnectError::NotAnEdge(server.to_string(), why)
 }
 
 #[cfg(test)]

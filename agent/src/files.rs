@@ -82,6 +82,16 @@ impl Rest {
 }
 
 impl FileBody {
+    /// These bytes.
+    pub(crate) fn of(bytes: Bytes) -> Self {
+        Self { first: bytes, rest: Rest::Nothing }
+    }
+
+    /// The first `length` bytes of a file.
+    pub(crate) fn of_file(file: File, length: u64) -> Self {
+        Self { first: Bytes::new(), rest: Rest::new(file, length) }
+    }
+
     /// Whether nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_empty() && matches!(self.rest, Rest::Nothing)
@@ -157,6 +167,11 @@ impl Asked {
 }
 
 impl Files {
+    /// As people write it.
+    pub(crate) fn label(&self) -> String {
+        format!("file:{}", self.root.display())
+    }
+
     /// The files in `root`, which need not be there yet.
     pub(crate) fn new(root: PathBuf, settings: FileSettings) -> Self {
         Self { root, settings }

@@ -8,10 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use tokio::time::Instant;
 use tracing::debug;
 use uniroute_proto::{
-    codec, head,
+    codec::{self, CodecError},
+    head,
     v1::{self, UpstreamErrorKind, stream_open::Kind, stream_reply::Reply},
 };
 use uniroute_shared::{
@@ -30,9 +32,14 @@ mod http2;
 use crate::{
     Event, TunnelKind, Tunnels,
     files::{FileAnswer, Files},
+    hints::{self, Beginning, Watched},
+    inspect::{Capture, Replay, Side, Tap, Tapped},
+    slot::Shared,
     sockets,
-    tunnel::{Service, Tunnel},
-    upstream::{Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo},
+    tunnel::{Served, Service, Tunnel},
+    upstream::{
+        Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo, pool::Turn,
+    },
 };
 
 /// Informational answers to one request.
@@ -58,18 +65,59 @@ enum ForwardError {
     Broken(String),
 }
 
-/// Serves one stream to its end.
-pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: Receiver) {
+/// Serves one stream of an edge to its end.
+pub(crate) fn serve(
+    shared: Arc<Shared>,
+    sender: Sender,
+    receiver: Receiver,
+) -> impl Future<Output = ()> {
+    run(shared, sender, receiver, None)
+}
+
+/// The same for a request that is repeated.
+pub(crate) fn replay(
+    shared: Arc<Shared>,
+    sender: Sender,
+    receiver: Receiver,
+    replay: Box<Replay>,
+) -> impl Future<Output = ()> {
+    run(shared, sender, receiver, Some(replay))
+}
+
+/// The first message, and its bytes if they are wanted.
+async fn opening(
+    reader: &mut FrameReader,
+    wanted: bool,
+) -> Result<(v1::StreamOpen, bool, Bytes), ReadError> {
+    let frame = std::future::poll_fn(|cx| reader.poll_frame(cx)).await?;
+    let frame = frame.ok_or(ReadError::Truncated)?;
+    if frame.kind != codec::Kind::Message {
+        return Err(CodecError::Unexpected { expected: "StreamOpen", got: frame.kind }.into());
+    }
+    let bytes = if wanted { frame.payload.clone() } else { Bytes::new() };
+    Ok((codec::parse("StreamOpen", frame.payload)?, frame.end, bytes))
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    mut sender: Sender,
+    receiver: Receiver,
+    replay: Option<Box<Replay>>,
+) {
     let mut reader = FrameReader::new(receiver);
-    let opening =
-        tokio::time::timeout(OPEN_TIMEOUT, reader.message::<v1::StreamOpen>("StreamOpen"));
-    let (open, end) = match opening.await {
+    let inspector = shared.inspector.as_ref();
+    let opening = tokio::time::timeout(OPEN_TIMEOUT, opening(&mut reader, inspector.is_some()));
+    let (open, end, bytes) = match opening.await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return debug!(%error, "a stream began wrongly"),
         Err(_) => return debug!("a stream began with silence"),
     };
     // The edge names one of this agent's tunnels, never a target (T23).
-    let tunnel = tunnels.by_id(&open.tunnel_id);
+    let tunnels = &shared.tunnels;
+    let tunnel = match &replay {
+        None => tunnels.by_id(&open.tunnel_id),
+        Some(replay) => Some(Arc::clone(&replay.tunnel)),
+    };
     let (tunnel, kind) = match (tunnel, open.kind) {
         (Some(tunnel), Some(kind)) if tunnel.kind != TunnelKind::Http => {
             // Kept out of every request's future.
@@ -78,10 +126,20 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
         request => request,
     };
     let mut reader = Some(reader);
+    let mut capture = None;
     let result = match (tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
-            let request = StreamRequest { http, end, tunnel };
-            request.forward(&tunnels, &mut sender, &mut reader).await
+            let served = tunnel.served();
+            let began = Instant::now();
+            if let (Some(inspector), Some(key)) = (inspector, &served.inspect) {
+                let of = replay.as_deref().map(|replay| &replay.of[..]);
+                capture = Capture::begin(inspector, key, &bytes, began.into_std(), of);
+            }
+            drop(bytes);
+            let tap = capture.as_ref().map(|capture| capture.tap().clone());
+            let request = StreamRequest { http, end, tunnel: &tunnel, served: &served, began, tap };
+            let _open = tunnel.begin();
+            request.forward(tunnels, &mut sender, &mut reader).await
         }
         (None, _) => {
             Err(refusal(UpstreamErrorKind::UnknownTunnel, "this agent serves no such tunnel"))
@@ -91,14 +149,17 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
         }
     };
     match result {
-        Ok(None) => {}
-        Ok(Some(Switched { io, rest })) => {
-            // Rare and long: kept out of every other request's future.
-            if let Err(error) = Box::pin(copy::splice(io, sender, rest)).await {
-                debug!(%error, "an upgraded connection broke off");
+        Ok(None) => {
+            if let Some(capture) = capture {
+                capture.end(None);
             }
         }
+        // Rare and long: kept out of every other request's future.
+        Ok(Some(switched)) => Box::pin(switched.copy(sender, capture)).await,
         Err(ForwardError::Upstream(error)) => {
+            if let Some(capture) = capture {
+                capture.end(Some(error.with_code()));
+            }
             // What the visitor still sends is not wanted, the answer is.
             if let Some(reader) = reader.filter(|reader| !reader.ended()) {
                 reader.stop();
@@ -109,7 +170,12 @@ pub(crate) async fn serve(tunnels: Arc<Tunnels>, mut sender: Sender, receiver: R
                 debug!(%error, "nobody waits for the error");
             }
         }
-        Err(error) => debug!(%error, "a request ended early"),
+        Err(error) => {
+            debug!(%error, "a request ended early");
+            if let Some(capture) = capture {
+                capture.end(Some(error.to_string()));
+            }
+        }
     }
 }
 
@@ -118,50 +184,86 @@ fn refusal(kind: UpstreamErrorKind, message: &str) -> ForwardError {
 }
 
 /// A request as it came in over its stream.
-struct StreamRequest {
+struct StreamRequest<'a> {
     http: v1::HttpOpen,
     /// It has no body.
     end: bool,
-    tunnel: Arc<Tunnel>,
+    tunnel: &'a Tunnel,
+    /// What is done with it, whatever the settings say from now on.
+    served: &'a Served,
+    began: Instant,
+    /// Somebody may want to look at it.
+    tap: Option<Tap>,
 }
 
-impl StreamRequest {
+impl StreamRequest<'_> {
     async fn forward(
         self,
         tunnels: &Tunnels,
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
     ) -> Result<Option<Switched>, ForwardError> {
-        let began = Instant::now();
-        let Self { http, end, tunnel } = self;
+        let Self { http, end, tunnel, served, began, tap } = self;
+        let (route, response_timeout) = (http.route, served.settings.response_timeout);
         // A number of this agent's own, never a target (T23).
-        let service = tunnel.service(http.route).ok_or_else(|| {
+        let service = served.service(route).ok_or_else(|| {
             refusal(UpstreamErrorKind::BadRequest, "this tunnel has no such route")
         })?;
-        let request = Request::new(http, end)?;
-        let upstream = match service {
-            Service::Server(upstream) => upstream,
+        let request = Request::new(http, end, tap)?;
+        let mut turn = match service {
+            Service::Server(pool) => Arc::clone(pool).turn(),
             Service::Files(files) => {
-                let told = |status| request.tell(tunnels, &tunnel, status, began);
+                request.asked(|| files.label().into());
+                let told = |status| {
+                    if route == 0 {
+                        tunnel.report(None);
+                    }
+                    request.tell(tunnels, tunnel, status, began);
+                };
                 // These are kept out of the future of everyday requests, which is moved about.
-                let done = Box::pin(request.show(&files, sender, told)).await;
-                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+                let done = Box::pin(request.show(files, sender, told)).await;
+                return done.map(|()| None).inspect_err(|error| {
+                    let Some(error) = error.upstream() else { return };
+                    tunnel.unanswered();
+                    if route == 0 {
+                        tunnel.report(Some(error));
+                    }
+                });
             }
         };
-        if request.upgrade.is_empty() && upstream.wants_http2(request.is_grpc()) {
-            let http2 = cancellable(sender, Box::pin(upstream.http2())).await?;
-            if let Some(requests) = http2.inspect_err(|error| tunnel.report(Some(error)))? {
-                let told = |status| request.tell(tunnels, &tunnel, status, began);
-                let exchange = http2::Exchange { request: &request, upstream: &upstream, requests };
-                let running = exchange.run(sender, reader, tunnel.response_timeout, told);
+        request.asked(|| turn.upstream().label());
+        let failed = |turn: &Turn, error: &ForwardError| {
+            if let Some(error) = error.upstream() {
+                turn.unanswered(error);
+                tunnel.unanswered();
+                tunnels.tell_health_of(tunnel);
+            }
+        };
+        if request.upgrade.is_empty() && turn.upstream().wants_http2(request.is_grpc()) {
+            let place = Box::pin(request.place_on_http2(&mut turn, sender)).await;
+            if let Some(requests) = place.inspect_err(|error| failed(&turn, error))? {
+                let began_there = Instant::now();
+                let told = |status| {
+                    if turn.answered(began_there.elapsed()) {
+                        tunnels.tell_health_of(tunnel);
+                    }
+                    request.tell(tunnels, tunnel, status, began);
+                };
+                let upstream = turn.upstream();
+                let exchange = http2::Exchange { request: &request, upstream, requests };
+                let running = exchange.run(sender, reader, response_timeout, told);
                 let done = Box::pin(running).await;
-                return done.map(|()| None).inspect_err(|error| tunnel.report(error.upstream()));
+                return done.map(|()| None).inspect_err(|error| failed(&turn, error));
             }
         }
-        let exchanged = request.exchange(&tunnel, &upstream, sender, reader).await;
-        let (mut connection, upload, line) =
-            exchanged.inspect_err(|error| tunnel.report(error.upstream()))?;
-        request.tell(tunnels, &tunnel, line.status, began);
+        let exchanged = request.exchange(response_timeout, &mut turn, sender, reader).await;
+        let Answer { mut connection, upload, line, sent } =
+            exchanged.inspect_err(|error| failed(&turn, error))?;
+        if turn.answered(sent.elapsed()) {
+            tunnels.tell_health_of(tunnel);
+        }
+        request.tell(tunnels, tunnel, line.status, began);
+        let upstream = turn.upstream();
         let StatusLine { status, minor, reason, mut fields } = line;
         let closes = match minor {
             0 => !fields.has_token("connection", "keep-alive"),
@@ -175,18 +277,38 @@ impl StreamRequest {
             let reader = reader.ok_or_else(|| {
                 upstream.bad_answer("it switches protocols, which nobody asked for")
             })?;
-            sender.send(head::response(101, &reason, || fields.iter(), false), false)?;
-            return Ok(Some(Switched { io: connection.into_raw(), rest: reader.into_raw() }));
+            let frame = head::response(101, &reason, || fields.iter(), false);
+            request.answered(101, &fields, &frame);
+            sender.send(frame, false)?;
+            let (io, rest) = (connection.into_raw(), reader.into_raw());
+            return Ok(Some(Switched { io, rest, turn }));
         }
         // An upgrade that was declined: an answer like any other.
         if let Some(reader) = reader.take().filter(|reader| !reader.ended()) {
             reader.stop();
         }
         let end = length == Length::Exact(0);
-        sender.send(head::response(status, &reason, || fields.iter(), end), end)?;
+        let frame = head::response(status, &reason, || fields.iter(), end);
+        request.answered(status, &fields, &frame);
+        sender.send(frame, end)?;
         let mut download = Download::new(&mut connection, upload, length);
         if !end {
-            std::future::poll_fn(|cx| download.poll(cx, sender)).await?;
+            let tap = request.tap.as_ref();
+            let may_hint = hints::may_be(status, length) && !tunnel.is_hinted();
+            let mut beginning = match may_hint && hints::is_text(&fields) {
+                false => None,
+                true => Some(Beginning::default()),
+            };
+            let passing = |cx: &mut Context<'_>| download.poll(cx, sender, tap, beginning.as_mut());
+            std::future::poll_fn(passing).await?;
+            if let Some(beginning) = beginning {
+                let rewritten = served.settings.policy.host_mode() != v1::HostMode::Unspecified;
+                let host = request.fields.get("host").map_or(&b""[..], |host| host);
+                let hint = beginning.hint(status, &request.target, host, rewritten);
+                if let Some(hint) = hint {
+                    tunnels.hint(tunnel, hint);
+                }
+            }
         }
         if download.leaves_clean() && !closes && length != Length::ToTheEnd {
             upstream.put_back(connection);
@@ -199,6 +321,28 @@ impl StreamRequest {
 struct Switched {
     io: (UpstreamIo, Bytes),
     rest: (Receiver, Bytes),
+    /// It is under way at its local server until it is over.
+    turn: Turn,
+}
+
+impl Switched {
+    async fn copy(self, sender: Sender, capture: Option<Capture>) {
+        let Self { io: (io, early), rest, turn: _turn } = self;
+        let tap = capture.as_ref().map(Capture::tap);
+        if let Some(tap) = tap {
+            tap.passed(Side::Upstream, &early);
+        }
+        let copied = match tap {
+            None => copy::splice((io, early), sender, rest).await,
+            tap => copy::splice((Tapped { inner: io, tap }, early), sender, rest).await,
+        };
+        if let Err(error) = &copied {
+            debug!(%error, "an upgraded connection broke off");
+        }
+        if let Some(capture) = capture {
+            capture.end(copied.err().map(|error| error.to_string()));
+        }
+    }
 }
 
 impl ForwardError {
@@ -218,12 +362,20 @@ struct Request {
     upgrade: Bytes,
     /// `None`: it has no body; otherwise its length, where that is known.
     body: Option<Option<u64>>,
+    tap: Option<Tap>,
 }
 
-type Exchanged = Result<(Box<Connection>, Upload, StatusLine), ForwardError>;
+/// A final answer's head, and what it came on.
+struct Answer {
+    connection: Box<Connection>,
+    upload: Upload,
+    line: StatusLine,
+    /// When the request was sent.
+    sent: Instant,
+}
 
 impl Request {
-    fn new(http: v1::HttpOpen, end: bool) -> Result<Self, ForwardError> {
+    fn new(http: v1::HttpOpen, end: bool, tap: Option<Tap>) -> Result<Self, ForwardError> {
         let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
         if http.method.is_empty() || !http.method.iter().all(|byte| is_token(*byte)) {
             return Err(wrong("the method is no token"));
@@ -255,12 +407,26 @@ impl Request {
             fields,
             upgrade,
             body: (!bodyless).then_some(framing.length),
+            tap,
         })
+    }
+
+    /// It is known which local server it goes to.
+    fn asked(&self, label: impl FnOnce() -> Arc<str>) {
+        if let Some(tap) = &self.tap {
+            tap.asked(&self.method, &self.fields, label());
+        }
+    }
+
+    /// The answer's head goes out to the edge as `frame`.
+    fn answered(&self, status: u16, fields: &Fields, frame: &Bytes) {
+        if let Some(tap) = &self.tap {
+            tap.answered(status, fields, frame);
+        }
     }
 
     /// The local server has answered.
     fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
-        tunnel.report(None);
         debug!(
             tunnel = tunnel.key,
             method = text(&self.method),
@@ -290,10 +456,13 @@ impl Request {
         let FileAnswer { status, fields, mut body } = cancellable(sender, answering).await??;
         told(status);
         let end = body.is_empty();
-        sender.send(head::response(status, b"", || fields.iter(), end), end)?;
+        let frame = head::response(status, b"", || fields.iter(), end);
+        self.answered(status, &fields, &frame);
+        sender.send(frame, end)?;
         let length = fields.get("content-length").and_then(|text| text_number(text));
         let mut sending = BodySender::new(length.filter(|_| !end));
         if !end {
+            let mut body = Tapped { inner: &mut body, tap: self.tap.as_ref() };
             std::future::poll_fn(|cx| sending.poll_send(cx, sender, &mut body)).await.map_err(
                 |error| match error {
                     SendError::Stream(error) => error.into(),
@@ -319,42 +488,90 @@ impl Request {
         }
     }
 
+    /// A place on a connection with HTTP/2; `None`: it goes out with HTTP/1.1.
+    async fn place_on_http2(
+        &self,
+        turn: &mut Turn,
+        sender: &mut Sender,
+    ) -> Result<Option<SendRequest<Bytes>>, ForwardError> {
+        loop {
+            match cancellable(sender, turn.upstream().http2()).await? {
+                Ok(place) => {
+                    turn.connected();
+                    return Ok(place);
+                }
+                Err(error) => cancellable(sender, turn.failed(error)).await??,
+            }
+        }
+    }
+
+    /// A connection, and whether it was used before. `fresh`: it must not have been.
+    async fn connection(
+        &self,
+        turn: &mut Turn,
+        sender: &mut Sender,
+        (fresh, repeatable): (bool, bool),
+    ) -> Result<(Box<Connection>, bool), ForwardError> {
+        loop {
+            let upstream = turn.upstream();
+            let connected = match fresh {
+                false => cancellable(sender, upstream.connection(repeatable)).await?,
+                true => {
+                    let connected = cancellable(sender, upstream.connect()).await?;
+                    connected.map(|connection| (connection, false))
+                }
+            };
+            match connected {
+                Ok(connected) => {
+                    turn.connected();
+                    return Ok(connected);
+                }
+                // Rare, and long: kept out of every request's future.
+                Err(error) => Box::pin(cancellable(sender, turn.failed(error))).await??,
+            }
+        }
+    }
+
     /// Sends it and waits for the final answer's head. A body is sent once; without one a request
     /// can be sent again, so that a pooled connection that turns out to be closed costs nothing but
     /// a new one.
     async fn exchange(
         &self,
-        tunnel: &Tunnel,
-        upstream: &Upstream,
+        response_timeout: Option<Duration>,
+        turn: &mut Turn,
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
-    ) -> Exchanged {
+    ) -> Result<Answer, ForwardError> {
         // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
-        let limit = tunnel.response_timeout.filter(|_| self.body.is_none());
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let limit = response_timeout.filter(|_| self.body.is_none());
         let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
-        let (mut connection, reused) = match self.upgrade.is_empty() {
-            true => cancellable(sender, upstream.connection(repeatable)).await??,
-            // On a connection of its own: it will not come back.
-            false => (cancellable(sender, upstream.connect()).await??, false),
-        };
-        let mut upload = self.upload(reader);
-        match self.answer(upstream, sender, &mut connection, &mut upload, deadline).await? {
-            Ok(line) => return Ok((connection, upload, line)),
-            Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => {}
-            Err(fault) => return Err(upstream.failed(&fault).into()),
+        // One that switches protocols does not come back.
+        let mut fresh = !self.upgrade.is_empty();
+        let mut upload = None;
+        loop {
+            let (mut connection, reused) =
+                self.connection(turn, sender, (fresh, repeatable)).await?;
+            if let Some(tap) = &self.tap {
+                tap.connected(reused);
+            }
+            let sent = Instant::now();
+            let deadline = limit.map(|limit| sent + limit);
+            let upstream = turn.upstream();
+            let mut sending = upload.take().unwrap_or_else(|| self.upload(reader));
+            match self.answer(upstream, sender, &mut connection, &mut sending, deadline).await? {
+                Ok(line) => return Ok(Answer { connection, upload: sending, line, sent }),
+                Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => fresh = true,
+                Err(fault) => return Err(upstream.failed(&fault).into()),
+            }
+            upload = Some(sending);
         }
-        let mut connection = cancellable(sender, upstream.connect()).await??;
-        let answered =
-            self.answer(upstream, sender, &mut connection, &mut upload, deadline).await?;
-        let line = answered.map_err(|fault| upstream.failed(&fault))?;
-        Ok((connection, upload, line))
     }
 
     fn upload(&self, reader: &mut Option<FrameReader>) -> Upload {
         match (self.body, reader.take()) {
             (Some(length), Some(reader)) => {
-                Upload::new(StreamBody::new(reader, OnDrop::Stop), length.is_none())
+                let body = StreamBody::new(reader, OnDrop::Stop);
+                Upload::new(body, length.is_none(), self.tap.clone())
             }
             (_, other) => {
                 *reader = other;
@@ -392,6 +609,9 @@ impl Request {
             headers::to_next_hop(&mut fields);
             room(sender).await?;
             let frame = head::response(line.status, &line.reason, || fields.iter(), false);
+            if let Some(tap) = &self.tap {
+                tap.informed(&frame);
+            }
             sender.send(frame, false)?;
         }
         Err(upstream.bad_answer("too many informational answers").into())
@@ -450,12 +670,16 @@ impl<'a> Download<'a> {
         &mut self,
         cx: &mut Context<'_>,
         sender: &mut Sender,
+        tap: Option<&Tap>,
+        beginning: Option<&mut Beginning>,
     ) -> Poll<Result<(), ForwardError>> {
         let Self { connection, upload, body, sending } = self;
         if let Poll::Ready(Err(error)) = upload.poll(cx, connection) {
             return Poll::Ready(Err(ForwardError::Aborted(error)));
         }
         let mut incoming = Incoming { conn: &mut connection.conn, body };
+        let incoming = Tapped { inner: &mut incoming, tap };
+        let mut incoming = Watched { inner: incoming, beginning };
         sending.poll_send(cx, sender, &mut incoming).map_err(|error| match error {
             SendError::Stream(error) => error.into(),
             SendError::Body(error) => ForwardError::Broken(error.to_string()),

@@ -21,12 +21,18 @@
 //! ```
 
 pub mod connect;
+pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod hints;
+mod inspect;
+pub mod local;
 mod login;
+mod network;
 mod probe;
 mod session;
+mod slot;
 mod sockets;
 pub mod status;
 mod tls;
@@ -34,26 +40,13 @@ mod transport;
 mod tunnel;
 pub mod upstream;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc, Once,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
-use uniroute_proto::{
-    FEATURE_HTTP_POLICY, FEATURE_LANES, Message as _, codec::MAX_CONTROL,
-    handshake::HandshakeError, v1,
-};
+use tracing::debug;
+use uniroute_proto::{codec::MAX_CONTROL, v1};
 use uniroute_shared::{
-    backoff::Backoff,
     carrier::quic::endpoint as quic,
     code::Code,
     id::{AgentId, Token},
@@ -67,48 +60,38 @@ pub use uniroute_shared::carrier::quic::endpoint::{Congestion, Options as QuicOp
 
 pub(crate) use self::tunnel::Tunnels;
 pub use self::{
-    connect::proxy::{Proxy, ProxyError},
+    connect::proxy::{Proxy, ProxyError, ProxyUrl},
+    embed::{Listener, Tunnel},
     files::FileSettings,
-    health::{HealthCheck, HealthProbe},
+    health::{HEALTH_INTERVAL, HEALTH_TIMEOUT, HealthCheck, HealthProbe},
+    inspect::Limits,
     login::{LoginError, check_login},
-    tls::{Identity, Pin, PinError},
+    status::Status,
+    tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
-    tunnel::TunnelKind,
+    tunnel::{Applied, TunnelKind},
 };
 use self::{
     connect::{ConnectError, ServerUrl},
     files::Files,
-    session::{Session, SessionEnd, View, lane::Dialler},
-    transport::{Chooser, QuicDoor},
-    tunnel::{Service, Tunnel},
-    upstream::{Place, Protocol, Target, TargetError, Trust, Upstream},
+    slot::{Shared, Slot},
+    tunnel::Service,
+    upstream::{
+        Place, Protocol, Target, TargetError, Trust, Upstream,
+        pool::{Pool, PoolSettings},
+    },
 };
 
-/// First wait is at most this long.
-const BACKOFF_BASE: Duration = Duration::from_millis(250);
-/// Longest wait while nothing answers: that costs an edge nothing, and when one is there again its
-/// agents are back within two seconds.
-const UNREACHABLE_CAP: Duration = Duration::from_millis(1_500);
-/// Longest wait while an edge answers and turns the agent away.
-const TURNED_AWAY_CAP: Duration = Duration::from_secs(30);
-/// A session that lasted this long was a success: the next failure starts from the first wait.
-const STABLE: Duration = Duration::from_secs(10);
 /// How long a connection to a local server may take by default.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a local server may take to begin its answer by default.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest settings of all tunnels in bytes: they travel in one control frame, with some more.
-const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
-/// Answers to a token that no later try changes.
-const TOKEN_IS_OVER: [Code; 4] =
-    [Code::TOKEN_REFUSED, Code::TOKEN_REVOKED, Code::TOKEN_EXPIRED, Code::TOKEN_ADDRESS];
+pub(crate) const MAX_INIT: usize = MAX_CONTROL - 16 * 1024;
 /// Sessions of an agent at once, where there are several edges.
 pub const DEFAULT_SESSIONS: usize = 2;
 /// Events that wait for a slow listener; later ones are dropped.
 const EVENTS: usize = 256;
-/// How often idle connections to local servers are looked at.
-const SWEEP: Duration = Duration::from_secs(5);
-
 /// What an agent needs to know.
 #[derive(Debug)]
 pub struct Settings {
@@ -150,6 +133,8 @@ pub struct Settings {
     pub fail_fast: bool,
     /// Send [`Event::Request`] for each request; costs a little for each.
     pub request_events: bool,
+    /// What is kept of requests for [`local`] to show; `None`: nothing.
+    pub inspector: Option<Limits>,
 }
 
 impl Settings {
@@ -175,12 +160,13 @@ impl Settings {
             lanes: DEFAULT_LANES,
             fail_fast: false,
             request_events: false,
+            inspector: None,
         }
     }
 }
 
 /// One tunnel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TunnelSettings {
     /// The agent's own word for it, unique among its tunnels.
     pub key: String,
@@ -193,7 +179,7 @@ pub struct TunnelSettings {
     /// The local server.
     pub target: Target,
     /// Further local servers that do the same as `target`: requests are shared out among those that
-    /// are healthy.
+    /// are healthy. A UDP tunnel and a folder have none.
     pub further: Vec<Target>,
     /// How the local servers' health is found out.
     pub health: HealthCheck,
@@ -230,6 +216,9 @@ pub enum TunnelError {
     /// A local server can't be used.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// TLS to the edge can't be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The policy can't be followed.
     #[error("tunnel {key:?}: {error}")]
     Policy {
@@ -238,6 +227,9 @@ pub enum TunnelError {
         /// Which key of it is wrong.
         error: PolicyError,
     },
+    /// The folder for long bodies, for the inspector.
+    #[error("the inspector's folder for long bodies can't be made: {0}")]
+    Spool(std::io::Error),
     /// What the edge has to be told at once does not fit into one message.
     #[error(
         "the settings of all tunnels together are longer than {MAX_INIT} bytes; use shorter error pages"
@@ -276,14 +268,14 @@ impl TunnelSettings {
     /// # Errors
     /// [`TunnelError::Policy`]
     pub fn policy(&self) -> Result<Option<v1::HttpPolicy>, TunnelError> {
-        if self.policy == v1::HttpPolicy::default() {
-            return Ok(None);
-        }
         let mut policy = self.policy.clone();
         let wrong = |error| TunnelError::Policy { key: self.key.clone(), error };
         if policy.routes.len() != self.routes.len() {
             let what = "each route needs an upstream".to_owned();
             return Err(wrong(PolicyError { key: "routes".to_owned(), what }));
+        }
+        if policy == v1::HttpPolicy::default() {
+            return Ok(None);
         }
         policy.local_origin = self.target.origin();
         for (route, target) in policy.routes.iter_mut().zip(&self.routes) {
@@ -302,23 +294,50 @@ impl TunnelSettings {
             Place::Files(root) => {
                 Service::Files(Arc::new(Files::new(root.clone(), self.files.clone())))
             }
-            _ => Service::Server(Arc::new(self.upstream(target)?)),
+            _ => {
+                let check = self.health.of_connections();
+                Service::Server(Arc::new(self.pool(target, &[], check)?))
+            }
         })
     }
 
-    fn tunnel(&self) -> Result<Tunnel, TunnelError> {
-        let routes = self.routes.iter().map(|target| self.service(target));
-        let routes = routes.collect::<Result<_, _>>()?;
-        Ok(Tunnel::new(self, self.policy()?, self.default_service()?, routes))
+    /// Whether the edge would call it the same: then it can be changed while it runs.
+    fn is_the_same_tunnel(&self, other: &Self) -> bool {
+        let identity = |settings: &Self| (settings.kind, settings.name.clone(), settings.port);
+        identity(self) == identity(other)
     }
 
-    fn default_service(&self) -> Result<(Arc<Upstream>, Service), TargetError> {
-        let service = self.service(&self.target)?;
-        let upstream = match &service {
-            Service::Server(upstream) => Arc::clone(upstream),
-            Service::Files(_) => Arc::new(self.upstream(&self.target)?),
+    /// Local servers that do the same.
+    fn pool(
+        &self,
+        first: &Target,
+        further: &[Target],
+        check: HealthCheck,
+    ) -> Result<Pool, TargetError> {
+        let further = further.iter().map(|target| self.upstream(target));
+        let further = further.collect::<Result<Vec<_>, _>>()?;
+        let settings = PoolSettings { check, hold: self.hold_local };
+        Ok(Pool::new(self.upstream(first)?, further, settings, random()))
+    }
+
+    /// Whether what is known of its local servers holds for those of `other` too.
+    fn has_the_same_servers(&self, other: &Self) -> bool {
+        let of = |settings: &Self| {
+            let Self { trust, protocol, connect_timeout, hold_local, health, .. } =
+                settings.clone();
+            (trust, protocol, connect_timeout, hold_local, health)
         };
-        Ok((upstream, service))
+        self.target == other.target && self.further == other.further && of(self) == of(other)
+    }
+
+    /// The local servers of the default route. A folder is one of them, which takes no connections:
+    /// what is known of it is known there.
+    fn default_pool(&self) -> Result<Pool, TargetError> {
+        let further = match (self.kind, &self.target.place) {
+            (TunnelKind::Udp, _) | (_, Place::Files(_)) => &[],
+            _ => &self.further[..],
+        };
+        self.pool(&self.target, further, self.health.clone())
     }
 
     /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
@@ -388,6 +407,28 @@ pub enum Event {
         /// Whether visitors are kept out now.
         paused: bool,
     },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
+    /// A local server answers no more, or does again.
+    Upstream {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// The local server.
+        upstream: String,
+        /// Whether it answers.
+        healthy: bool,
+        /// Why it does not, in words.
+        reason: String,
+    },
+    /// A local server turns visitors away, as many do with names that they don't know.
+    Hint {
+        /// The agent's word for the tunnel.
+        key: String,
+        /// What is wrong.
+        title: String,
+        /// What to do.
+        fix: String,
+    },
     /// What the edge counts of a tunnel.
     Status {
         /// The agent's word for it.
@@ -456,12 +497,11 @@ pub struct Refusal {
 
 impl Refusal {
     /// What to do about one that is for now only.
-    fn later(&self) -> Option<Next> {
-        let at_least = refused_until(self.code.into())?;
-        Some(Next::TurnedAway { reason: self.message.clone(), at_least })
+    pub(crate) fn later(&self) -> Option<Duration> {
+        refused_until(self.code.into())
     }
 
-    fn deleted(tunnel: &Tunnel) -> Self {
+    pub(crate) fn deleted(tunnel: &tunnel::Tunnel) -> Self {
         Self {
             key: tunnel.key.clone(),
             name: tunnel.name(),
@@ -488,46 +528,37 @@ fn refusals(refusals: &[Refusal]) -> String {
     refusals.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Changes a running agent.
+/// Changes a running agent, and looks at it.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    tunnels: Arc<Tunnels>,
+    shared: Arc<Shared>,
 }
 
 impl Handle {
-    /// Sends the requests of a tunnel to another local server from now on; open ones go on where
-    /// they are. Returns whether there is such a tunnel.
+    /// Makes `tunnels` those that the agent serves. Only the difference is done: tunnels that are the
+    /// same stay as they are, those that differ in more than their name, kind and port change while
+    /// they run, and what is open goes on as it began. Nothing is changed when one of them can't be
+    /// used.
     ///
     /// # Errors
-    /// [`TargetError`] when the CA file can't be used.
-    pub fn retarget(&self, settings: &TunnelSettings) -> Result<bool, TargetError> {
-        Ok(self.tunnels.retarget(&settings.key, settings.default_service()?))
+    /// [`TunnelError`]
+    pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
+    }
+
+    /// What the agent is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status()
     }
 }
 
 /// An agent that is ready to run.
 #[derive(Debug)]
 pub struct Agent {
-    settings: Settings,
-    tls: Arc<ClientConfig>,
-    tunnels: Arc<Tunnels>,
-    resume_token: bytes::Bytes,
-    connected_before: bool,
-    chooser: Mutex<Chooser>,
-    /// The kernel's small buffers for UDP are said once.
-    small_buffers: Once,
-}
-
-/// How a session attempt ended that the agent goes on after.
-enum Next {
-    /// Nothing is there.
-    Unreachable(String),
-    /// An edge is there, but gives no session.
-    TurnedAway { reason: String, at_least: Duration },
-    /// At once: the edge sends this agent elsewhere.
-    Now,
-    /// With a session over another carrier, which stands already.
-    Switched(Box<Session>),
+    shared: Arc<Shared>,
 }
 
 impl Agent {
@@ -537,393 +568,49 @@ impl Agent {
     /// [`TunnelError`] when a CA file or a policy can't be used.
     pub fn new(settings: Settings) -> Result<(Self, mpsc::Receiver<Event>), TunnelError> {
         let (events, listener) = mpsc::channel(EVENTS);
-        let tunnels = settings.tunnels.iter().map(TunnelSettings::tunnel);
-        let tunnels = Arc::new(Tunnels::new(
-            tunnels.collect::<Result<_, _>>()?,
-            events,
-            settings.request_events,
-        ));
-        let specs = tunnels.all().iter().map(|tunnel| tunnel.spec().encoded_len());
-        if specs.sum::<usize>() > MAX_INIT {
-            return Err(TunnelError::TooLong);
-        }
-        let tls = tls::config(&settings.trust)?;
-        let agent = Self {
-            chooser: Mutex::new(Chooser::new(settings.policy)),
-            settings,
-            tls,
-            tunnels,
-            resume_token: bytes::Bytes::new(),
-            connected_before: false,
-            small_buffers: Once::new(),
-        };
-        Ok((agent, listener))
+        let shared = Arc::new(Shared::new(settings, events)?);
+        Ok((Self { shared }, listener))
     }
 
     /// To change the agent while it runs.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { tunnels: Arc::clone(&self.tunnels) }
-    }
-
-    /// The local servers, by tunnel.
-    #[must_use]
-    pub fn targets(&self) -> Vec<(String, Target)> {
-        self.tunnels.targets()
+        Handle { shared: Arc::clone(&self.shared) }
     }
 
     /// Connects, serves and connects again, for ever; until `stop` is cancelled, which drains.
     ///
     /// # Errors
     /// [`AgentError`] for what trying again would not mend.
-    pub async fn run(mut self, stop: CancellationToken) -> Result<(), AgentError> {
-        let tunnels = Arc::clone(&self.tunnels);
-        let sweeping = async {
-            let mut tick = tokio::time::interval(SWEEP);
-            loop {
-                tick.tick().await;
-                tunnels.sweep();
-            }
-        };
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
+        let shared = self.shared;
+        let first = Slot::new(Arc::clone(&shared), 0).keep(&stop);
+        let further = further_slots(&shared, &stop);
+        let tunnels = &shared.tunnels;
+        let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
-            result = self.keep_connected(&stop) => result,
-            () = sweeping => Ok(()),
+            // An error of the first one ends them all at once.
+            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
+            () = shared.look_after() => Ok(()),
+            never = checking => match never {},
         }
     }
+}
 
-    async fn keep_connected(&mut self, stop: &CancellationToken) -> Result<(), AgentError> {
-        let mut unreachable = Backoff::new(BACKOFF_BASE, UNREACHABLE_CAP);
-        let mut turned_away = Backoff::new(BACKOFF_BASE, TURNED_AWAY_CAP);
-        // Sessions that are leaving finish their streams beside the current one.
-        let mut leaving = JoinSet::new();
-        let mut switched: Option<Box<Session>> = None;
-        loop {
-            if !self.tunnels.all().is_empty() && self.tunnels.wanted().next().is_none() {
-                let deleted = self.tunnels.all().iter().map(|tunnel| Refusal::deleted(tunnel));
-                return Err(AgentError::Refused(deleted.collect()));
+/// Keeps the sessions beside the first one. What is wrong with the agent as a whole ends the first
+/// one, and is not said twice.
+async fn further_slots(shared: &Arc<Shared>, stop: &CancellationToken) {
+    let mut slots = JoinSet::new();
+    for number in 1..shared.settings.sessions {
+        let (shared, stop) = (Arc::clone(shared), stop.clone());
+        slots.spawn(async move {
+            let kept = Slot::new(Arc::clone(&shared), number).keep(&stop).await;
+            if let Err(error) = kept {
+                debug!(%error, number, "no further session");
             }
-            let attempt = match switched.take() {
-                Some(session) => Ok(*session),
-                None => {
-                    self.look_for_new_token();
-                    self.event(|| Event::Connecting);
-                    tokio::select! {
-                        attempt = self.connect() => attempt,
-                        () = stop.cancelled() => break,
-                    }
-                }
-            };
-            let next = match attempt {
-                Ok(session) => {
-                    let began = Instant::now();
-                    let next = self.serve(session, &mut leaving, stop).await?;
-                    if began.elapsed() >= STABLE {
-                        unreachable.reset();
-                        turned_away.reset();
-                    }
-                    next
-                }
-                Err(error) => self.on_failure(error)?,
-            };
-            if stop.is_cancelled() {
-                break;
-            }
-            let (reason, retry_in) = match next {
-                Next::Now => continue,
-                Next::Switched(session) => {
-                    switched = Some(session);
-                    continue;
-                }
-                Next::Unreachable(reason) => (reason, unreachable.next(random())),
-                Next::TurnedAway { reason, at_least } => {
-                    (reason, turned_away.next(random()).max(at_least))
-                }
-            };
-            warn!(reason, retry_in_ms = retry_in.as_millis(), "not connected");
-            self.event(|| Event::Disconnected { reason, retry_in });
-            tokio::select! {
-                () = tokio::time::sleep(retry_in) => {}
-                () = stop.cancelled() => break,
-            }
-        }
-        while leaving.join_next().await.is_some() {}
-        Ok(())
+        });
     }
-
-    /// One attempt, up to a session that takes requests.
-    async fn connect(&self) -> Result<Session, ConnectError> {
-        if self.settings.transport != Transport::Quic {
-            return self.connect_websocket(self.resuming()).await;
-        }
-        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
-        let address = dialled.address;
-        let offer = session::ask_for_quic(dialled).await?;
-        let door = offer.and_then(|offer| QuicDoor::new(address, &offer));
-        self.connect_quic(door.ok_or(ConnectError::NoQuic)?, self.resuming()).await
-    }
-
-    async fn connect_websocket(&self, init: v1::Init) -> Result<Session, ConnectError> {
-        let dialled = connect::dial(&self.settings.servers[0], &self.tls).await?;
-        session::establish(dialled, init).await
-    }
-
-    async fn connect_quic(&self, door: QuicDoor, init: v1::Init) -> Result<Session, ConnectError> {
-        session::establish_quic(self.dial_quic(door).await?, init).await
-    }
-
-    async fn dial_quic(&self, door: QuicDoor) -> Result<quic::Dialled, quic::DialError> {
-        let options = self.settings.quic_options;
-        let mut dialled = quic::dial(door.address, door.certificate, options).await?;
-        if let Some(small) = dialled.small_buffers.take() {
-            self.small_buffers.call_once(|| warn!("{small}"));
-        }
-        Ok(dialled)
-    }
-
-    /// To take the place of the last session, which is gone or of no more use.
-    fn resuming(&self) -> v1::Init {
-        v1::Init { resume_token: self.resume_token.clone(), ..self.init() }
-    }
-
-    /// To take over from the last session, which serves until this one does, and then finishes
-    /// what it has.
-    fn switching(&self) -> v1::Init {
-        v1::Init { switches_carrier: true, ..self.init() }
-    }
-
-    fn init(&self) -> v1::Init {
-        v1::Init {
-            token: self.settings.token.expose().to_owned(),
-            agent_id: self.settings.agent_id.to_string(),
-            tunnels: self.tunnels.wanted().map(|tunnel| tunnel.spec()).collect(),
-            features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
-            metadata: Some(v1::AgentMetadata {
-                name: self.settings.agent_name.clone(),
-                region: String::new(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
-            }),
-            ..v1::Init::default()
-        }
-    }
-
-    /// Runs a session until it ends or leaves.
-    async fn serve(
-        &mut self,
-        session: Session,
-        leaving: &mut JoinSet<SessionEnd>,
-        stop: &CancellationToken,
-    ) -> Result<Next, AgentError> {
-        if let Some(wait) = self.take_in(&session)? {
-            return Ok(wait);
-        }
-        self.chooser.lock().begin();
-        let view = session.view();
-        let goes = CancellationToken::new();
-        let running =
-            session.run(Arc::clone(&self.tunnels), self.lane_dialler(), goes.clone(), stop.clone());
-        let mut sessions = JoinSet::new();
-        sessions.spawn(running);
-        // It goes on to the end of its streams, while another one takes its place.
-        let mut leave = |mut sessions: JoinSet<SessionEnd>| {
-            while leaving.try_join_next().is_some() {}
-            leaving.spawn(async move {
-                sessions.join_next().await.and_then(Result::ok).unwrap_or(SessionEnd::Drained)
-            });
-        };
-        let ended = loop {
-            let switching = AtomicBool::new(false);
-            let mut switch = std::pin::pin!(self.switch(&view, &switching));
-            let ended = tokio::select! {
-                ended = sessions.join_next() => ended,
-                () = goes.cancelled() => {
-                    leave(sessions);
-                    return Ok(Next::Now);
-                }
-                switched = &mut switch => match switched {
-                    Ok(session) => {
-                        leave(sessions);
-                        return Ok(Next::Switched(Box::new(session)));
-                    }
-                    Err(error) => {
-                        self.not_switched(&view, &error);
-                        continue;
-                    }
-                },
-            };
-            // The newer session that has replaced it may be our own.
-            if matches!(ended, Some(Ok(SessionEnd::Replaced))) && switching.load(Ordering::Relaxed)
-            {
-                return Ok(match switch.await {
-                    Ok(session) => Next::Switched(Box::new(session)),
-                    Err(error) => Next::Unreachable(error.to_string()),
-                });
-            }
-            break ended;
-        };
-        let reason = match ended {
-            Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
-            Some(Ok(end)) => end.to_string(),
-            Some(Err(error)) => format!("the session's task failed: {error}"),
-            None => "the session's task is gone".to_owned(),
-        };
-        debug!(reason, "session ended");
-        if view.carried.carrier() == Carrier::Quic {
-            self.chooser.lock().quic_failed(Instant::now());
-        }
-        Ok(Next::Unreachable(reason))
-    }
-
-    fn lane_dialler(&self) -> Dialler {
-        Dialler {
-            server: self.settings.servers[0].clone(),
-            tls: Arc::clone(&self.tls),
-            max: self.settings.lanes,
-        }
-    }
-
-    /// Looks after the session until another carrier is better, and then gives a session over that
-    /// one, or why there is none. Sets `switching` once the edge may know of it.
-    async fn switch(&self, view: &View, switching: &AtomicBool) -> Result<Session, ConnectError> {
-        if self.settings.transport != Transport::Auto {
-            return std::future::pending().await;
-        }
-        let policy = self.chooser.lock().policy();
-        loop {
-            tokio::time::sleep(policy.look).await;
-            if let Some(path) = view.carried.path() {
-                if self.chooser.lock().wants_websocket(path.sent, path.lost) {
-                    info!("hardly a packet is lost: back to WebSocket");
-                    switching.store(true, Ordering::Relaxed);
-                    return self.connect_websocket(self.switching()).await;
-                }
-                continue;
-            }
-            let Some(door) = view.door else { continue };
-            if !self.chooser.lock().wants_probe(Instant::now(), view.moved()) {
-                continue;
-            }
-            if self.probe(view, door).await? {
-                info!("packets are lost on the way to the edge: QUIC is taken");
-                switching.store(true, Ordering::Relaxed);
-                return self.connect_quic(door, self.switching()).await;
-            }
-        }
-    }
-
-    /// Measures the QUIC path; whether it is to be taken.
-    async fn probe(&self, view: &View, door: QuicDoor) -> Result<bool, quic::DialError> {
-        view.carried.ping();
-        let dialled = self.dial_quic(door).await?;
-        let probe = probe::probe(&dialled.connection, self.settings.policy).await;
-        dialled.connection.close(0_u32.into(), b"probed");
-        let websocket_rtt = view.carried.stats().min_rtt;
-        debug!(?probe, ?websocket_rtt, "the QUIC path was probed");
-        Ok(self.chooser.lock().probed(Instant::now(), probe, websocket_rtt))
-    }
-
-    fn not_switched(&self, view: &View, error: &ConnectError) {
-        info!(%error, "the carrier stays");
-        if view.carried.carrier() == Carrier::WebSocket {
-            self.chooser.lock().quic_failed(Instant::now());
-        }
-    }
-
-    /// What the handshake brought. A session with nothing to serve is of no use, where the edge can
-    /// only not say now what the agent may have.
-    fn take_in(&mut self, session: &Session) -> Result<Option<Next>, AgentError> {
-        let established = &session.established;
-        let carrier = session.view().carried.carrier();
-        info!(edge = established.edge_id, session.id = established.ack.session_id, %carrier, "connected");
-        self.resume_token = established.ack.resume_token.clone();
-        self.event(|| Event::Connected { edge: established.edge_id.clone(), carrier });
-        for created in &established.created {
-            self.tunnels.created(created);
-        }
-        let refused: Vec<_> = established.refused.iter().map(|r| self.refusal(r)).collect();
-        for refusal in &refused {
-            let Refusal { key, code, message, .. } = refusal.clone();
-            warn!(tunnel = key, code, message, "a tunnel was refused");
-            self.event(|| Event::Refused { key, code, message });
-        }
-        if established.created.is_empty() {
-            let later = refused.iter().find_map(|refusal| refusal.later());
-            match later.filter(|_| !self.settings.fail_fast || self.connected_before) {
-                Some(wait) => return Ok(Some(wait)),
-                None if !self.connected_before => return Err(AgentError::Refused(refused)),
-                None => {}
-            }
-        }
-        self.connected_before = true;
-        Ok(None)
-    }
-
-    fn refusal(&self, refused: &v1::TunnelRefused) -> Refusal {
-        let tunnel = self.settings.tunnels.iter().find(|tunnel| tunnel.key == refused.key);
-        Refusal {
-            key: refused.key.clone(),
-            name: tunnel.and_then(|tunnel| tunnel.name.clone()).unwrap_or_default(),
-            port: tunnel.and_then(|tunnel| tunnel.port).unwrap_or_default(),
-            code: u16::try_from(refused.code).unwrap_or_default(),
-            message: refused.message.clone(),
-        }
-    }
-
-    /// Whether the token's file has another one by now; it is used from then on.
-    fn look_for_new_token(&mut self) -> bool {
-        let Some(path) = &self.settings.token_file else { return false };
-        let token = std::fs::read_to_string(path).ok().and_then(|text| Token::first(&text).ok());
-        match token {
-            Some(token) if token != self.settings.token => {
-                info!(path = %path.display(), "the token file has a new token");
-                self.settings.token = token;
-                true
-            }
-            // Gone, or half written: the one that is known may still be good.
-            _ => false,
-        }
-    }
-
-    /// Whether there is any use in trying again.
-    fn on_failure(&mut self, error: ConnectError) -> Result<Next, AgentError> {
-        let mut reason = error.to_string();
-        let at_least = match &error {
-            ConnectError::Handshake(HandshakeError::Refused { code, retry_after_ms, message }) => {
-                match u16::try_from(*code).ok().and_then(Code::from_number) {
-                    Some(code) if TOKEN_IS_OVER.contains(code) && !self.look_for_new_token() => {
-                        return Err(AgentError::Token { code });
-                    }
-                    Some(code) if *code == Code::VERSION_MISMATCH => {
-                        return Err(AgentError::Version(message.clone()));
-                    }
-                    Some(code) => reason = format!("{error} ({code}). {}", code.fix),
-                    None => {}
-                }
-                retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.into()))
-            }
-            ConnectError::Handshake(HandshakeError::Version { .. }) => {
-                return Err(AgentError::Version(error.to_string()));
-            }
-            ConnectError::Rejected { retry_after, .. } => {
-                retry_after.unwrap_or_default().min(TURNED_AWAY_CAP)
-            }
-            _ => Duration::ZERO,
-        };
-        if self.settings.fail_fast && !self.connected_before {
-            return Err(AgentError::Unreachable(error));
-        }
-        Ok(match error {
-            ConnectError::Dns { .. }
-            | ConnectError::Tcp { .. }
-            | ConnectError::Lost(_)
-            | ConnectError::Quic(_) => Next::Unreachable(reason),
-            _ => Next::TurnedAway { reason, at_least },
-        })
-    }
-
-    fn event(&self, event: impl FnOnce() -> Event) {
-        self.tunnels.event(event);
-    }
+    while slots.join_next().await.is_some() {}
 }
 
 /// Looks whether a local server takes connections. Of one that takes datagrams there is nothing to
@@ -935,9 +622,10 @@ pub async fn check_local(settings: &TunnelSettings) -> Result<(), CheckError> {
     if settings.kind == TunnelKind::Udp {
         return Ok(settings.upstream(&settings.target).map(drop)?);
     }
-    for target in std::iter::once(&settings.target).chain(&settings.routes) {
+    let all = std::iter::once(&settings.target).chain(&settings.further).chain(&settings.routes);
+    for target in all {
         match settings.service(target)? {
-            Service::Server(upstream) => drop(upstream.dial().await?),
+            Service::Server(pool) => drop(pool.first().dial().await?),
             Service::Files(files) => files.check()?,
         }
     }

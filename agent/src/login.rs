@@ -2,7 +2,7 @@
 
 use uniroute_shared::id::AgentId;
 
-use crate::{Agent, AgentError, Settings, TunnelError};
+use crate::{Agent, AgentError, Settings, TunnelError, slot::Slot};
 
 /// Why a token can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +29,6 @@ pub async fn check_login(settings: Settings) -> Result<String, LoginError> {
         token_file: None,
         ..settings
     };
-    let (mut agent, _events) = Agent::new(settings)?;
-    match agent.connect().await {
-        Ok(session) => Ok(session.established.edge_id.clone()),
-        Err(error) => match agent.on_failure(error) {
-            Err(error) => Err(error.into()),
-            // Not with `fail_fast`.
-            Ok(_) => Err(AgentError::Version("no answer that makes sense".to_owned()).into()),
-        },
-    }
+    let (agent, _events) = Agent::new(settings)?;
+    Ok(Slot::new(agent.shared, 0).try_once().await?)
 }

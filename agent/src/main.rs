@@ -3,20 +3,34 @@
 mod cli;
 mod config;
 mod output;
+mod reload;
+mod service;
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser as _;
-use tokio_util::sync::CancellationToken;
-use uniroute_agent::{Agent, AgentError, CheckError, LoginError, Settings, check_local};
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uniroute_agent::{
+    Agent, AgentError, CheckError, Handle, LoginError, Settings, check_local,
+    local::{
+        self, Bound, Local,
+        running::{self, Registration, Running},
+    },
+};
 use uniroute_shared::{shutdown::Signals, telemetry};
 
 use crate::{
     cli::{Cli, Command, Plan},
-    config::SettingsError,
+    config::{Selection, SettingsError},
+    output::{Show, Shown, seen::Snapshot},
+    reload::Reloader,
+    service::notify::Notifier,
 };
 
 #[global_allocator]
@@ -96,14 +110,14 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> Result<(), Failure> {
-    let live = match plan.log_level {
-        // Log lines and a live view don't go together.
-        Some(_) => None,
-        None => output::live_view(plan.output, &plan.settings.servers[0].to_string()),
+    let logs = plan.log_level.is_some();
+    let show = Show::new(plan.output, plan.qr, logs, &plan.settings);
+    let level = plan.log_level.as_deref().unwrap_or("warn");
+    let logging = match show.messages().filter(|_| !logs) {
+        Some(messages) => telemetry::init_json(level, move || messages.clone()),
+        None => telemetry::init(level, plan.log_format),
     };
-    let quiet = if live.is_some() { "off" } else { "warn" };
-    let level = plan.log_level.as_deref().unwrap_or(quiet);
-    telemetry::init(level, plan.log_format).map_err(anyhow::Error::from)?;
+    logging.map_err(anyhow::Error::from)?;
     if let Some(error) = &plan.id_error {
         tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
     }
@@ -117,24 +131,87 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
-        let settings = Settings { request_events: live.is_some(), ..plan.settings };
+        let bound = local::bind(plan.inspector.listen).await.map_err(anyhow::Error::from)?;
+        let inspector = bound.is_some().then_some(plan.inspector.limits);
+        let settings = Settings { request_events: show.is_live(), inspector, ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
-        let shown = tokio::spawn(output::show(events, plan.output, live));
-        let result = until_signalled(agent).await;
+        let handle = agent.handle();
+        let url = bound.as_ref().map(Bound::url);
+        let _found = register(&plan.state_dir, url.clone(), plan.selection.as_ref());
+        let (notifier, mut watch) = Notifier::from_environment();
+        let reload_by = |selection| reload_by(selection, handle.clone(), &notifier);
+        let (reloading, reload) = plan.selection.map(reload_by).unzip();
+        let local = Local::new(handle.clone());
+        let local = match reload {
+            Some(reload) => local.with_reload(reload),
+            None => local,
+        };
+        let local = bound.map(|bound| serve_locally(bound, local));
+        let asked = handle.clone();
+        let ask = Box::new(move || Snapshot::of(&asked.status()));
+        let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
+        if let Some(url) = &url {
+            shown.inspector(url);
+        }
+        let result = tokio::select! {
+            result = until_signalled(agent, &shown, &notifier) => result,
+            () = watch.run(|| handle.status()) => Ok(()),
+        };
+        watch.end();
+        drop((local, reloading));
         // The last events are still to be shown.
-        let _ = shown.await;
+        shown.end().await;
         result
     })
 }
 
-async fn until_signalled(agent: Agent) -> Result<(), Failure> {
+/// Serves the local API while the value lives.
+fn serve_locally(bound: Bound, local: Local) -> DropGuard {
+    let stop = CancellationToken::new();
+    tokio::spawn(local::serve(bound, local, stop.clone()));
+    stop.drop_guard()
+}
+
+/// Reads the config file again, now and then, while the first value lives, and whenever the second is
+/// called.
+fn reload_by(
+    selection: Selection,
+    handle: Handle,
+    notifier: &Notifier,
+) -> (JoinSet<()>, local::Reload) {
+    let (reloader, asker) = Reloader::new(selection, handle);
+    let (before, after) = (notifier.clone(), notifier.clone());
+    let mut running = JoinSet::new();
+    running.spawn(reloader.run(move || before.reloading(), move |_| after.reloaded()));
+    (running, Arc::new(move || asker.reload()))
+}
+
+/// Lets `uniroute status` and others find this agent while the value lives.
+fn register(
+    state_dir: &Path,
+    inspector: Option<String>,
+    selection: Option<&Selection>,
+) -> Option<Registration> {
+    let config = selection.map(|selection| selection.path.clone());
+    let registered = running::register(state_dir, &Running::this(inspector, config));
+    registered
+        .inspect_err(|error| {
+            tracing::warn!(%error, "`uniroute status` and `uniroute inspect` won't find this agent");
+        })
+        .ok()
+}
+
+async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
     tokio::select! {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
+        () = shown.gone() => stop.cancel(),
     }
+    shown.draining();
+    notifier.stopping();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

@@ -1,103 +1,184 @@
 //! What standard output shows of the agent's events: plain lines, JSON, URLs, or a live view.
+//!
+//! All of it is written by a thread of its own: a terminal that is held, or a pipe that nobody
+//! reads, stops the output and never the tunnels.
 
 mod live;
+mod messages;
+mod plain;
+pub(crate) mod qr;
+mod screen;
+pub(crate) mod seen;
+mod terminal;
+pub(crate) mod text;
+pub(crate) mod view;
 
 use std::{
-    collections::HashMap,
     io::{self, IsTerminal as _, Write as _},
+    time::Duration,
 };
 
-use serde_json::{Value, json};
-use tokio::sync::mpsc::Receiver;
-use uniroute_agent::Event;
+use tokio::sync::{mpsc::Receiver, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uniroute_agent::{Event, Settings};
 
-use self::live::Live;
+pub(crate) use self::{live::Ask, messages::Messages};
+use self::{live::Live, plain::Plain, text::Look};
 use crate::cli::Output;
 
-/// Shows events until there are no more.
-pub(crate) async fn show(mut events: Receiver<Event>, output: Output, live: Option<Live>) {
-    if let Some(live) = live {
-        return live.run(events).await;
+/// How long a terminal has to take the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// What the program itself has to show.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    /// Where the inspector is.
+    pub(crate) inspector: Option<String>,
+    /// A signal came.
+    pub(crate) draining: bool,
+    /// The agent is no more.
+    pub(crate) ended: bool,
+}
+
+/// How events will be shown.
+pub(crate) struct Show {
+    output: Output,
+    live: Option<Live>,
+    qr: bool,
+}
+
+impl Show {
+    /// `logs`: the log was asked for, and goes to standard error. To be called while the process has
+    /// one thread: only then the time of day is known.
+    pub(crate) fn new(output: Output, qr: bool, logs: bool, settings: &Settings) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        // Log lines and a live view in one terminal don't go together.
+        let log_here = logs && io::stderr().is_terminal();
+        let live = output == Output::Text && io::stdout().is_terminal() && !dumb && !log_here;
+        let live = (live && terminal::whose() == terminal::Whose::Ours)
+            .then(|| Live::new(settings, Look::of_environment(), qr));
+        Self { output, live, qr }
     }
-    let mut known = HashMap::new();
-    while let Some(event) = events.recv().await {
-        let line = match output {
-            Output::Json => json_line(&event),
-            Output::Url => url_line(&event, &mut known),
-            Output::Text => text_line(&event, &mut known),
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Where the log goes instead of standard error, if nobody has asked for it there.
+    pub(crate) fn messages(&self) -> Option<Messages> {
+        self.live.as_ref().map(Live::messages)
+    }
+
+    /// Shows events from now on, until there are no more.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(self, events: Receiver<Event>, ask: Ask) -> io::Result<Shown> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (program, told) = watch::channel(Program::default());
+        let (done, ended) = oneshot::channel();
+        let gone = CancellationToken::new();
+        let told_gone = gone.clone();
+        let show = move || {
+            match self.live {
+                Some(live) => runtime.block_on(live.run(events, told, ask, told_gone)),
+                None => {
+                    let codes = self.qr.then(Vec::new);
+                    let lines = Lines { plain: Plain::new(self.output), codes };
+                    runtime.block_on(show_lines(events, told, lines));
+                }
+            }
+            let _ = done.send(());
         };
-        if let Some(line) = line {
-            // Who closed our output does not want to see any more of it; the tunnel goes on.
-            let _ = writeln!(io::stdout(), "{line}");
+        std::thread::Builder::new().name("output".to_owned()).spawn(show)?;
+        Ok(Shown { program, ended, gone })
+    }
+}
+
+/// Events are being shown.
+pub(crate) struct Shown {
+    program: watch::Sender<Program>,
+    ended: oneshot::Receiver<()>,
+    gone: CancellationToken,
+}
+
+impl Shown {
+    /// The inspector is there.
+    pub(crate) fn inspector(&self, url: &str) {
+        self.program.send_modify(|program| program.inspector = Some(url.to_owned()));
+    }
+
+    /// Waits until the terminal of a live view was closed: nobody is there to end the agent.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// A signal came: the agent ends when its open requests are done.
+    pub(crate) fn draining(&self) {
+        self.program.send_modify(|program| program.draining = true);
+    }
+
+    /// Waits for the last lines, if somebody takes them.
+    pub(crate) async fn end(self) {
+        self.program.send_modify(|program| program.ended = true);
+        let _ = tokio::time::timeout(LAST_LINES, self.ended).await;
+    }
+}
+
+async fn show_lines(
+    mut events: Receiver<Event>,
+    mut program: watch::Receiver<Program>,
+    mut lines: Lines,
+) {
+    let mut known = program.borrow_and_update().clone();
+    while !known.ended {
+        tokio::select! {
+            biased;
+            Ok(()) = program.changed() => {
+                let now = program.borrow_and_update().clone();
+                lines.plain.program(&known, &now).iter().for_each(|line| say(line));
+                known = now;
+            }
+            event = events.recv() => match event {
+                Some(event) => lines.show(&event, &known),
+                None => return,
+            },
+        }
+    }
+    while let Ok(event) = events.try_recv() {
+        lines.show(&event, &known);
+    }
+}
+
+struct Lines {
+    plain: Plain,
+    /// URLs whose codes were shown; `None`: nobody wants any.
+    codes: Option<Vec<String>>,
+}
+
+impl Lines {
+    fn show(&mut self, event: &Event, program: &Program) {
+        if let Some(line) = self.plain.event(event, program) {
+            say(&line);
+        }
+        let (Some(codes), Event::Ready { url, .. }) = (&mut self.codes, event) else { return };
+        if !codes.contains(url) {
+            show_code(url);
+            codes.push(url.clone());
         }
     }
 }
 
-/// A live view, if standard output is a terminal that can show one.
-pub(crate) fn live_view(output: Output, server: &str) -> Option<Live> {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    (output == Output::Text && io::stdout().is_terminal() && !dumb).then(|| Live::new(server))
+/// Who closed our output does not want to see any more of it; the tunnel goes on.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// The URL of each tunnel, once, and again if it has changed.
-fn url_line(event: &Event, known: &mut HashMap<String, String>) -> Option<String> {
-    match event {
-        Event::Ready { key, url, .. } => {
-            let before = known.insert(key.clone(), url.clone());
-            (before.as_ref() != Some(url)).then(|| url.clone())
-        }
-        _ => None,
-    }
-}
-
-fn text_line(event: &Event, known: &mut HashMap<String, String>) -> Option<String> {
-    match event {
-        Event::Connecting | Event::RoundTrip(_) | Event::Status { .. } | Event::Request { .. } => {
-            None
-        }
-        Event::Connected { edge, carrier } => Some(format!("connected to {edge} over {carrier}")),
-        Event::Ready { upstream, .. } => {
-            url_line(event, known).map(|url| format!("{url} -> {upstream}"))
-        }
-        Event::Refused { key, code, message } => {
-            Some(format!("tunnel {key:?} refused: {message} (UR-{code:04})"))
-        }
-        Event::Paused { key, paused: true } => {
-            Some(format!("tunnel {key:?} is paused: nobody is let in"))
-        }
-        Event::Paused { key, paused: false } => Some(format!("tunnel {key:?} goes on")),
-        Event::Disconnected { reason, retry_in } => {
-            Some(format!("not connected: {reason}; next try in {:.1} s", retry_in.as_secs_f32()))
-        }
-        _ => None,
-    }
-}
-
-fn json_line(event: &Event) -> Option<String> {
-    let value: Value = match event {
-        Event::Connecting => json!({ "event": "connecting" }),
-        Event::Connected { edge, carrier } => json!({
-            "event": "connected", "edge": edge, "carrier": carrier.as_str(),
-        }),
-        Event::Ready { key, name, url, upstream } => json!({
-            "event": "ready", "tunnel": key, "name": name, "url": url, "upstream": upstream, "inspector": null,
-        }),
-        Event::Refused { key, code, message } => json!({
-            "event": "refused", "tunnel": key, "code": format!("UR-{code:04}"), "message": message,
-        }),
-        Event::Disconnected { reason, retry_in } => json!({
-            "event": "disconnected", "reason": reason, "retry_in_ms": retry_in.as_millis(),
-        }),
-        Event::Paused { key, paused } => json!({
-            "event": if *paused { "paused" } else { "resumed" }, "tunnel": key,
-        }),
-        Event::RoundTrip(rtt) => json!({ "event": "round_trip", "rtt_us": rtt.as_micros() }),
-        Event::Status { key, requests, latency_ms, uptime_seconds, paused } => json!({
-            "event": "status", "tunnel": key, "requests": requests, "latency_ms": latency_ms,
-            "uptime_seconds": uptime_seconds, "paused": paused,
-        }),
-        // Too many for a stream of events; they are in the log at level debug.
-        _ => return None,
-    };
-    Some(value.to_string())
+/// To standard error: standard output is for lines. What is no terminal may be a container's log that
+/// somebody looks at, so it is shown there, too.
+fn show_code(url: &str) {
+    let terminal = io::stderr().is_terminal();
+    let columns = if terminal { terminal::size().0 } else { usize::MAX };
+    let code = qr::lines(url, columns, terminal && Look::of_environment().colour);
+    let _ = io::stderr().write_all(code.as_bytes());
 }

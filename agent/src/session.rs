@@ -1,15 +1,16 @@
 //! One session with the edge: its handshake, stream zero, and the streams that come in.
 
 pub(crate) mod lane;
+mod life;
 
 use std::{
-    net::SocketAddr,
+    collections::VecDeque,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::time::{
@@ -30,29 +31,30 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use bytes::Bytes;
+
+use self::life::{Life, SILENCE, Why};
 use crate::{
     Event, Tunnels,
-    connect::{ConnectError, Dialled},
-    forward, refused_until,
+    connect::{ConnectError, Dialled, Route},
+    forward,
+    network::LOOK,
+    refused_until,
+    slot::Shared,
     transport::QuicDoor,
+    tunnel::{Said, Tunnel},
 };
 
 /// The whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
-/// An edge that is asked for a sign of life has this long.
-const SILENCE: Duration = Duration::from_secs(5);
 /// A control frame has to fit the edge's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have when the agent is to end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 /// What a session that is sent away has at most, whatever its edge allows.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60 * 60);
-/// How often small things are looked at: health to report, the clock, a drain's end.
-const LOOK: Duration = Duration::from_secs(1);
 /// The same while draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A wall clock that ran this much further than the monotonic one: the machine slept.
-const CLOCK_JUMP: Duration = Duration::from_secs(5);
 /// Shortest heartbeat interval that an edge may ask for.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -88,9 +90,32 @@ pub(crate) struct Session {
     driving: Driving,
     stream: Stream,
     pub(crate) established: Established,
+    /// The tunnels that its edge was asked for.
+    asked: Vec<Told>,
     /// Where the connection leads to.
-    address: SocketAddr,
+    route: Route,
     moved: Arc<AtomicU64>,
+    rtt_us: Arc<AtomicU64>,
+}
+
+/// What an agent asks an edge for at the beginning of a session.
+pub(crate) struct Request {
+    pub(crate) init: v1::Init,
+    /// The tunnels in it, and the revision that they have there.
+    pub(crate) tunnels: Vec<(Arc<Tunnel>, u64)>,
+    /// Edges at which this agent has a session already: none of them is to get another one.
+    pub(crate) elsewhere: Vec<String>,
+}
+
+/// What a session's edge was told of a tunnel.
+struct Told {
+    tunnel: Arc<Tunnel>,
+    /// Of its settings.
+    revision: u64,
+    /// Of its local servers.
+    said: Said,
+    /// The edge's name for it, once it has made it.
+    id: Option<Bytes>,
 }
 
 /// What can be seen of a session while it runs.
@@ -98,6 +123,8 @@ pub(crate) struct View {
     pub(crate) carried: session::Session,
     /// Where its edge takes sessions over QUIC.
     pub(crate) door: Option<QuicDoor>,
+    /// The last measured round trip in microseconds; 0 before the first.
+    pub(crate) rtt_us: Arc<AtomicU64>,
     moved: Arc<AtomicU64>,
 }
 
@@ -113,12 +140,12 @@ impl View {
 /// # Errors
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish(
-    Dialled { io, early, address, moved }: Dialled,
-    init: v1::Init,
+    Dialled { io, early, route, moved }: Dialled,
+    request: Request,
 ) -> Result<Session, ConnectError> {
     let (session, acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let driving = Box::pin(async move { driver.run().await });
-    let session = begin((session.into(), acceptor.into()), driving, address, init).await?;
+    let session = begin((session.into(), acceptor.into()), driving, route, request).await?;
     Ok(Session { moved, ..session })
 }
 
@@ -128,13 +155,13 @@ pub(crate) async fn establish(
 /// [`ConnectError`]; the connection is gone then.
 pub(crate) async fn establish_quic(
     quic::endpoint::Dialled { connection, endpoint, .. }: quic::endpoint::Dialled,
-    init: v1::Init,
+    request: Request,
 ) -> Result<Session, ConnectError> {
-    let address = connection.remote_address();
+    let route = Route::straight(connection.remote_address());
     let (session, acceptor, driver) = quic::new(quic::Config::agent(), connection);
     let mut driver = driver.with_endpoint(endpoint);
     let driving = Box::pin(async move { driver.run().await });
-    begin((session.into(), acceptor.into()), driving, address, init).await
+    begin((session.into(), acceptor.into()), driving, route, request).await
 }
 
 /// Asks an edge where it takes sessions over QUIC, and says no more.
@@ -173,36 +200,50 @@ pub(crate) async fn ask_for_quic(
 async fn begin(
     (carried, acceptor): (session::Session, Acceptor),
     mut driving: Driving,
-    address: SocketAddr,
-    init: v1::Init,
+    route: Route,
+    Request { init, tunnels, elsewhere }: Request,
 ) -> Result<Session, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let (sender, receiver) = carried.open().map_err(|error| lost(&error))?;
     let mut stream = Stream { sender, reader: FrameReader::control(receiver) };
     let shaken = {
-        let shaking = timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init));
+        let shaking =
+            timeout_at(Instant::now() + HANDSHAKE_TIMEOUT, shake(&mut stream, init, &elsewhere));
         let mut shaking = std::pin::pin!(shaking);
         tokio::select! {
             shaken = &mut shaking => shaken.map_err(|_| ConnectError::Timeout("handshake"))?,
             ended = &mut driving => match shaking.await {
                 // A refusal may come in one piece with the connection's end.
-                Ok(Err(refused @ ConnectError::Handshake(_))) => Err(refused),
+                Ok(Err(refused @ (ConnectError::Handshake(_) | ConnectError::SameEdge(_)))) => {
+                    Err(refused)
+                }
                 _ => Err(lost(&ended)),
             },
         }
     };
     let established = shaken?;
-    let moved = Arc::default();
-    Ok(Session { carried, acceptor, driving, stream, established, address, moved })
+    let (moved, rtt_us) = (Arc::default(), Arc::default());
+    let told = |(tunnel, revision)| Told { tunnel, revision, said: Said::default(), id: None };
+    let asked = tunnels.into_iter().map(told).collect();
+    Ok(Session { carried, acceptor, driving, stream, established, asked, route, moved, rtt_us })
 }
 
-async fn shake(stream: &mut Stream, init: v1::Init) -> Result<Established, ConnectError> {
+async fn shake(
+    stream: &mut Stream,
+    init: v1::Init,
+    elsewhere: &[String],
+) -> Result<Established, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let mut handshake = AgentHandshake::new(init);
     // The edge speaks first, so it has to see the stream.
     stream.sender.announce();
     loop {
         let frame = stream.next().await.map_err(|error| lost(&error))?;
+        if let Some(Frame::AuthChallenge(challenge)) = &frame.frame
+            && elsewhere.contains(&challenge.edge_id)
+        {
+            return Err(ConnectError::SameEdge(challenge.edge_id.clone()));
+        }
         match handshake.on_frame(frame)? {
             AgentStep::Wait => {}
             AgentStep::Send(frame) => stream.send(*frame).await.map_err(|error| lost(&error))?,
@@ -236,8 +277,25 @@ impl Session {
         let offer = self.established.quic.as_ref();
         View {
             carried: self.carried.clone(),
-            door: offer.and_then(|offer| QuicDoor::new(self.address, offer)),
+            door: offer.zip(self.route.direct()).and_then(|(offer, at)| QuicDoor::new(at, offer)),
+            rtt_us: Arc::clone(&self.rtt_us),
             moved: Arc::clone(&self.moved),
+        }
+    }
+
+    /// Takes in what the handshake has brought.
+    pub(crate) fn take_in(&mut self, tunnels: &Tunnels) {
+        for created in &self.established.created {
+            let mut asked = self.asked.iter_mut();
+            let Some(told) = asked.find(|told| told.tunnel.key == created.key) else { continue };
+            told.id = Some(created.tunnel_id.clone());
+            tunnels.created(&told.tunnel, created);
+        }
+        for refused in &self.established.refused {
+            let told = self.asked.iter().find(|told| told.tunnel.key == refused.key);
+            if let Some(told) = told {
+                told.tunnel.refused(&refused.message);
+            }
         }
     }
 
@@ -245,25 +303,33 @@ impl Session {
     /// session should take its place. `stop`: the agent is to end.
     pub(crate) async fn run(
         self,
-        tunnels: Arc<Tunnels>,
+        shared: Arc<Shared>,
         dialler: lane::Dialler,
         leaving: CancellationToken,
         stop: CancellationToken,
     ) -> SessionEnd {
-        let Self { carried, acceptor, mut driving, stream, established, address, moved } = self;
-        let lanes = lane::Lanes::new(dialler, (address, moved), &established.ack, carried.clone());
+        let Self { carried, acceptor, mut driving, stream, established, asked, .. } = self;
+        let (route, moved, rtt_us) = (self.route, self.moved, self.rtt_us);
+        let life = Life::new(route.peer);
+        let counted = (route.edge, Arc::clone(&moved));
+        let lanes = lane::Lanes::new(dialler, counted, &established.ack, carried.clone());
         let interval = Duration::from_millis(established.ack.heartbeat_interval_ms.into());
+        let longest = shared.settings.heartbeat.unwrap_or(interval);
         let mut control = Control {
             carried: carried.clone(),
             stream,
             lanes,
-            tunnels: Arc::clone(&tunnels),
-            heartbeat: interval.max(MIN_HEARTBEAT),
+            shared: Arc::clone(&shared),
+            heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
             began: Instant::now(),
-            rtt: Duration::ZERO,
+            rtt_us,
             asked: None,
+            life,
+            moved,
             draining: None,
             ended_as: None,
+            told: asked,
+            unanswered: VecDeque::new(),
             later: Vec::new(),
             later_at: None,
             stopping: false,
@@ -273,7 +339,7 @@ impl Session {
         for refused in established.refused {
             control.ask_later(refused);
         }
-        let streams = accept_streams(acceptor, tunnels);
+        let streams = accept_streams(acceptor, shared);
         let controlled = async {
             let Err(end) = control.run().await;
             match end {
@@ -308,11 +374,11 @@ impl Session {
 }
 
 /// One task for each stream. The streams end with the session, and the tasks with their streams.
-async fn accept_streams(mut acceptor: Acceptor, tunnels: Arc<Tunnels>) {
+async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>) {
     let tasks = TaskTracker::new();
     while let Some((sender, receiver)) = acceptor.accept().await {
         // Boxed: spawning moves its future around several times, and this one is large.
-        tasks.spawn(Box::pin(forward::serve(Arc::clone(&tunnels), sender, receiver)));
+        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver)));
     }
     tasks.close();
     if timeout(SILENCE, tasks.wait()).await.is_err() {
@@ -324,14 +390,21 @@ struct Control {
     carried: session::Session,
     stream: Stream,
     lanes: lane::Lanes,
-    tunnels: Arc<Tunnels>,
+    shared: Arc<Shared>,
     heartbeat: Duration,
     began: Instant,
-    rtt: Duration,
+    rtt_us: Arc<AtomicU64>,
     /// The edge has to give a sign of life by the second, after the first.
     asked: Option<(std::time::Instant, Instant)>,
+    life: Life,
+    /// Bytes that a WebSocket session has moved.
+    moved: Arc<AtomicU64>,
     draining: Option<Instant>,
     ended_as: Option<SessionEnd>,
+    /// What the edge knows of the tunnels.
+    told: Vec<Told>,
+    /// Those that it was asked for since, and has not answered yet, in this order.
+    unanswered: VecDeque<Arc<Tunnel>>,
     /// Tunnels that the edge could not say anything of yet, by their keys, and when to ask again.
     later: Vec<String>,
     later_at: Option<Instant>,
@@ -344,12 +417,14 @@ struct Control {
 impl Control {
     async fn run(&mut self) -> Result<std::convert::Infallible, SessionEnd> {
         let stop = self.stop.clone();
-        let tunnels = Arc::clone(&self.tunnels);
+        let shared = Arc::clone(&self.shared);
         let mut heartbeat = interval_at(Instant::now() + self.heartbeat, self.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut clock = Clock::new();
+        let mut changes = shared.tunnels.changes();
+        // What has changed since the handshake began.
+        changes.mark_changed();
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             let later_at = self.later_at;
@@ -363,21 +438,15 @@ impl Control {
                     (Err(_), Some(end)) => return Err(end),
                     (Err(error), None) => return Err(error.into()),
                 },
-                _ = heartbeat.tick() => self.ask().await?,
+                _ = heartbeat.tick() => {
+                    self.ask(SILENCE).await?;
+                    self.tell_health(true).await?;
+                }
                 _ = look.tick() => {
-                    if let Some(asleep) = clock.jumped() {
-                        info!(asleep_seconds = asleep.as_secs(), "the clock jumped: is the edge still there?");
-                        self.ask().await?;
-                    }
-                    for health in tunnels.unsaid_health() {
-                        self.stream.send(Frame::UpstreamHealth(health).into()).await?;
-                    }
+                    self.look_for_life().await?;
+                    self.tell_health(false).await?;
                 }
-                () = tunnels.changed.notified() => {
-                    for update in tunnels.updates() {
-                        self.stream.send(Frame::UpdateTunnel(update).into()).await?;
-                    }
-                }
+                Ok(()) = changes.changed(), if self.draining.is_none() => self.reconcile().await?,
                 wanted = self.carried.lanes_wanted() => self.lanes.open(wanted),
                 Some(ended) = self.lanes.ended() => self.lanes.on_end(ended),
                 () = at(deadline) => self.check_life()?,
@@ -388,14 +457,43 @@ impl Control {
         }
     }
 
-    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
-    async fn ask(&mut self) -> Result<(), SessionEnd> {
-        if self.asked.is_none() {
-            self.carried.ping();
-            self.asked = Some((std::time::Instant::now(), Instant::now() + SILENCE));
+    /// Asks for a sign of life when one is due.
+    async fn look_for_life(&mut self) -> Result<(), SessionEnd> {
+        let last_received = self.carried.last_received();
+        if self.asked.is_some_and(|(since, _)| last_received >= since) {
+            self.asked = None;
         }
+        let moved = match self.carried.path() {
+            Some(path) => path.bytes,
+            None => self.moved.load(Ordering::Relaxed),
+        };
+        let Some(why) = self.life.look(moved, last_received) else { return Ok(()) };
+        match why {
+            Why::Quiet => debug!("nothing comes any more: is the edge still there?"),
+            Why::Slept(slept) => {
+                info!(
+                    asleep_seconds = slept.as_secs(),
+                    "the clock jumped: is the edge still there?"
+                );
+            }
+            Why::OtherNetwork => info!("the network is another: is the edge still there?"),
+        }
+        self.ask(why.patience()).await
+    }
+
+    /// Wants a sign of life; any byte is one. The heartbeat is answered whatever carries it.
+    async fn ask(&mut self, patience: Duration) -> Result<(), SessionEnd> {
+        let by = Instant::now() + patience;
+        match &mut self.asked {
+            Some((_, deadline)) => *deadline = by.min(*deadline),
+            None => {
+                self.carried.ping();
+                self.asked = Some((std::time::Instant::now(), by));
+            }
+        }
+        self.life.control();
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let rtt_us = u32::try_from(self.rtt.as_micros()).unwrap_or(u32::MAX);
+        let rtt_us = u32::try_from(self.rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         self.stream.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us, rtt_us }).into()).await
     }
 
@@ -420,9 +518,8 @@ impl Control {
 
     /// The agent is to end: its names are free at once, open streams go on for a while.
     async fn say_goodbye(&mut self) -> Result<(), SessionEnd> {
-        for tunnel_id in self.tunnels.ids() {
-            let close = v1::CloseTunnel { tunnel_id, code: 0, message: String::new() };
-            self.stream.send(Frame::CloseTunnel(close).into()).await?;
+        for id in std::mem::take(&mut self.told).into_iter().filter_map(|told| told.id) {
+            self.close(id).await?;
         }
         let away = v1::GoAway {
             reason: v1::GoAwayReason::Drain.into(),
@@ -453,6 +550,7 @@ impl Control {
 
     async fn on_frame(&mut self, frame: ControlFrame) -> Result<(), SessionEnd> {
         let Some(frame) = frame.frame else { return Ok(()) };
+        self.life.control();
         match frame {
             Frame::Heartbeat(v1::Heartbeat { timestamp_us, .. }) => {
                 self.stream
@@ -460,16 +558,17 @@ impl Control {
                     .await
             }
             Frame::HeartbeatAck(ack) => {
-                self.rtt =
-                    self.began.elapsed().saturating_sub(Duration::from_micros(ack.timestamp_us));
-                let rtt = self.rtt;
-                self.tunnels.event(|| Event::RoundTrip(rtt));
+                let sent = Duration::from_micros(ack.timestamp_us);
+                let rtt = self.began.elapsed().saturating_sub(sent);
+                let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                self.rtt_us.store(rtt_us.max(1), Ordering::Relaxed);
+                self.shared.tunnels.event(|| Event::RoundTrip(rtt));
                 Ok(())
             }
             Frame::TunnelStatus(status) => {
-                if let Some(tunnel) = self.tunnels.by_id(&status.tunnel_id) {
-                    self.tunnels.paused(&tunnel, status.state());
-                    self.tunnels.event(|| Event::Status {
+                if let Some(tunnel) = self.shared.tunnels.by_id(&status.tunnel_id) {
+                    self.shared.tunnels.paused(&tunnel, status.state());
+                    self.shared.tunnels.event(|| Event::Status {
                         key: tunnel.key.clone(),
                         requests: status.requests,
                         latency_ms: status.latency_ms,
@@ -479,13 +578,13 @@ impl Control {
                 }
                 Ok(())
             }
-            Frame::TunnelCreated(created) => {
-                self.tunnels.created(&created);
-                Ok(())
-            }
+            Frame::TunnelCreated(created) => self.on_created(created).await,
             Frame::TunnelRefused(refused) => {
+                if let Some(tunnel) = self.unanswered.pop_front() {
+                    tunnel.refused(&refused.message);
+                }
                 warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
-                self.tunnels.event(|| Event::Refused {
+                self.shared.tunnels.event(|| Event::Refused {
                     key: refused.key.clone(),
                     code: u16::try_from(refused.code).unwrap_or_default(),
                     message: refused.message.clone(),
@@ -504,7 +603,7 @@ impl Control {
             Frame::CloseTunnel(close) => {
                 warn!(code = close.code, message = close.message, "the edge closed a tunnel");
                 if close.code == u32::from(Code::TUNNEL_DELETED.number) {
-                    self.tunnels.deleted(&close.tunnel_id, &close);
+                    self.shared.tunnels.deleted(&close.tunnel_id, &close);
                 }
                 Ok(())
             }
@@ -529,10 +628,70 @@ impl Control {
 
     async fn ask_again(&mut self) -> Result<(), SessionEnd> {
         self.later_at = None;
-        for key in std::mem::take(&mut self.later) {
-            if let Some(tunnel) = self.tunnels.by_key(&key) {
-                let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
-                self.stream.send(Frame::OpenTunnel(open).into()).await?;
+        let later = std::mem::take(&mut self.later);
+        for tunnel in self.shared.tunnels.wanted() {
+            if later.contains(&tunnel.key) {
+                self.open(&tunnel).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the edge what it does not know yet: tunnels that are no more, new ones, and changes.
+    async fn reconcile(&mut self) -> Result<(), SessionEnd> {
+        let wanted = self.shared.tunnels.wanted();
+        let is_wanted = |told: &Told| wanted.iter().any(|tunnel| Arc::ptr_eq(tunnel, &told.tunnel));
+        let gone: Vec<Told> = self.told.extract_if(.., |told| !is_wanted(told)).collect();
+        for id in gone.into_iter().filter_map(|told| told.id) {
+            self.close(id).await?;
+        }
+        for tunnel in wanted {
+            let revision = tunnel.revision();
+            match self.told.iter_mut().find(|told| Arc::ptr_eq(&told.tunnel, &tunnel)) {
+                Some(told) if told.revision == revision => continue,
+                Some(told) => told.revision = revision,
+                None => {
+                    let tunnel = Arc::clone(&tunnel);
+                    self.told.push(Told { tunnel, revision, said: Said::default(), id: None });
+                }
+            }
+            self.open(&tunnel).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a tunnel; for one that this session serves already, that changes it at once.
+    async fn open(&mut self, tunnel: &Arc<Tunnel>) -> Result<(), SessionEnd> {
+        self.unanswered.push_back(Arc::clone(tunnel));
+        let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
+        self.stream.send(Frame::OpenTunnel(open).into()).await
+    }
+
+    async fn close(&mut self, tunnel_id: Bytes) -> Result<(), SessionEnd> {
+        let close = v1::CloseTunnel { tunnel_id, code: 0, message: String::new() };
+        self.stream.send(Frame::CloseTunnel(close).into()).await
+    }
+
+    async fn on_created(&mut self, created: v1::TunnelCreated) -> Result<(), SessionEnd> {
+        let Some(tunnel) = self.unanswered.pop_front() else {
+            debug!(tunnel = created.key, "a tunnel that nobody asked for");
+            return Ok(());
+        };
+        self.shared.tunnels.created(&tunnel, &created);
+        match self.told.iter_mut().find(|told| Arc::ptr_eq(&told.tunnel, &tunnel)) {
+            Some(told) => told.id = Some(created.tunnel_id),
+            // It was taken away meanwhile.
+            None => self.close(created.tunnel_id).await?,
+        }
+        Ok(())
+    }
+
+    /// Tells the edge what it does not know yet of local servers; `figures`: with what came since.
+    async fn tell_health(&mut self, figures: bool) -> Result<(), SessionEnd> {
+        for Told { tunnel, said, id, .. } in &mut self.told {
+            let news = id.as_ref().and_then(|id| tunnel.news(id, said, figures));
+            if let Some(health) = news {
+                self.stream.send(Frame::UpstreamHealth(health).into()).await?;
             }
         }
         Ok(())
@@ -549,28 +708,6 @@ impl Control {
             _ => SessionEnd::GoAway(away.message.clone()),
         };
         self.drain(end, within);
-    }
-}
-
-/// Notices that the machine slept: then the wall clock has gone on and the monotonic one has not,
-/// or both have but nothing ran.
-struct Clock {
-    wall: SystemTime,
-    monotonic: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { wall: SystemTime::now(), monotonic: Instant::now() }
-    }
-
-    /// How long the machine slept since the last look, if it did.
-    fn jumped(&mut self) -> Option<Duration> {
-        let before = std::mem::replace(self, Self::new());
-        let wall = self.wall.duration_since(before.wall).unwrap_or_default();
-        let slept =
-            wall.saturating_sub(LOOK).max((self.monotonic - before.monotonic).saturating_sub(LOOK));
-        (slept > CLOCK_JUMP).then_some(slept)
     }
 }
 

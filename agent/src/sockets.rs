@@ -5,7 +5,11 @@
 
 mod udp;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use socket2::SockRef;
@@ -25,7 +29,7 @@ use uniroute_shared::{
 use crate::{
     TunnelKind,
     tunnel::Tunnel,
-    upstream::{UpstreamError, UpstreamIo},
+    upstream::{UpstreamError, UpstreamIo, pool::Turn},
 };
 
 /// Why a stream ended before its time.
@@ -53,12 +57,14 @@ pub(crate) async fn serve(
     mut sender: Sender,
     reader: FrameReader,
 ) {
+    let _open = tunnel.begin();
     let served = match (tunnel.kind, kind) {
         (TunnelKind::Tcp, Kind::Tcp(v1::TcpOpen { peer, local }))
         | (TunnelKind::Tls, Kind::Tls(v1::TlsOpen { peer, local, .. })) => {
             debug!(tunnel = tunnel.key, peer, "a connection");
             match connect(&tunnel, &peer, &local, &mut sender).await {
-                Ok(io) => copy(io, sender, reader).await,
+                // It is under way at its local server until it is over.
+                Ok((io, _turn)) => copy(io, sender, reader).await,
                 Err(error) => return end(error, sender, reader),
             }
         }
@@ -105,21 +111,34 @@ async fn connect(
     peer: &str,
     local: &str,
     sender: &mut Sender,
-) -> Result<UpstreamIo, SocketError> {
-    let header = match tunnel.proxy_protocol {
+) -> Result<(UpstreamIo, Turn), SocketError> {
+    let header = match tunnel.served().settings.proxy_protocol {
         Some(version) => proxy_protocol::header(version, &addresses(peer, local)?),
         None => Bytes::new(),
     };
-    let upstream = tunnel.upstream();
-    let dialled = unless_reset(sender, upstream.dial()).await?;
-    let mut io = dialled.inspect_err(|error| tunnel.report(Some(error)))?;
-    tunnel.report(None);
+    let mut turn = tunnel.pool().turn();
+    let mut began = Instant::now();
+    let mut io = loop {
+        match unless_reset(sender, turn.upstream().dial()).await? {
+            Ok(io) => break io,
+            Err(error) => {
+                let failed = unless_reset(sender, turn.failed(error)).await?;
+                failed.inspect_err(|error| {
+                    turn.unanswered(error);
+                    tunnel.unanswered();
+                })?;
+                began = Instant::now();
+            }
+        }
+    };
+    turn.connected();
+    turn.answered(began.elapsed());
     if !header.is_empty() {
         let written = unless_reset(sender, io.write_all(&header)).await?;
         written.map_err(SocketError::Header)?;
     }
     sender.send(connected(), false)?;
-    Ok(io)
+    Ok((io, turn))
 }
 
 fn addresses(peer: &str, local: &str) -> Result<Addresses, SocketError> {

@@ -1,33 +1,43 @@
 //! The tunnels of one agent: what it wants, and what it has.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc};
-use uniroute_proto::v1;
-
-use serde::Deserialize;
-use uniroute_shared::proxy_protocol;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+use uniroute_proto::{Message as _, v1};
 
 use crate::{
-    Event, TunnelSettings,
+    Event, MAX_INIT, TunnelError, TunnelSettings,
     files::Files,
-    upstream::{Scheme, Target, Upstream, UpstreamError},
+    hints::Hint,
+    status::{HealthChange, TunnelState, TunnelStatus, UpstreamStatus},
+    upstream::{
+        Place, Scheme, UpstreamError,
+        pool::{Member, Pool},
+    },
 };
+
+/// Edges' identifiers of one tunnel that are remembered: one for each session, and those of sessions
+/// that are leaving.
+const MAX_IDS: usize = 8;
+/// Streams that were opened before a tunnel went come no later than this.
+const LATE: Duration = Duration::from_secs(30);
 
 /// What answers requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
-    /// A local server.
-    Server(Arc<Upstream>),
+    /// A local server, or several that do the same.
+    Server(Arc<Pool>),
     /// A folder.
     Files(Arc<Files>),
 }
@@ -86,128 +96,295 @@ pub(crate) struct Tunnel {
     /// The agent's own word for it.
     pub(crate) key: String,
     pub(crate) kind: TunnelKind,
-    /// The name that was asked for, if any.
-    wanted: Option<String>,
-    /// The public port that was asked for, if any.
-    wanted_port: Option<u16>,
-    pub(crate) response_timeout: Option<Duration>,
-    /// Where it is, and what answers there.
-    default: RwLock<(Arc<Upstream>, Service)>,
-    /// Of the policy's routes, in their order.
-    routes: Vec<Service>,
-    policy: Option<v1::HttpPolicy>,
-    idle_timeout: Option<Duration>,
-    /// What the local server is told of visitors, and how.
-    pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
+    served: RwLock<Arc<Served>>,
     live: Mutex<Live>,
     /// Its owner has deleted it: it is not asked for again.
     deleted: AtomicBool,
     /// Its owner lets nobody in for now.
     paused: AtomicBool,
+    /// Its owner was told why its local server turns visitors away.
+    hinted: AtomicBool,
+    requests: AtomicU64,
+    failed: AtomicU64,
+    open: AtomicU64,
+}
+
+/// What is done with a tunnel's requests, as its settings say now. It is replaced whole.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) settings: TunnelSettings,
+    policy: Option<v1::HttpPolicy>,
+    /// The local servers of the default route.
+    pool: Arc<Pool>,
+    default: Service,
+    /// Of the policy's routes. A number that was once another route's is not used again: the edge
+    /// goes on for a moment with the numbers that it knows.
+    routes: Vec<(u32, Service)>,
+    /// Those of the settings before.
+    older: Vec<(u32, Service)>,
+    /// Grows with each change.
+    revision: u64,
+    /// Its requests are kept for the inspector, under this key.
+    pub(crate) inspect: Option<Arc<str>>,
 }
 
 /// What the edge last said of it.
 #[derive(Clone, Debug, Default)]
 struct Live {
-    id: Bytes,
+    /// The edges' identifiers, the latest last.
+    ids: VecDeque<Bytes>,
     name: Option<String>,
     port: Option<u16>,
-    /// What is wrong with the local server, as far as requests have shown.
-    fault: Option<String>,
-    /// The edge was not yet told of the last change.
-    unsaid: bool,
+    url: String,
+    /// Why the edge does not give it.
+    refused: Option<String>,
 }
 
-impl Tunnel {
-    pub(crate) fn new(
-        settings: &TunnelSettings,
-        policy: Option<v1::HttpPolicy>,
-        default: (Arc<Upstream>, Service),
-        routes: Vec<Service>,
-    ) -> Self {
-        Self {
-            key: settings.key.clone(),
-            kind: settings.kind,
-            wanted: settings.name.clone(),
-            wanted_port: settings.port,
-            idle_timeout: settings.idle_timeout,
-            proxy_protocol: settings.proxy_protocol,
-            response_timeout: settings.response_timeout,
-            default: RwLock::new(default),
-            routes,
-            policy,
-            live: Mutex::default(),
-            deleted: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
+/// A request or connection while it is open.
+pub(crate) struct Open<'a>(&'a Tunnel);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Served {
+    /// `before`: what it takes the place of.
+    fn new(settings: TunnelSettings, before: Option<&Self>) -> Result<Self, TunnelError> {
+        let mut policy = settings.policy()?;
+        // What is known of local servers that stay, and the connections to them, stay too.
+        let same = before.filter(|before| before.settings.has_the_same_servers(&settings));
+        let pool = match same {
+            Some(before) => Arc::clone(&before.pool),
+            None => Arc::new(settings.default_pool()?),
+        };
+        let default = match &settings.target.place {
+            Place::Files(_) => settings.service(&settings.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
+        let first = before.map_or(0, |before| {
+            before.routes.iter().chain(&before.older).map(|(number, _)| *number).max().unwrap_or(0)
+        });
+        if let Some(policy) = &mut policy {
+            policy.first_route = first;
         }
+        let numbered = |(number, target)| Ok((number, settings.service(target)?));
+        let routes = (first + 1..).zip(&settings.routes).map(numbered);
+        let routes = routes.collect::<Result<_, TunnelError>>()?;
+        let older = before.map(|before| before.routes.clone()).unwrap_or_default();
+        let revision = before.map_or(0, |before| before.revision + 1);
+        let inspect = settings.inspect.then(|| settings.key.as_str().into());
+        Ok(Self { settings, policy, pool, default, routes, older, revision, inspect })
     }
 
-    pub(crate) fn upstream(&self) -> Arc<Upstream> {
-        Arc::clone(&self.default.read().0)
+    /// The number of the route to a local server; 0 is the default.
+    pub(crate) fn route_to(&self, target: &crate::upstream::Target) -> Option<u32> {
+        if self.settings.kind != TunnelKind::Http {
+            return None;
+        }
+        if self.settings.target == *target {
+            return Some(0);
+        }
+        let mut routes = self.routes.iter().zip(&self.settings.routes);
+        routes.find(|(_, other)| *other == target).map(|((number, _), _)| *number)
     }
 
     /// What answers requests on a route, as the edge numbers them: 0 is the default. The edge names
     /// a number and never a target (T23), and one that there is not leads nowhere.
-    pub(crate) fn service(&self, route: u32) -> Option<Service> {
-        match usize::try_from(route).ok()? {
-            0 => Some(self.default.read().1.clone()),
-            number => self.routes.get(number - 1).cloned(),
+    pub(crate) fn service(&self, route: u32) -> Option<&Service> {
+        if route == 0 {
+            return Some(&self.default);
         }
+        let routes = self.routes.iter().chain(&self.older);
+        routes.into_iter().find(|(number, _)| *number == route).map(|(_, service)| service)
     }
 
-    fn sweep(&self) {
-        self.upstream().sweep();
-        for service in &self.routes {
-            if let Service::Server(upstream) = service {
-                upstream.sweep();
-            }
-        }
+    /// All local servers, those of the default route first.
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let routes = self.routes.iter().filter_map(|(_, service)| match service {
+            Service::Server(pool) => Some(pool),
+            Service::Files(_) => None,
+        });
+        std::iter::once(&self.pool).chain(routes)
+    }
+}
+
+impl Tunnel {
+    /// # Errors
+    /// [`TunnelError`] for settings that can't be used.
+    pub(crate) fn new(settings: TunnelSettings) -> Result<Self, TunnelError> {
+        Ok(Self {
+            key: settings.key.clone(),
+            kind: settings.kind,
+            served: RwLock::new(Arc::new(Served::new(settings, None)?)),
+            live: Mutex::default(),
+            deleted: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            hinted: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether its owner knows why its local server turns visitors away.
+    pub(crate) fn is_hinted(&self) -> bool {
+        self.hinted.load(Ordering::Relaxed)
+    }
+
+    /// What is done with requests now.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served.read())
+    }
+
+    /// The local servers of the default route.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.served.read().pool)
+    }
+
+    /// Where the first of them is, for people.
+    fn target(&self) -> String {
+        self.served.read().pool.target().to_string()
+    }
+
+    /// A request or connection has come; it is open until the answer is dropped.
+    pub(crate) fn begin(&self) -> Open<'_> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self)
     }
 
     /// What to ask the edge for: the name and the port that were chosen before, where none was wished
     /// for.
     pub(crate) fn spec(&self) -> v1::TunnelSpec {
+        let served = self.served();
+        let wanted = &served.settings;
         let Live { name: earlier, port: earlier_port, .. } = self.live.lock().clone();
         v1::TunnelSpec {
             key: self.key.clone(),
             kind: self.kind.wire().into(),
-            name_is_hint: self.wanted.is_none() && earlier.is_some(),
-            name: self.wanted.clone().or(earlier).unwrap_or_default(),
-            local_url: self.upstream().target().to_string(),
-            response_timeout_ms: millis(self.response_timeout),
-            port_is_hint: self.wanted_port.is_none() && earlier_port.is_some(),
-            port: self.wanted_port.or(earlier_port).unwrap_or_default().into(),
-            idle_timeout_ms: millis(self.idle_timeout),
-            http: self.policy.clone(),
+            name_is_hint: wanted.name.is_none() && earlier.is_some(),
+            name: wanted.name.clone().or(earlier).unwrap_or_default(),
+            local_url: served.pool.target().to_string(),
+            // The edge counts from when it has sent the request.
+            response_timeout_ms: millis(
+                wanted.response_timeout.map(|limit| limit.saturating_add(wanted.hold_local)),
+            ),
+            port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
+            port: wanted.port.or(earlier_port).unwrap_or_default().into(),
+            idle_timeout_ms: millis(wanted.idle_timeout),
+            http: served.policy.clone(),
         }
+    }
+
+    /// Grows with each change of its settings.
+    pub(crate) fn revision(&self) -> u64 {
+        self.served.read().revision
     }
 
     /// Its public name, as far as it is known.
     pub(crate) fn name(&self) -> String {
-        let live = self.live.lock();
-        live.name.clone().or_else(|| self.wanted.clone()).unwrap_or_default()
+        let known = self.live.lock().name.clone();
+        known.or_else(|| self.served.read().settings.name.clone()).unwrap_or_default()
     }
 
-    /// What the last request showed of the local server.
+    /// A request got no answer from a local server.
+    pub(crate) fn unanswered(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the last request showed of the first local server, where a request has no turn.
     pub(crate) fn report(&self, error: Option<&UpstreamError>) {
-        let mut live = self.live.lock();
-        if error.is_none() && live.fault.is_none() {
-            return;
-        }
-        let fault = error.map(|error| error.message.clone());
-        if live.fault != fault {
-            (live.fault, live.unsaid) = (fault, true);
-        }
+        self.pool().report(0, error);
     }
 
-    fn unsaid_health(&self) -> Option<v1::UpstreamHealth> {
-        let mut live = self.live.lock();
-        std::mem::take(&mut live.unsaid).then(|| v1::UpstreamHealth {
-            tunnel_id: live.id.clone(),
-            healthy: live.fault.is_none(),
-            reason: live.fault.clone().unwrap_or_default(),
+    /// What the edge that calls the tunnel `id` is to hear of the local servers; nothing if it knows
+    /// already. `figures`: of what came since, too.
+    pub(crate) fn news(
+        &self,
+        id: &Bytes,
+        said: &mut Said,
+        figures: bool,
+    ) -> Option<v1::UpstreamHealth> {
+        let pool = self.pool();
+        let health = pool.health()?;
+        let (requests, open) =
+            (self.requests.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
+        let moved = figures && (requests, open) != (said.requests, said.open);
+        if said.health.as_ref() == Some(&health) && !moved {
+            return None;
+        }
+        *said = Said { health: Some(health.clone()), requests, open };
+        Some(v1::UpstreamHealth {
+            tunnel_id: id.clone(),
+            healthy: health.is_ok(),
+            reason: health.err().unwrap_or_default(),
+            latency_ms: u32::try_from(pool.answer_us().div_ceil(1_000)).unwrap_or(u32::MAX),
+            open: u32::try_from(open).unwrap_or(u32::MAX),
         })
     }
+
+    /// The edge does not give it.
+    pub(crate) fn refused(&self, why: &str) {
+        self.live.lock().refused = Some(why.to_owned());
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    fn state(&self, live: &Live, connected: bool) -> TunnelState {
+        if self.is_deleted() {
+            TunnelState::Deleted
+        } else if live.refused.is_some() {
+            TunnelState::Refused
+        } else if !connected || live.ids.is_empty() {
+            TunnelState::Waiting
+        } else if self.paused.load(Ordering::Relaxed) {
+            TunnelState::Paused
+        } else {
+            TunnelState::Ready
+        }
+    }
+
+    fn status(&self, connected: bool) -> TunnelStatus {
+        let live = self.live.lock().clone();
+        let state = self.state(&live, connected);
+        let reason = match state {
+            TunnelState::Refused => live.refused.unwrap_or_default(),
+            TunnelState::Deleted => "its owner has deleted it".to_owned(),
+            TunnelState::Paused => "its owner lets nobody in for now".to_owned(),
+            TunnelState::Waiting if connected => "the edge has not answered yet".to_owned(),
+            TunnelState::Waiting => "there is no session with an edge".to_owned(),
+            TunnelState::Ready => String::new(),
+        };
+        TunnelStatus {
+            key: self.key.clone(),
+            kind: self.kind.as_str(),
+            name: self.name(),
+            url: live.url,
+            state,
+            reason,
+            upstreams: self.upstreams(),
+            requests: self.requests.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            open: self.open.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What is known of its local servers, those of the default route first.
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        self.served().pools().flat_map(|pool| pool.status()).collect()
+    }
+}
+
+/// What one session's edge was told of a tunnel's local servers.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    health: Option<Result<(), String>>,
+    requests: u64,
+    open: u64,
 }
 
 /// Nothing is 0, and nothing else is.
@@ -215,59 +392,147 @@ fn millis(limit: Option<Duration>) -> u32 {
     limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).max(1))
 }
 
+/// What a change of settings has done, by the tunnels' keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that are done otherwise now; what is open goes on as it was.
+    pub changed: Vec<String>,
+    /// Those that are no more; what is open goes on to its end.
+    pub removed: Vec<String>,
+    /// How many stayed as they were.
+    pub unchanged: usize,
+}
+
 /// All tunnels of one agent, and who is told what happens on them.
 #[derive(Debug)]
 pub(crate) struct Tunnels {
-    all: Vec<Arc<Tunnel>>,
+    all: RwLock<Vec<Arc<Tunnel>>>,
     by_id: RwLock<HashMap<Bytes, Arc<Tunnel>>>,
+    /// Those that are no more, and since when.
+    gone: Mutex<Vec<(Instant, Arc<Tunnel>)>>,
     events: mpsc::Sender<Event>,
     request_events: bool,
-    /// A tunnel's local server was changed: the edge is to be told.
-    pub(crate) changed: Notify,
+    /// Tunnels were added, changed or removed: each session tells its edge.
+    changed: watch::Sender<()>,
 }
 
 impl Tunnels {
-    pub(crate) fn new(all: Vec<Tunnel>, events: mpsc::Sender<Event>, request_events: bool) -> Self {
-        let all = all.into_iter().map(Arc::new).collect();
-        Self { all, by_id: RwLock::default(), events, request_events, changed: Notify::new() }
+    /// # Errors
+    /// [`TunnelError`] for settings that can't be used.
+    pub(crate) fn new(
+        settings: Vec<TunnelSettings>,
+        events: mpsc::Sender<Event>,
+        request_events: bool,
+    ) -> Result<Self, TunnelError> {
+        let tunnels = Self {
+            all: RwLock::default(),
+            by_id: RwLock::default(),
+            gone: Mutex::default(),
+            events,
+            request_events,
+            changed: watch::Sender::new(()),
+        };
+        tunnels.apply(settings)?;
+        Ok(tunnels)
     }
 
-    pub(crate) fn all(&self) -> &[Arc<Tunnel>] {
-        &self.all
+    /// Makes `settings` those that hold: all of them, or none where one can't be used. A tunnel whose
+    /// kind, name and port stay is changed while it runs.
+    ///
+    /// # Errors
+    /// [`TunnelError`]
+    pub(crate) fn apply(&self, settings: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
+        let mut all = self.all.write();
+        let mut applied = Applied::default();
+        let (mut next, mut changes) = (Vec::with_capacity(settings.len()), Vec::new());
+        for settings in settings {
+            let before = all.iter().find(|tunnel| tunnel.key == settings.key);
+            let before = before.filter(|tunnel| !tunnel.is_deleted());
+            let served = before.map(|tunnel| tunnel.served());
+            match (before, served) {
+                (Some(tunnel), Some(served)) if served.settings == settings => {
+                    applied.unchanged += 1;
+                    next.push(Arc::clone(tunnel));
+                }
+                (Some(tunnel), Some(served)) if served.settings.is_the_same_tunnel(&settings) => {
+                    applied.changed.push(settings.key.clone());
+                    changes.push((Arc::clone(tunnel), Served::new(settings, Some(&served))?));
+                    next.push(Arc::clone(tunnel));
+                }
+                (Some(_), _) => {
+                    applied.changed.push(settings.key.clone());
+                    next.push(Arc::new(Tunnel::new(settings)?));
+                }
+                (None, _) => {
+                    applied.added.push(settings.key.clone());
+                    next.push(Arc::new(Tunnel::new(settings)?));
+                }
+            }
+        }
+        let specs = next.iter().map(|tunnel| tunnel.spec().encoded_len());
+        if specs.sum::<usize>() > MAX_INIT {
+            return Err(TunnelError::TooLong);
+        }
+        for (tunnel, served) in changes {
+            tunnel.live.lock().refused = None;
+            *tunnel.served.write() = Arc::new(served);
+        }
+        let mut gone = self.gone.lock();
+        for tunnel in all.iter().filter(|old| !next.iter().any(|new| Arc::ptr_eq(old, new))) {
+            if !next.iter().any(|new| new.key == tunnel.key) {
+                applied.removed.push(tunnel.key.clone());
+            }
+            gone.push((Instant::now(), Arc::clone(tunnel)));
+        }
+        *all = next;
+        drop((gone, all));
+        self.changed.send_replace(());
+        Ok(applied)
+    }
+
+    /// Sees when tunnels are added, changed or removed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Tunnel>> {
+        self.all.read().clone()
     }
 
     pub(crate) fn by_id(&self, id: &[u8]) -> Option<Arc<Tunnel>> {
         self.by_id.read().get(id).cloned()
     }
 
-    pub(crate) fn by_key(&self, key: &str) -> Option<&Arc<Tunnel>> {
-        self.all.iter().find(|tunnel| tunnel.key == key)
-    }
-
-    /// The edge has made a tunnel. Its id stays valid while the tunnel's name does, so an older
-    /// session's streams still find it.
-    pub(crate) fn created(&self, created: &v1::TunnelCreated) {
-        let Some(tunnel) = self.by_key(&created.key) else { return };
+    /// The edge has made a tunnel. Its id stays valid, so an older session's streams still find it.
+    pub(crate) fn created(&self, tunnel: &Arc<Tunnel>, created: &v1::TunnelCreated) {
         let mut by_id = self.by_id.write();
         let mut live = tunnel.live.lock();
-        by_id.remove(&live.id);
-        live.id = created.tunnel_id.clone();
+        live.ids.retain(|id| *id != created.tunnel_id);
+        live.ids.push_back(created.tunnel_id.clone());
+        if live.ids.len() > MAX_IDS
+            && let Some(oldest) = live.ids.pop_front()
+        {
+            by_id.remove(&oldest);
+        }
         live.name = Some(created.name.clone());
         live.port = u16::try_from(created.port).ok().filter(|port| *port != 0);
+        (live.url, live.refused) = (created.public_url.clone(), None);
         by_id.insert(created.tunnel_id.clone(), Arc::clone(tunnel));
         drop((by_id, live));
         self.event(|| Event::Ready {
             key: created.key.clone(),
             name: created.name.clone(),
             url: created.public_url.clone(),
-            upstream: tunnel.upstream().target().to_string(),
+            upstream: tunnel.target(),
         });
         self.paused(tunnel, created.state());
     }
 
     /// Those that the edge is asked for.
-    pub(crate) fn wanted(&self) -> impl Iterator<Item = &Arc<Tunnel>> {
-        self.all.iter().filter(|tunnel| !tunnel.deleted.load(Ordering::Relaxed))
+    pub(crate) fn wanted(&self) -> Vec<Arc<Tunnel>> {
+        self.all.read().iter().filter(|tunnel| !tunnel.is_deleted()).cloned().collect()
     }
 
     /// Its owner has deleted a tunnel.
@@ -287,41 +552,66 @@ impl Tunnels {
         }
     }
 
-    /// The edge's ids of the tunnels that it has made.
-    pub(crate) fn ids(&self) -> Vec<Bytes> {
-        self.by_id.read().keys().cloned().collect()
+    /// All of them, for people to look at.
+    pub(crate) fn statuses(&self, connected: bool) -> Vec<TunnelStatus> {
+        self.all.read().iter().map(|tunnel| tunnel.status(connected)).collect()
     }
 
-    /// Changes a tunnel's local server; requests from now on go to the new one.
-    pub(crate) fn retarget(&self, key: &str, default: (Arc<Upstream>, Service)) -> bool {
-        let Some(tunnel) = self.by_key(key) else { return false };
-        *tunnel.default.write() = default;
-        self.changed.notify_one();
-        true
+    /// All local servers that there are now.
+    pub(crate) fn checked(&self) -> Vec<Arc<Member>> {
+        let served = self.all().into_iter().map(|tunnel| tunnel.served());
+        served
+            .flat_map(|served| {
+                served.pools().flat_map(|pool| pool.members().to_vec()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
-    /// Where each tunnel goes, for the edge to know.
-    pub(crate) fn updates(&self) -> Vec<v1::UpdateTunnel> {
-        let update = |(id, tunnel): (&Bytes, &Arc<Tunnel>)| v1::UpdateTunnel {
-            tunnel_id: id.clone(),
-            local_url: tunnel.upstream().target().to_string(),
-        };
-        self.by_id.read().iter().map(update).collect()
+    /// Tells of changes of local servers' health that nobody was told of.
+    pub(crate) fn tell_health(&self) {
+        self.all().iter().for_each(|tunnel| self.tell_health_of(tunnel));
     }
 
-    /// Changes of local servers' health that the edge does not know yet.
-    pub(crate) fn unsaid_health(&self) -> Vec<v1::UpstreamHealth> {
-        self.all.iter().filter_map(|tunnel| tunnel.unsaid_health()).collect()
+    /// The same of one tunnel's.
+    pub(crate) fn tell_health_of(&self, tunnel: &Tunnel) {
+        let served = tunnel.served();
+        for (upstream, HealthChange { healthy, reason, .. }) in
+            served.pools().flat_map(|pool| pool.untold())
+        {
+            match healthy {
+                true => info!(tunnel = tunnel.key, upstream, "a local server answers again"),
+                false => {
+                    warn!(tunnel = tunnel.key, upstream, reason, "a local server does not answer")
+                }
+            }
+            self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
+        }
     }
 
-    pub(crate) fn targets(&self) -> Vec<(String, Target)> {
-        let target =
-            |tunnel: &Arc<Tunnel>| (tunnel.key.clone(), tunnel.upstream().target().clone());
-        self.all.iter().map(target).collect()
+    /// Tells, once, why a tunnel's local server turns visitors away.
+    pub(crate) fn hint(&self, tunnel: &Tunnel, Hint { title, fix }: Hint) {
+        if tunnel.hinted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn!(tunnel = tunnel.key, fix, "{title}");
+        self.event(|| Event::Hint { key: tunnel.key.clone(), title: title.to_owned(), fix });
     }
 
     pub(crate) fn sweep(&self) {
-        self.all.iter().for_each(|tunnel| tunnel.sweep());
+        for tunnel in self.all() {
+            tunnel.served().pools().for_each(|pool| pool.sweep());
+        }
+        let mut gone = self.gone.lock();
+        for (_, tunnel) in gone.extract_if(.., |(since, _)| since.elapsed() >= LATE) {
+            let ids = std::mem::take(&mut tunnel.live.lock().ids);
+            let mut by_id = self.by_id.write();
+            for id in ids {
+                // A tunnel that came after it may have the edge's row now.
+                if by_id.get(&id).is_some_and(|owner| Arc::ptr_eq(owner, &tunnel)) {
+                    by_id.remove(&id);
+                }
+            }
+        }
     }
 
     /// Tells whoever listens of a request.
@@ -355,9 +645,9 @@ mod tests {
     /// T23: an edge names a number, and each number has one target of this agent's own.
     #[test]
     fn t23_routes_lead_to_the_agents_own_targets() {
-        let tunnel = settings().tunnel().unwrap();
+        let tunnel = Tunnel::new(settings()).unwrap().served();
         let server = |route| match tunnel.service(route) {
-            Some(Service::Server(upstream)) => upstream.target().to_string(),
+            Some(Service::Server(pool)) => pool.target().to_string(),
             other => panic!("{other:?}"),
         };
         assert_eq!(server(0), "http://localhost:3000");
@@ -368,20 +658,76 @@ mod tests {
 
     #[test]
     fn the_edge_is_told_how_local_servers_call_themselves() {
-        let spec = settings().tunnel().unwrap().spec();
+        let spec = Tunnel::new(settings()).unwrap().spec();
         let policy = spec.http.unwrap();
         assert_eq!(policy.local_origin, "http://localhost:3000");
         let routes: Vec<_> = policy.routes.iter().map(|route| &route.local_origin[..]).collect();
         assert_eq!(routes, ["http://localhost:4000", "http://localhost"]);
         let plain = TunnelSettings::http("web", "3000".parse().unwrap());
-        assert_eq!(plain.tunnel().unwrap().spec().http, None);
+        assert_eq!(Tunnel::new(plain).unwrap().spec().http, None);
     }
 
     #[test]
     fn a_route_without_a_local_server_is_refused() {
         let mut settings = settings();
         settings.routes.pop();
-        let error = settings.tunnel().unwrap_err().to_string();
+        let error = Tunnel::new(settings).unwrap_err().to_string();
         assert!(error.contains("\"web\": routes: each route needs an upstream"), "{error}");
+    }
+
+    fn tunnels(settings: Vec<TunnelSettings>) -> Tunnels {
+        Tunnels::new(settings, mpsc::channel(8).0, false).unwrap()
+    }
+
+    fn named(key: &str, port: &str) -> TunnelSettings {
+        TunnelSettings::http(key, port.parse().unwrap())
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let tunnels = tunnels(vec![named("a", "1"), named("b", "2"), named("c", "3")]);
+        let before = tunnels.all();
+        let c = TunnelSettings { name: Some("sea".into()), ..named("c", "3") };
+        let settings = vec![named("a", "1"), named("b", "4"), c, named("d", "5")];
+        let applied = tunnels.apply(settings).unwrap();
+        let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        assert_eq!((applied.added, applied.changed), (keys(&["d"]), keys(&["b", "c"])));
+        assert_eq!((applied.removed, applied.unchanged), (keys(&[]), 1));
+        let after = tunnels.all();
+        assert!(Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
+        assert!(!Arc::ptr_eq(&before[2], &after[2]), "another name is another tunnel");
+        assert_eq!((after[0].revision(), after[1].revision()), (0, 1));
+        let applied = tunnels.apply(vec![named("a", "1")]).unwrap();
+        assert_eq!((applied.removed, applied.unchanged), (keys(&["b", "c", "d"]), 1));
+    }
+
+    #[test]
+    fn a_fault_changes_nothing() {
+        let tunnels = tunnels(vec![named("a", "1")]);
+        let wrong = TunnelSettings { routes: vec!["4".parse().unwrap()], ..named("b", "2") };
+        assert!(tunnels.apply(vec![named("a", "3"), wrong]).is_err());
+        assert_eq!(tunnels.all()[0].target(), "http://localhost:1");
+        assert_eq!(tunnels.all().len(), 1);
+    }
+
+    /// T23: numbers that the edge still uses lead where they led.
+    #[test]
+    fn t23_the_number_of_a_route_is_not_used_again() {
+        let tunnels = tunnels(vec![settings()]);
+        let mut next = settings();
+        next.routes[0] = "5000".parse().unwrap();
+        tunnels.apply(vec![next]).unwrap();
+        let served = tunnels.all()[0].served();
+        let leads_to = |route| match served.service(route) {
+            Some(Service::Server(pool)) => pool.target().to_string(),
+            Some(Service::Files(_)) => "files".to_owned(),
+            None => "nowhere".to_owned(),
+        };
+        assert_eq!(
+            (&*leads_to(1), &*leads_to(3)),
+            ("http://localhost:4000", "http://localhost:5000")
+        );
+        assert_eq!((&*leads_to(2), &*leads_to(4), &*leads_to(5)), ("files", "files", "nowhere"));
+        assert_eq!(tunnels.all()[0].spec().http.unwrap().first_route, 2);
     }
 }

@@ -5,10 +5,12 @@
 
 mod connector;
 mod http2;
+pub(crate) mod pool;
 mod target;
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
@@ -17,11 +19,14 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use uniroute_proto::v1::UpstreamErrorKind;
 use uniroute_shared::{
+    code::Code,
     deadline::Deadline,
     http1::{Conn, ReadFault, StatusLine, head},
     message::{Fields, Piece, Source as _},
     stream::{ReadError, StreamBody},
 };
+
+use crate::inspect::Tap;
 
 pub(crate) use self::connector::UpstreamIo;
 pub use self::{
@@ -53,12 +58,29 @@ impl UpstreamError {
     pub(crate) fn new(kind: UpstreamErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
+
+    /// With the code that the visitor sees.
+    pub(crate) fn with_code(&self) -> String {
+        let code = match self.kind {
+            UpstreamErrorKind::ConnectionRefused => &Code::UPSTREAM_REFUSED,
+            UpstreamErrorKind::ConnectTimeout => &Code::UPSTREAM_CONNECT_TIMEOUT,
+            UpstreamErrorKind::ResponseTimeout => &Code::UPSTREAM_TIMEOUT,
+            UpstreamErrorKind::ConnectionReset => &Code::UPSTREAM_RESET,
+            UpstreamErrorKind::BadResponse => &Code::UPSTREAM_BAD_RESPONSE,
+            UpstreamErrorKind::Tls => &Code::UPSTREAM_TLS,
+            UpstreamErrorKind::Dns => &Code::UPSTREAM_DNS,
+            UpstreamErrorKind::Unreachable => &Code::UPSTREAM_UNREACHABLE,
+            _ => &Code::AGENT_PROTOCOL,
+        };
+        format!("{code} {}", self.message)
+    }
 }
 
 /// A local server and its idle connections.
 #[derive(Debug)]
 pub struct Upstream {
     target: Target,
+    label: Arc<str>,
     connector: connector::Connector,
     connect_timeout: Duration,
     protocol: Protocol,
@@ -87,6 +109,7 @@ impl Upstream {
     ) -> Result<Self, TargetError> {
         let connector = connector::Connector::new(&target, trust)?;
         Ok(Self {
+            label: target.to_string().into(),
             target,
             connector,
             connect_timeout,
@@ -132,10 +155,28 @@ impl Upstream {
         }
     }
 
+    /// The version of HTTP that it is spoken to in.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// A connection of its own for HTTP/2 that nothing was said on.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when none can be made within the connect timeout.
+    pub(crate) async fn dial_http2(&self) -> Result<UpstreamIo, UpstreamError> {
+        self.within_timeout(self.connector.connect_http2()).await
+    }
+
     /// Where it is.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The same as people write it.
+    pub(crate) fn label(&self) -> Arc<str> {
+        Arc::clone(&self.label)
     }
 
     /// A connection that is ready for a request, and whether it was used before. `repeatable`: the
@@ -280,15 +321,16 @@ pub(crate) struct Upload {
     chunked: bool,
     /// All of it is written, or the local server takes no more.
     written: bool,
+    tap: Option<Tap>,
 }
 
 impl Upload {
     pub(crate) fn none() -> Self {
-        Self { body: None, chunked: false, written: true }
+        Self { body: None, chunked: false, written: true, tap: None }
     }
 
-    pub(crate) fn new(body: StreamBody, chunked: bool) -> Self {
-        Self { body: Some(body), chunked, written: false }
+    pub(crate) fn new(body: StreamBody, chunked: bool, tap: Option<Tap>) -> Self {
+        Self { body: Some(body), chunked, written: false, tap }
     }
 
     /// Writes what there is. Ready when all is, or the local server takes no more; its answer may
@@ -308,7 +350,11 @@ impl Upload {
                 return Poll::Ready(Ok(()));
             }
             let Poll::Ready(piece) = body.poll_piece(cx) else { break };
-            if write(conn, piece?, self.chunked) {
+            let piece = piece?;
+            if let Some(tap) = &self.tap {
+                tap.sending(piece.as_ref());
+            }
+            if write(conn, piece, self.chunked) {
                 (self.body, self.written) = (None, true);
             }
         }

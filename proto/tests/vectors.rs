@@ -286,9 +286,20 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         (
             "upstream_health",
             Control::UpstreamHealth(v1::UpstreamHealth {
-                tunnel_id,
+                tunnel_id: tunnel_id.clone(),
                 healthy: false,
                 reason: "connection refused".into(),
+                ..v1::UpstreamHealth::default()
+            }),
+        ),
+        (
+            "upstream_health_figures",
+            Control::UpstreamHealth(v1::UpstreamHealth {
+                tunnel_id: tunnel_id.clone(),
+                healthy: true,
+                reason: String::new(),
+                latency_ms: 12,
+                open: 3,
             }),
         ),
         (

@@ -80,6 +80,8 @@ pub struct Policy {
     access: Access,
     redirect_https: bool,
     routes: Routes,
+    /// What the agent adds to the numbers of routes.
+    first_route: u32,
     host: HostRule,
     basic: Option<Basic>,
     webhook: Option<Webhook>,
@@ -179,6 +181,7 @@ impl Policy {
             access: Access::compile(&policy.allow, &policy.deny)?,
             redirect_https: policy.redirect_https,
             routes: Routes::compile(&policy.routes)?,
+            first_route: policy.first_route,
             host: HostRule::compile(policy)?,
             basic: policy.basic_auth.as_ref().map(Basic::compile).transpose()?,
             webhook: policy.webhook.as_ref().map(Webhook::compile).transpose()?,
@@ -186,6 +189,12 @@ impl Policy {
             request_fields: changes(&policy.request_headers, Direction::Request)?,
             response_fields: changes(&policy.response_headers, Direction::Response)?,
         })
+    }
+
+    /// The number that the agent knows the local server of a route by; 0 is the default's.
+    #[must_use]
+    pub fn number(&self, route: RouteMatch) -> u32 {
+        if route.number == 0 { 0 } else { route.number.saturating_add(self.first_route) }
     }
 
     /// What becomes of the request `head`.

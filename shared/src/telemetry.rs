@@ -89,10 +89,25 @@ pub enum TelemetryError {
 /// When `level` cannot be read; nothing has changed then.
 pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let colour = io::stderr().is_terminal() && no_color_is_unset();
-    let dispatch = dispatch(filter(level)?, format, colour, io::stderr);
-    // It fails only where logging is set up already.
-    let _ = tracing::dispatcher::set_global_default(dispatch);
+    set(dispatch(filter(level)?, format, colour, io::stderr));
     Ok(())
+}
+
+/// The same to what `writer` gives, one JSON object a line, each in one write.
+///
+/// # Errors
+/// As of [`init`].
+pub fn init_json<W: io::Write>(
+    level: &str,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) -> Result<(), TelemetryError> {
+    set(dispatch(filter(level)?, LogFormat::Json, false, writer));
+    Ok(())
+}
+
+/// It fails only where logging is set up already.
+fn set(dispatch: Dispatch) {
+    let _ = tracing::dispatcher::set_global_default(dispatch);
 }
 
 fn no_color_is_unset() -> bool {

@@ -90,8 +90,8 @@ impl Common {
             require_local: agent.require_local.unwrap_or(false),
             log_level: agent.log.level.map(|Written(level)| level.as_str().to_owned()),
             log_format: agent.log.format.map(|Written(format)| format).unwrap_or_default(),
+            inspector: agent.inspector.plan(&state_dir),
             state_dir,
-            inspector: agent.inspector.plan(),
             selection: None,
             id_error,
         })
@@ -149,7 +149,7 @@ pub(super) fn settings_with(
     settings.quic_options.gso = agent.quic_gso.unwrap_or(true);
     settings.quic_options.congestion = agent.quic_congestion.unwrap_or_default();
     settings.trust = agent.server_ca.clone().map_or(Trust::System, Trust::CaFile);
-    settings.pins = agent.server_pin.iter().map(|Written(pin)| pin.clone()).collect();
+    settings.pins = agent.server_pin.iter().map(|Written(pin)| *pin).collect();
     if let (Some(certificate), Some(key)) = (&agent.client_certificate, &agent.client_key) {
         settings.identity = Some(Identity { certificate: certificate.clone(), key: key.clone() });
     }

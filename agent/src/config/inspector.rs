@@ -1,28 +1,16 @@
 //! The section `[agent.inspector]`.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    str::FromStr,
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use uniroute_agent::{Limits, local::Listen};
 
 use super::values::{Size, Written, over};
 
-/// Where the inspector is when nobody says otherwise.
-const DEFAULT_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4040);
-/// Requests that are kept when nobody says otherwise.
-const DEFAULT_REQUESTS: usize = 500;
 /// Most requests that can be kept.
 const MAX_REQUESTS: u32 = 100_000;
-/// Bytes of all that is kept, in memory.
-const DEFAULT_BYTES: u64 = 64 << 20;
-/// Bytes of one body, in memory.
-const DEFAULT_BODY: u64 = 1 << 20;
 
 /// `[agent.inspector]`.
 #[derive(Clone, Debug, Default, Args, Deserialize, JsonSchema)]
@@ -37,15 +25,15 @@ pub(crate) struct Inspector {
         value_name = "ADDRESS|off"
     )]
     #[schemars(with = "Option<String>")]
-    pub(crate) address: Option<Written<InspectorAddress>>,
-    /// Requests that are kept; older ones go. Default: 500.
+    pub(crate) address: Option<Written<Listen>>,
+    /// Requests that are kept; older ones go. Default: 10000.
     #[arg(skip)]
     #[schemars(range(min = 1, max = 100000))]
     pub(crate) max_requests: Option<u32>,
     /// Bytes of memory for all of them. Default: 64MiB.
     #[arg(skip)]
     pub(crate) max_bytes: Option<Size>,
-    /// Bytes of one body in memory; the rest is left out, or goes to the spool. Default: 1MiB.
+    /// Bytes of one body in memory; the rest is left out, or goes to the spool. Default: 64KiB.
     #[arg(skip)]
     pub(crate) max_body: Option<Size>,
     /// Whether longer bodies are kept on disk. Default: false.
@@ -54,12 +42,19 @@ pub(crate) struct Inspector {
     /// Where. Default: a folder in `agent.state_dir`.
     #[arg(skip)]
     pub(crate) spool_dir: Option<PathBuf>,
+    /// Bytes of disk for all of them; older ones go. Default: 4GiB.
+    #[arg(skip)]
+    pub(crate) max_spool: Option<Size>,
     /// Names of fields and parameters whose values are not shown, beside the usual ones.
     #[arg(skip)]
     pub(crate) redact: Vec<String>,
     /// Whether secrets are shown as they are. Default: false.
     #[arg(skip)]
     pub(crate) show_secrets: Option<bool>,
+    /// Whether requests may be replayed to any host, and not only to this machine and the local
+    /// servers of this agent's tunnels. Default: false.
+    #[arg(skip)]
+    pub(crate) remote_replay: Option<bool>,
 }
 
 over!(Inspector {
@@ -69,52 +64,17 @@ over!(Inspector {
     max_body,
     spool,
     spool_dir,
+    max_spool,
     redact,
     show_secrets,
+    remote_replay,
 });
-
-/// Where the inspector listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InspectorAddress {
-    /// Nowhere.
-    Off,
-    /// Here.
-    At(SocketAddr),
-}
-
-impl FromStr for InspectorAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "{text:?} is no address for the inspector: write 127.0.0.1:4040, a port, or off"
-            )
-        };
-        if text == "off" {
-            return Ok(Self::Off);
-        }
-        if let Ok(port) = text.parse() {
-            return Ok(Self::At((Ipv4Addr::LOCALHOST, port).into()));
-        }
-        let text = text.replace("localhost:", "127.0.0.1:");
-        text.parse().map(Self::At).map_err(|_| wrong())
-    }
-}
 
 /// What the inspector is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InspectorPlan {
-    pub(crate) address: InspectorAddress,
-    pub(crate) max_requests: usize,
-    pub(crate) max_bytes: u64,
-    pub(crate) max_body: u64,
-    /// Longer bodies are kept on disk.
-    pub(crate) spool: bool,
-    /// Where; `None`: in the state's folder.
-    pub(crate) spool_dir: Option<PathBuf>,
-    pub(crate) redact: Vec<String>,
-    pub(crate) show_secrets: bool,
+    pub(crate) listen: Listen,
+    pub(crate) limits: Limits,
 }
 
 impl Inspector {
@@ -125,17 +85,23 @@ impl Inspector {
         count.map(|count| ("inspector.max_requests", what(count))).into_iter().collect()
     }
 
-    pub(crate) fn plan(self) -> InspectorPlan {
-        let size = |size: Option<Size>, default| size.map_or(default, |Size(bytes)| bytes);
-        InspectorPlan {
-            address: self.address.map_or(InspectorAddress::At(DEFAULT_ADDRESS), |a| a.0),
-            max_requests: self.max_requests.map_or(DEFAULT_REQUESTS, |count| count as usize),
-            max_bytes: size(self.max_bytes, DEFAULT_BYTES),
-            max_body: size(self.max_body, DEFAULT_BODY),
+    /// `state_dir`: where long bodies go when nobody says otherwise.
+    pub(crate) fn plan(self, state_dir: &Path) -> InspectorPlan {
+        let default = Limits::default();
+        let size = |size: Option<Size>, default| {
+            size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX))
+        };
+        let limits = Limits {
+            max_requests: self.max_requests.map_or(default.max_requests, |count| count as usize),
+            max_bytes: size(self.max_bytes, default.max_bytes),
+            max_body: size(self.max_body, default.max_body),
             spool: self.spool.unwrap_or(false),
-            spool_dir: self.spool_dir,
+            spool_dir: Some(self.spool_dir.unwrap_or_else(|| state_dir.join("spool"))),
+            max_spool: self.max_spool.map_or(default.max_spool, |Size(bytes)| bytes),
             redact: self.redact,
             show_secrets: self.show_secrets.unwrap_or(false),
-        }
+            remote_replay: self.remote_replay.unwrap_or(false),
+        };
+        InspectorPlan { listen: self.address.map_or(Listen::Default, |written| written.0), limits }
     }
 }

@@ -21,7 +21,10 @@ use uniroute_shared::{
 };
 
 use super::{ForwardError, MAX_INFORMATIONAL, Request, refusal, room};
-use crate::upstream::{Scheme, Upstream, UpstreamError};
+use crate::{
+    inspect::{Tap, Tapped},
+    upstream::{Scheme, Upstream, UpstreamError},
+};
 
 /// A request that has a place on the connection.
 pub(super) struct Exchange<'a> {
@@ -50,7 +53,9 @@ impl Exchange<'_> {
         let head = self.head()?;
         let (mut answer, stream) =
             self.requests.send_request(head, bodyless).map_err(|e| failed(&e))?;
+        let tap = self.request.tap.as_ref();
         let mut upload = Upload {
+            tap,
             out: Outgoing::new(stream, bodyless),
             body: reader
                 .take()
@@ -75,10 +80,12 @@ impl Exchange<'_> {
                     let mut fields = Fields::from_map(head.headers());
                     headers::to_next_hop(&mut fields);
                     room(sender).await?;
-                    sender.send(
-                        head::response(head.status().as_u16(), b"", || fields.iter(), false),
-                        false,
-                    )?;
+                    let status = head.status().as_u16();
+                    let frame = head::response(status, b"", || fields.iter(), false);
+                    if let Some(tap) = tap {
+                        tap.informed(&frame);
+                    }
+                    sender.send(frame, false)?;
                 }
             }
         };
@@ -89,7 +96,10 @@ impl Exchange<'_> {
         let framing = Framing::of(&fields).map_err(|why| self.upstream.bad_answer(why))?;
         let mut body = Incoming::new(body);
         let end = body.is_over();
-        sender.send(head::response(parts.status.as_u16(), b"", || fields.iter(), end), end)?;
+        let status = parts.status.as_u16();
+        let frame = head::response(status, b"", || fields.iter(), end);
+        self.request.answered(status, &fields, &frame);
+        sender.send(frame, end)?;
         if end {
             return Ok(());
         }
@@ -98,6 +108,7 @@ impl Exchange<'_> {
             if let Poll::Ready(Err(error)) = upload.poll(cx) {
                 return Poll::Ready(Err(error));
             }
+            let mut body = Tapped { inner: &mut body, tap };
             sending.poll_send(cx, sender, &mut body).map_err(|error| match error {
                 SendError::Stream(error) => error.into(),
                 SendError::Body(error) => ForwardError::Broken(error.to_string()),
@@ -134,7 +145,7 @@ impl Exchange<'_> {
         &self,
         cx: &mut Context<'_>,
         sender: &mut Sender,
-        upload: &mut Upload,
+        upload: &mut Upload<'_>,
         answer: &mut ResponseFuture,
         due: &mut Option<Pin<Box<Sleep>>>,
     ) -> Poll<Result<Reply, ForwardError>> {
@@ -163,12 +174,13 @@ impl Exchange<'_> {
 }
 
 /// The request's body on its way out.
-struct Upload {
+struct Upload<'a> {
     out: Outgoing,
     body: Option<StreamBody>,
+    tap: Option<&'a Tap>,
 }
 
-impl Upload {
+impl Upload<'_> {
     /// Ready when it is over, or the local server wants no more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
         while let Some(body) = &mut self.body {
@@ -177,6 +189,9 @@ impl Upload {
                 break;
             }
             let piece = ready!(body.poll_piece(cx)).map_err(ForwardError::Aborted)?;
+            if let Some(tap) = self.tap {
+                tap.sending(piece.as_ref());
+            }
             if self.out.send(piece).is_err() || self.out.is_over() {
                 self.body = None;
             }

@@ -1,202 +1,166 @@
-//! The live view: a few lines of a terminal, drawn again when something has changed.
+//! The live view: what an agent does, at the end of what the terminal shows, drawn again when
+//! something has changed.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt::Write as _,
-    io::{self, Write as _},
-    time::Duration,
+use std::{io, time::Duration};
+
+use time::UtcOffset;
+use tokio::{
+    sync::{mpsc::Receiver, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use uniroute_agent::{Event, Settings};
+
+use super::{
+    Program,
+    messages::Messages,
+    qr,
+    screen::Screen,
+    seen::{self, Phase, Seen, Snapshot},
+    terminal::{self, Said, Whose},
+    text::{Line, Look},
+    view::{self, Page},
 };
 
-use anstyle::{AnsiColor, Color, Style};
-use tokio::{sync::mpsc::Receiver, time::interval};
-use uniroute_agent::Event;
-
-/// Requests that are shown, the latest last.
-const REQUESTS: usize = 8;
 /// Time between two drawings; what happens in between is drawn together.
 const FRAME: Duration = Duration::from_millis(100);
+/// Time between two looks at what goes on by itself, such as the time.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// What the view shows.
+/// What the agent tells of itself, when asked.
+pub(crate) type Ask = Box<dyn Fn() -> Option<Snapshot> + Send>;
+
+/// What the view shows, and where.
 pub(crate) struct Live {
-    server: String,
-    session: String,
-    connected: bool,
-    rtt: Option<Duration>,
-    tunnels: BTreeMap<String, Row>,
-    requests: VecDeque<String>,
-    served: u64,
-    colour: bool,
-    /// Lines of the last drawing.
-    lines: usize,
-}
-
-#[derive(Default)]
-struct Row {
-    url: String,
-    upstream: String,
-    fault: String,
+    seen: Seen,
+    look: Look,
+    offset: UtcOffset,
+    messages: Messages,
+    /// URLs whose codes are still to be shown; `None`: nobody wants any.
+    codes: Option<Vec<String>>,
+    shown_codes: Vec<String>,
 }
 
 impl Live {
-    pub(crate) fn new(server: &str) -> Self {
-        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    pub(crate) fn new(settings: &Settings, look: Look, qr: bool) -> Self {
         Self {
-            server: server.to_owned(),
-            session: "connecting".into(),
-            connected: false,
-            rtt: None,
-            tunnels: BTreeMap::new(),
-            requests: VecDeque::new(),
-            served: 0,
-            colour,
-            lines: 0,
+            seen: Seen::new(settings),
+            look,
+            // Known only as long as this process has one thread.
+            offset: UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC),
+            messages: Messages::default(),
+            codes: qr.then(Vec::new),
+            shown_codes: Vec::new(),
         }
     }
 
-    pub(crate) async fn run(mut self, mut events: Receiver<Event>) {
+    /// Where the log goes.
+    pub(crate) fn messages(&self) -> Messages {
+        self.messages.clone()
+    }
+
+    /// Shows what happens until nothing does any more.
+    pub(crate) async fn run(
+        mut self,
+        mut events: Receiver<Event>,
+        mut program: watch::Receiver<Program>,
+        ask: Ask,
+        gone: CancellationToken,
+    ) {
+        let mut screen = Screen::new(io::stdout(), self.look);
         let mut frame = interval(FRAME);
-        let mut changed = true;
+        frame.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(LOOK);
+        let mut signals = terminal::Signals::new();
+        let messages = self.messages.clone();
+        let (mut changed, mut ours) = (true, false);
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => {
-                        self.take(event);
-                        changed = true;
+                    Some(event) => self.take(event),
+                    None => break,
+                },
+                Ok(()) = program.changed() => {
+                    let program = program.borrow_and_update().clone();
+                    self.program(&program);
+                    if program.ended {
+                        break;
                     }
-                    None => return self.draw(),
+                }
+                () = messages.some() => {
+                    messages.take().into_iter().for_each(|message| self.seen.message(message));
+                }
+                said = signals.next() => if matches!(said, Said::Stop) {
+                    terminal::restore();
+                    terminal::stop();
+                    ours = false;
+                },
+                _ = look.tick() => if let Some(snapshot) = ask() {
+                    self.seen.tell(snapshot);
                 },
                 _ = frame.tick(), if changed => {
-                    self.draw();
+                    if self.draw(&mut screen, &mut ours) == Whose::Nobodys {
+                        gone.cancel();
+                    }
                     changed = false;
+                    continue;
                 }
             }
+            changed = true;
         }
+        while let Ok(event) = events.try_recv() {
+            self.take(event);
+        }
+        if let Some(snapshot) = ask() {
+            self.seen.tell(snapshot);
+        }
+        self.seen.end();
+        messages.take().into_iter().for_each(|message| self.seen.message(message));
+        self.draw(&mut screen, &mut ours);
+        terminal::restore();
     }
 
     fn take(&mut self, event: Event) {
-        match event {
-            Event::Connecting if !self.connected => self.session = "connecting".into(),
-            Event::Connected { edge, carrier } => {
-                self.connected = true;
-                self.session = format!("online ({edge}, {carrier})");
-            }
-            Event::Ready { key, url, upstream, .. } => {
-                self.tunnels.insert(key, Row { url, upstream, fault: String::new() });
-            }
-            Event::Refused { key, code, message } => {
-                self.tunnels.entry(key).or_default().fault = format!("{message} (UR-{code:04})");
-            }
-            Event::Paused { key, paused } => {
-                let fault = if paused { "paused: nobody is let in" } else { "" };
-                self.tunnels.entry(key).or_default().fault = fault.into();
-            }
-            Event::Disconnected { reason, retry_in } => {
-                self.connected = false;
-                self.rtt = None;
-                self.session = format!("{reason}; next try in {:.1} s", retry_in.as_secs_f32());
-            }
-            Event::RoundTrip(rtt) => self.rtt = Some(rtt),
-            Event::Request { method, path, status, duration, .. } => {
-                self.served += 1;
-                if self.requests.len() == REQUESTS {
-                    self.requests.pop_front();
-                }
-                let status = self.paint(status_colour(status), &status.to_string());
-                let line = format!(
-                    "{method:<7} {status} {:>7.1} ms  {path}",
-                    duration.as_secs_f64() * 1e3
-                );
-                self.requests.push_back(line);
-            }
-            _ => {}
+        if let (Some(codes), Event::Ready { url, .. }) = (&mut self.codes, &event)
+            && !self.shown_codes.contains(url)
+        {
+            codes.push(url.clone());
+            self.shown_codes.push(url.clone());
+        }
+        self.seen.take(event, seen::now());
+    }
+
+    fn program(&mut self, program: &Program) {
+        self.seen.inspector.clone_from(&program.inspector);
+        if program.draining {
+            self.seen.phase_is(Phase::Draining);
         }
     }
 
-    fn draw(&mut self) {
-        let text = self.text();
-        let mut out = String::new();
-        if self.lines > 0 {
-            // Up to the first line of the last drawing.
-            let _ = write!(out, "\x1b[{}F", self.lines);
+    /// Nothing is shown while the terminal is somebody else's. `ours`: it was ours before.
+    fn draw(&mut self, screen: &mut Screen<io::Stdout>, ours: &mut bool) -> Whose {
+        let whose = terminal::whose();
+        let before = std::mem::replace(ours, whose == Whose::Ours);
+        if !*ours {
+            return whose;
         }
-        for line in text.lines() {
-            let _ = writeln!(out, "{line}\x1b[K");
+        if !before {
+            terminal::quieten();
+            screen.begin();
         }
-        out.push_str("\x1b[J");
-        self.lines = text.lines().count();
-        // A terminal that is gone shows nothing; the tunnel goes on.
-        let _ = io::stdout().write_all(out.as_bytes());
-        let _ = io::stdout().flush();
+        let (columns, rows) = terminal::size();
+        // A terminal that is gone shows nothing; the tunnels go on.
+        for url in self.codes.iter_mut().flat_map(std::mem::take) {
+            let _ = screen.above(&qr::lines(&url, columns, self.look.colour).replace('\n', "\r\n"));
+        }
+        let _ = screen.draw(&self.lines(columns, rows, seen::now()), columns);
+        whose
     }
 
-    fn text(&self) -> String {
-        let mut text = String::new();
-        let colour = if self.connected { AnsiColor::Green } else { AnsiColor::Yellow };
-        let mut row = |label: &str, value: &str| {
-            let _ = writeln!(text, "{label:<12} {}", cut(value));
-        };
-        row("Session", &self.paint(colour, &printable(&self.session)));
-        row("Edge", &self.server);
-        if let Some(rtt) = self.rtt {
-            row("Latency", &format!("{:.1} ms", rtt.as_secs_f64() * 1e3));
-        }
-        for Row { url, upstream, fault } in self.tunnels.values() {
-            if fault.is_empty() {
-                row("Forwarding", &format!("{} -> {upstream}", self.paint(AnsiColor::Cyan, url)));
-            } else {
-                row("Refused", &self.paint(AnsiColor::Red, &printable(fault)));
-            }
-        }
-        row("Requests", &self.served.to_string());
-        for request in &self.requests {
-            let _ = writeln!(text, "  {}", cut(&printable_keep_style(request)));
-        }
-        text
+    fn lines(&self, columns: usize, rows: usize, now: seen::Millis) -> Vec<Line> {
+        // The last row is the cursor's.
+        let rows = rows.saturating_sub(1).max(1);
+        let page = Page { columns, rows, look: self.look, offset: self.offset, now };
+        view::live(&self.seen, page)
     }
-
-    fn paint(&self, colour: AnsiColor, text: &str) -> String {
-        if !self.colour {
-            return text.to_owned();
-        }
-        let style = Style::new().fg_color(Some(Color::Ansi(colour)));
-        format!("{style}{text}{style:#}")
-    }
-}
-
-fn status_colour(status: u16) -> AnsiColor {
-    match status {
-        500.. => AnsiColor::Red,
-        400.. => AnsiColor::Yellow,
-        _ => AnsiColor::Green,
-    }
-}
-
-/// What visitors and edges say must not move the cursor.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-/// The same for a line that holds our own colours: paths are already free of control characters,
-/// since a request's target can't hold any.
-fn printable_keep_style(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || *c == '\x1b').collect()
-}
-
-/// One line of a terminal, as far as its width is known: a drawing must not wrap. Colours don't
-/// count.
-fn cut(text: &str) -> String {
-    let width = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(100);
-    let (mut shown, mut in_escape, mut out) = (0, false, String::new());
-    for c in text.chars() {
-        in_escape |= c == '\x1b';
-        if in_escape || shown < width - 14 {
-            out.push(c);
-        }
-        if in_escape {
-            in_escape = !c.is_ascii_alphabetic();
-        } else {
-            shown += 1;
-        }
-    }
-    out
 }

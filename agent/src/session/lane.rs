@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ClientConfig;
 use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, timeout},
@@ -18,7 +17,7 @@ use uniroute_shared::{backoff::Backoff, mux, session::Session, stream::FrameRead
 
 use super::{HANDSHAKE_TIMEOUT, Stream};
 use crate::{
-    connect::{self, ConnectError, Dialled, LaneOf, ServerUrl},
+    connect::{self, ConnectError, Dialled, LaneOf, ServerUrl, Way},
     random,
 };
 
@@ -32,7 +31,7 @@ const BACKOFF_CAP: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub(crate) struct Dialler {
     pub(crate) server: ServerUrl,
-    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) way: Way,
     /// Lanes that there may be.
     pub(crate) max: usize,
 }
@@ -40,7 +39,7 @@ pub(crate) struct Dialler {
 /// The lanes of one session; they end with it.
 pub(super) struct Lanes {
     dialler: Dialler,
-    address: SocketAddr,
+    edge: Option<SocketAddr>,
     moved: Arc<AtomicU64>,
     join: v1::JoinLane,
     session: Session,
@@ -55,7 +54,7 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(
         dialler: Dialler,
-        (address, moved): (SocketAddr, Arc<AtomicU64>),
+        (edge, moved): (Option<SocketAddr>, Arc<AtomicU64>),
         ack: &v1::ReadyAck,
         session: Session,
     ) -> Self {
@@ -69,7 +68,7 @@ impl Lanes {
         let (running, backoff) = (JoinSet::new(), Backoff::new(BACKOFF_BASE, BACKOFF_CAP));
         Self {
             dialler,
-            address,
+            edge,
             moved,
             join,
             session,
@@ -89,12 +88,12 @@ impl Lanes {
         }
         let leaving = self.session.lanes_leaving();
         while self.running.len() < (wanted + leaving).min(self.max) {
-            let (dialler, address) = (self.dialler.clone(), self.address);
+            let (dialler, edge) = (self.dialler.clone(), self.edge);
             let (join, session) = (self.join.clone(), self.session.clone());
             let moved = Arc::clone(&self.moved);
             self.running.spawn(async move {
-                let lane = LaneOf { session: &join.session_id, address };
-                let dialling = connect::dial_at(&dialler.server, &dialler.tls, Some(lane), moved);
+                let lane = LaneOf { session: &join.session_id, edge };
+                let dialling = connect::dial_at(&dialler.server, &dialler.way, Some(lane), moved);
                 let dialled = tokio::select! {
                     dialled = dialling => dialled?,
                     _ = session.closed() => return Ok(()),

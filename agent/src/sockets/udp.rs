@@ -36,8 +36,8 @@ pub(super) async fn connect(
     tunnel: &Tunnel,
     sender: &mut Sender,
 ) -> Result<UdpSocket, SocketError> {
-    let upstream = tunnel.upstream();
-    let opened = unless_reset(sender, open(&upstream)).await?;
+    let pool = tunnel.pool();
+    let opened = unless_reset(sender, open(pool.first())).await?;
     let socket = opened.inspect_err(|error| tunnel.report(Some(error)))?;
     sender.send(connected(), false)?;
     Ok(socket)
@@ -138,7 +138,7 @@ fn send(sender: &mut Sender, payload: &[u8]) -> Result<(), SocketError> {
 }
 
 fn failed(tunnel: &Tunnel, error: &io::Error) {
-    let target = tunnel.upstream().target().to_string();
+    let target = tunnel.pool().target().to_string();
     let message = format!("{target} takes no datagrams: {error}");
     tunnel.report(Some(&UpstreamError::new(UpstreamErrorKind::ConnectionRefused, message)));
 }

@@ -13,7 +13,7 @@ use std::{
 
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -100,6 +100,12 @@ impl Connector {
             Place::Files(_) => {
                 let error = io::Error::new(io::ErrorKind::Unsupported, "files are no server");
                 return Err(self.no_connection(&error));
+            }
+            Place::Program(program) => {
+                let connected = program.connect().await;
+                return connected
+                    .map(UpstreamIo::Program)
+                    .map_err(|error| self.no_connection(&error));
             }
             Place::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
                 self.connect_localhost(*port).await.map_err(|error| self.no_connection(&error))?
@@ -197,6 +203,7 @@ pub(crate) enum UpstreamIo {
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Program(DuplexStream),
 }
 
 macro_rules! each {
@@ -206,6 +213,7 @@ macro_rules! each {
             #[cfg(unix)]
             Self::Unix($io) => $call,
             Self::Tls($io) => $call,
+            Self::Program($io) => $call,
         }
     };
 }
@@ -243,6 +251,7 @@ impl AsyncWrite for UpstreamIo {
             #[cfg(unix)]
             Self::Unix(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
+            Self::Program(io) => io.is_write_vectored(),
         }
     }
 

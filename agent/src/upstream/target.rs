@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use http::Uri;
 
+use crate::embed::Program;
+
 /// A local server's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -51,6 +53,8 @@ pub enum Place {
     Unix(PathBuf),
     /// No server: the files in this folder.
     Files(PathBuf),
+    /// A server of this very program.
+    Program(Program),
 }
 
 /// Whose word a local server's certificate is taken on.
@@ -182,6 +186,7 @@ impl fmt::Display for Target {
             Place::Tcp(host, port) => write!(f, "{scheme}://{host}:{port}"),
             Place::Unix(path) => write!(f, "unix:{}", path.display()),
             Place::Files(path) => write!(f, "file:{}", path.display()),
+            Place::Program(_) => f.write_str("this program"),
         }
     }
 }
@@ -200,7 +205,7 @@ impl Target {
                 let port = if *port == default { String::new() } else { format!(":{port}") };
                 format!("{scheme}://{host}{port}")
             }
-            Place::Unix(_) | Place::Files(_) => format!("{scheme}://localhost"),
+            Place::Unix(_) | Place::Files(_) | Place::Program(_) => format!("{scheme}://localhost"),
         }
     }
 }

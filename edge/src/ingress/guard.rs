@@ -181,7 +181,7 @@ struct Limits {
 impl InForce {
     /// The number that the agent knows the request's local server by.
     pub(crate) fn route(&self) -> u32 {
-        self.route.number
+        self.policy.rules().number(self.route)
     }
 
     /// Whether `target` asks for just what this request was judged by. An agent that has come back

@@ -144,6 +144,7 @@ async fn granted(
         id: TunnelId::new().into(),
         user: account.user,
         agent_id: session.identity.agent.as_str().to_owned(),
+        run_id: session.run_id,
         subdomain: name.as_str().to_owned(),
         kind: wish.kind.as_str().to_owned(),
         port: None,

@@ -29,10 +29,12 @@ use uniroute_shared::{
     stream::{FrameReader, ReadError},
 };
 
+use uuid::Uuid;
+
 use super::claims;
 use crate::{
     Shared, changes,
-    registry::{Claim, Cut, Identity, Origin, SessionHandle},
+    registry::{Claim, Cut, Identity, Local, Origin, SessionHandle},
 };
 
 /// The whole handshake, from the connection to `Ready`.
@@ -49,6 +51,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SWITCH_DRAIN: Duration = Duration::from_secs(60 * 60);
 /// How often a draining session is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Characters that are kept of an agent's words on its local server.
+const MAX_REASON: usize = 300;
 /// WebSocket close code for sessions that ended for a reason of ours (RFC 6455, section 7.4.2).
 const CLOSE_CODE: u16 = 4000;
 
@@ -294,6 +298,7 @@ async fn decide(
     let session = Arc::new(SessionHandle {
         id,
         identity: Identity { owner: permit.account.user.to_string().into(), agent },
+        run_id: Uuid::from_slice(&init.run_id).ok(),
         permit,
         peer: origin.peer,
         worker: origin.worker,
@@ -359,6 +364,7 @@ fn ready_ack(
         features: agreed.features.clone(),
         resumed,
         lanes: u32::try_from(agreed.lanes).unwrap_or(0),
+        several_edges: edge.state.is_shared(),
     })
     .into()
 }
@@ -617,8 +623,11 @@ impl<'a> Control<'a> {
                 self.of_mine(&update.tunnel_id, set).await
             }
             Frame::UpstreamHealth(health) => {
-                let reason = (!health.healthy).then(|| health.reason.clone());
-                self.of_mine(&health.tunnel_id, |tunnel| tunnel.set_unhealthy(reason.clone())).await
+                let v1::UpstreamHealth { tunnel_id, healthy, reason, latency_ms, open } = health;
+                let unhealthy =
+                    (!healthy).then(|| reason.chars().take(MAX_REASON).collect::<String>());
+                let local = Local { unhealthy, latency_ms, open };
+                self.of_mine(&tunnel_id, |tunnel| tunnel.set_local(local)).await
             }
             Frame::CloseTunnel(close) => {
                 if let Ok(id) = TunnelId::from_slice(&close.tunnel_id) {
@@ -646,13 +655,18 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// A tunnel more, or another setting of one that this session serves.
     async fn open(&mut self, spec: v1::TunnelSpec) -> Result<(), EndReason> {
         let answer = match claims::claim(self.edge, &self.session, &spec).await {
             Ok(claim) => {
                 let created = claims::created(self.edge, &spec.key, &claim);
+                let served = self.edge.registry.target_of(&claim.tunnel);
+                let is_change = served.is_some_and(|target| target.session.id == self.session.id);
                 let claims = [claim];
                 self.edge.registry.activate(&self.session, &claims);
-                self.edge.books.opened(&self.session, &claims);
+                if !is_change {
+                    self.edge.books.opened(&self.session, &claims);
+                }
                 created
             }
             Err(refusal) => claims::refused(&spec.key, &refusal),

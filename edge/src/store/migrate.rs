@@ -10,10 +10,16 @@ const LOCK: i64 = 0x756e_6972_6f75_7465;
 /// How long that lock is waited for; a migration may take longer itself.
 const LOCK_WAIT: &str = "60s";
 
+macro_rules! migration {
+    ($backend:literal, $name:literal) => {
+        ($name, include_str!(concat!("../../../migrations/", $backend, "/", $name, ".sql")))
+    };
+}
+
 const POSTGRES: &[(&str, &str)] =
-    &[("V1__first", include_str!("../../../migrations/postgres/V1__first.sql"))];
+    &[migration!("postgres", "V1__first"), migration!("postgres", "V2__agent_runs")];
 const SQLITE: &[(&str, &str)] =
-    &[("V1__first", include_str!("../../../migrations/sqlite/V1__first.sql"))];
+    &[migration!("sqlite", "V1__first"), migration!("sqlite", "V2__agent_runs")];
 
 /// Where refinery takes down what it has run.
 const VERSION: &str = "SELECT max(version) FROM refinery_schema_history";

@@ -46,7 +46,7 @@ pub struct TunnelRow {
     pub requests_per_second: Option<u32>,
     /// Which agent has the name; `None`: none.
     pub agent_id: Option<String>,
-    /// Grows with each claim of the name, whoever's it is.
+    /// Grows with each claim of the name, whoever's it is; not with a further one of the same run.
     pub epoch: u64,
     /// Until then another agent of the owner's is told that the name is taken.
     pub agent_until: Option<Timestamp>,
@@ -89,6 +89,9 @@ pub struct Claim {
     pub id: Uuid,
     pub user: Uuid,
     pub agent_id: String,
+    /// Drawn once by each running agent. A claim with the one that the name has raises no epoch: the
+    /// agent serves it at several edges.
+    pub run_id: Option<Uuid>,
     pub subdomain: String,
     pub kind: String,
     pub port: Option<u16>,
@@ -175,7 +178,9 @@ const FREE: &str = "UPDATE tunnels SET status = 'deleted', agent_id = NULL, upda
      WHERE subdomain = $1 AND status <> 'deleted' AND held_until <= $2";
 
 const TAKE: &str = concat!(
-    "UPDATE tunnels SET agent_id = CAST($3 AS TEXT), epoch = epoch + 1, agent_until = $5, \
+    "UPDATE tunnels SET agent_id = CAST($3 AS TEXT), \
+     epoch = CASE WHEN run_id = $13 AND agent_id = CAST($3 AS TEXT) THEN epoch ELSE epoch + 1 END, \
+     run_id = $13, agent_until = $5, \
      held_until = CASE WHEN held_until IS NULL THEN held_until ELSE $6 END, kind = $7, port = $8, \
      local_url = $9, public_url = $10, region = $11, last_active_at = $4, updated_at = $4 \
      WHERE subdomain = $1 AND status <> 'deleted' AND user_id = $2 \
@@ -202,8 +207,8 @@ macro_rules! insert {
 }
 
 const ADD: &str = insert!(
-    "last_active_at, agent_id, agent_until, held_until, epoch",
-    "$10, $11, $12, $13, (SELECT COALESCE(max(epoch), 0) + 1 FROM tunnels \
+    "last_active_at, agent_id, agent_until, held_until, run_id, epoch",
+    "$10, $11, $12, $13, $14, (SELECT COALESCE(max(epoch), 0) + 1 FROM tunnels \
      WHERE subdomain = CAST($3 AS TEXT) AND status = 'deleted')"
 );
 
@@ -233,6 +238,7 @@ impl Claim {
             &self.public_url,
             &self.region,
             self.force,
+            self.run_id,
         ];
         let add = values![
             self.id,
@@ -248,6 +254,7 @@ impl Claim {
             &self.agent_id,
             self.agent_until,
             self.held_until,
+            self.run_id,
         ];
         let is_mine = values![&self.subdomain, self.user, &self.agent_id];
         let mut statements = vec![
@@ -264,7 +271,7 @@ impl Claim {
 impl Store {
     /// Gives an agent a name, atomically. It gets one that nobody has, that the user has reserved, or
     /// that its user has and no other agent is at (or that is `force`d). Every claim raises the
-    /// name's epoch. `also` is done in the same transaction, or not at all.
+    /// name's epoch, but those of one run of an agent among themselves. `also` is done in the same transaction, or not at all.
     ///
     /// # Errors
     /// [`ClaimError`].

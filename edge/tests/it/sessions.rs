@@ -262,6 +262,7 @@ async fn t07_an_agent_changes_no_tunnel_but_its_own() {
             tunnel_id: other.clone(),
             healthy: false,
             reason: "evil".into(),
+            ..v1::UpstreamHealth::default()
         }),
         Frame::AuthChallenge(v1::AuthChallenge::default()),
         Frame::Ready(v1::Ready {}),

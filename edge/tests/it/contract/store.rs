@@ -114,6 +114,7 @@ fn claim(user: Uuid, agent: &str, name: &str, now: Timestamp) -> Claim {
         id: Uuid::now_v7(),
         user,
         agent_id: agent.into(),
+        run_id: None,
         subdomain: name.into(),
         kind: "http".into(),
         port: None,
