@@ -3,6 +3,7 @@
 
 mod embed;
 mod harness;
+mod page;
 mod reload;
 mod tunnel;
 
