@@ -7,6 +7,7 @@ mod embed;
 mod harness;
 mod import;
 mod inspect;
+mod page;
 mod reload;
 mod terminal;
 mod tunnel;

@@ -161,7 +161,7 @@ class Cases:
         tab = self.open(mock)
         tab.until("all requests", "document.querySelector('.tools .figures').textContent === '400 requests' && document.querySelectorAll('.rows .row').length > 30")
         tab.run("window.shifts = 0; window.moved = []; new PerformanceObserver((list) => list.getEntries().forEach((entry) => { if (!entry.hadRecentInput) { window.shifts += entry.value; window.moved.push(...entry.sources.map((source) => source.node?.className ?? source.node?.nodeName)); } })).observe({ type: 'layout-shift', buffered: true })")
-        tab.run("document.querySelector('.rows').scrollTop = 2010")
+        tab.run("document.querySelector('.rows').scrollTop = 2010; new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))")
         spot = "(() => { const host = document.querySelector('.rows').getBoundingClientRect(); const row = document.elementFromPoint(90, host.top + 150).closest('.row'); return row.id + ' ' + row.getBoundingClientRect().top; })()"
         before = tab.run(spot)
         for _ in range(7):

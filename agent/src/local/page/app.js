@@ -459,7 +459,7 @@ class Page {
         return true;
       case 'e':
         this.tab('replay');
-        requestAnimationFrame(() => at('detail').querySelector('textarea')?.focus());
+        requestAnimationFrame(() => this.detail.form?.begin());
         return true;
       case 'c':
         if (id) this.curl(id);

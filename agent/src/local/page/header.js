@@ -9,6 +9,9 @@ import { bytes, button, copied, counted, duration, h, icon, line, moment, number
 
 const STATES = { ready: 'ready', waiting: 'waiting for the edge', paused: 'paused', refused: 'refused', deleted: 'deleted' };
 
+/** What makes an edge's made-up name long. */
+const UNIQUE = /-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
 /** @param {Tunnel} tunnel */
 function tone(tunnel) {
   if (tunnel.state !== 'ready') return tunnel.state === 'waiting' || tunnel.state === 'paused' ? 'warn' : 'bad';
@@ -94,7 +97,7 @@ export class Header {
         : !first
           ? ['warn', 'Not connected']
           : ['good', first.rtt_us ? duration(first.rtt_us) : 'Connected'];
-    const before = name === 'good' && first ? `${line(first.edge)} · ` : '';
+    const before = name === 'good' && first ? `${line(first.edge.replace(UNIQUE, ''))} · ` : '';
     const after = name === 'good' && status && status.sessions.length > 1 ? ` · ${status.sessions.length} sessions` : '';
     const state = name + before + words + after;
     this.session.classList.toggle('unknown', name === 'open');
