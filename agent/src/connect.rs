@@ -2,7 +2,7 @@
 //! which one it was when it fails.
 
 pub mod proxy;
-mod race;
+pub(crate) mod race;
 
 use std::{
     fmt, io,
