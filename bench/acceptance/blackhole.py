@@ -3,7 +3,7 @@
 
     bench/acceptance/blackhole.py [--rounds N] [--profile release|debug] [--transport ws|quic|auto]
 
-Needs the binaries (cargo build --release --workspace --bins), root, ip and tc. Edge and visitors are in one network
+Needs the binaries (cargo build --release --workspace --bins), root, ip, ss and nft. Edge and visitors are in one network
 namespace and the agent with its local server in another, with a link between them on which all packets of the
 connections that are open are dropped: no reset, no ICMP. New connections pass, as after a NAT that has lost its table.
 A visitor asks ten times a second; what counts is the time from the first packet that is dropped to the first answer
@@ -36,9 +36,8 @@ class Link:
         for name, device, address in ((self.a, "ura", EDGE), (self.b, "urb", AGENT)):
             sh("ip", "-n", name, "address", "add", f"{address}/24", "dev", device)
             sh("ip", "-n", name, "link", "set", device, "up")
-            # A prio with a filter for each port that is dropped: its packets go to a band that loses all of them.
-            sh("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "root", "handle", "1:", "prio", "bands", "4")
-            sh("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "parent", "1:4", "handle", "40:", "netem", "loss", "100%")
+            # What comes in is dropped, at both ends: who sends is not told.
+            sh(*self.command(name, ["nft", "add table inet hole; add chain inet hole in { type filter hook prerouting priority -300; }"]))
 
     def command(self, name, args):
         return ["ip", "netns", "exec", name, *args]
@@ -49,11 +48,11 @@ class Link:
         text = subprocess.run(self.command(self.b, ["ss", flags]), capture_output=True, text=True, check=True).stdout
         return {int(m) for m in re.findall(rf"{re.escape(AGENT)}:(\d+)\s+{re.escape(EDGE)}:{PORT}\b", text)}
 
-    def drop(self, ports):
-        for port in ports:
-            for name, device, which in ((self.a, "ura", "dport"), (self.b, "urb", "sport")):
-                sh("ip", "netns", "exec", name, "tc", "filter", "add", "dev", device, "parent", "1:", "protocol", "ip", "prio", "1",
-                   "u32", "match", "ip", which, str(port), "0xffff", "flowid", "1:4")
+    def drop(self, ports, transport):
+        protocol = "udp" if transport == "quic" else "tcp"
+        ports = "{ " + ", ".join(map(str, ports)) + " }"
+        for name, which in ((self.a, "sport"), (self.b, "dport")):
+            sh(*self.command(name, ["nft", f"add rule inet hole in {protocol} {which} {ports} drop"]))
 
     def end(self):
         for name in (self.a, self.b):
@@ -102,16 +101,17 @@ server.serve_forever()
 
 # A visitor in the edge's namespace: each answer's time on standard output.
 VISITOR = f"""
-import http.client, threading, time
+import http.client, os, threading, time
 def one():
     began = time.monotonic()
     try:
         c = http.client.HTTPConnection("127.0.0.1", {PORT}, timeout=40)
         c.request("GET", "/", headers={{"Host": "demo.localhost"}})
         r = c.getresponse(); r.read()
-        print(f"{{began:.3f}} {{time.monotonic():.3f}} {{r.status}}", flush=True)
+        what = r.status
     except Exception as error:
-        print(f"{{began:.3f}} {{time.monotonic():.3f}} {{type(error).__name__}}", flush=True)
+        what = type(error).__name__
+    os.write(1, f"{{began:.3f}} {{time.monotonic():.3f}} {{what}}\\n".encode())
 while True:
     threading.Thread(target=one, daemon=True).start()
     time.sleep(0.1)
@@ -138,18 +138,18 @@ def one_round(transport):
                 assert ports, "no connection of the agent's is open"
                 edge_lines = len(world.edge.text().splitlines())
                 began = time.monotonic()
-                link.drop(ports)
-                # The first request that began after the drop and got its answer. Filters are made one by one: requests of
-                # the time in between do not count.
+                link.drop(ports, transport)
+                # The first request that began after the drop and got its answer.
                 dropped = time.monotonic()
                 first = wait_for("an answer over the next session", lambda: [a for a in answers(seen) if a[0] > dropped and a[2] == "200"], 60)
                 replaced = min(a[1] for a in first) - began
-                wait_for("the edge's end of the old session", lambda: any("session ended" in line or "closed" in line or "replaced" in line
-                         for line in world.edge.text().splitlines()[edge_lines:]) or None, 60)
+                ended = lambda: [line for line in world.edge.text().splitlines()[edge_lines:] if re.search(r"session.*(ended|over|replaced|life)", line)]
+                wait_for("the edge's end of the old session", ended, 60)
                 edge_ended = time.monotonic() - began
+                edge_says = ended()[0]
                 time.sleep(2)
                 failed = [a for a in answers(seen) if a[2] != "200"]
-                return replaced, edge_ended, failed, world.agent.text()
+                return replaced, edge_ended, failed, world.agent.text() + edge_says
             finally:
                 visitor.kill()
                 visitor.wait()
