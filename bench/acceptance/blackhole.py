@@ -44,8 +44,11 @@ class Link:
 
     def ports(self, transport):
         """The agent's ports of the connections that are open."""
-        flags = "-Hunp" if transport == "quic" else "-Htnp"
+        flags = "-Huna" if transport == "quic" else "-Htn"
         text = subprocess.run(self.command(self.b, ["ss", flags]), capture_output=True, text=True, check=True).stdout
+        if transport == "quic":
+            # The only sockets for datagrams there, and they are not connected.
+            return {int(m) for m in re.findall(r":(\d+)\s+\S+:\*", text)}
         return {int(m) for m in re.findall(rf"{re.escape(AGENT)}:(\d+)\s+{re.escape(EDGE)}:{PORT}\b", text)}
 
     def drop(self, ports, transport):

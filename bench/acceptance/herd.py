@@ -14,7 +14,7 @@ import run
 from run import report, wait_for
 
 # Tries of each agent in any second, on the average over all agents.
-TRIES = 1.5
+TRIES = 2.0
 # The same from when the edge was away for FAR seconds: each waits for up to 4 s.
 TRIES_LATER, FAR = 0.75, 5.0
 # All agents are back, in seconds after the edge takes connections again.
