@@ -401,7 +401,10 @@ impl Session {
                 _ => SessionEnd::Carrier(ended),
             },
             end = &mut controlled => {
-                let _ = timeout(SILENCE, driving).await;
+                // To an edge that is silent nothing gets through: its connection is cut at once.
+                if !matches!(end, SessionEnd::Silent) {
+                    let _ = timeout(SILENCE, driving).await;
+                }
                 end
             }
         }

@@ -160,11 +160,19 @@ fn without_values(text: &str) -> String {
 fn lines(report: &Report) -> String {
     let mut text = String::new();
     let several = report.steps.iter().filter(|step| step.name == "dns").count() > 1;
-    for Step { name, of, state, took_ms, says, fix } in &report.steps {
+    let mut steps = report.steps.iter().peekable();
+    while let Some(Step { name, of, state, took_ms, says, fix }) = steps.next() {
+        // What was not tried for one reason is one line.
+        let mut names = (*name).to_owned();
+        while *state == State::Skip
+            && let Some(next) = steps.next_if(|next| next.state == *state && next.says == *says)
+        {
+            let _ = write!(names, ", {}", next.name);
+        }
         let of = if several && !of.is_empty() { format!("[{of}] ") } else { String::new() };
         let took = if *took_ms > 0.0 { format!(" ({took_ms:.0} ms)") } else { String::new() };
         let says = says.replace('\n', "\n      ");
-        let _ = writeln!(text, "{}  {name:NAME$}  {of}{says}{took}", state.as_str());
+        let _ = writeln!(text, "{}  {names:NAME$}  {of}{says}{took}", state.as_str());
         if !fix.is_empty() {
             let _ = writeln!(text, "      {:NAME$}  → {fix}", "");
         }

@@ -380,9 +380,14 @@ async fn date_over<Io: EdgeIo + 'static>(
         .header(header::CONNECTION, "close")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|e| lost(&e))?;
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer.map_err(|e| lost(&e))?,
-        ended = connection => return Err(lost(&format!("{ended:?}"))),
+    // The connection may end in the same moment in which the answer is there.
+    let (mut connection, mut over) = (std::pin::pin!(connection), false);
+    let mut answer = std::pin::pin!(sender.send_request(request));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer.map_err(|e| lost(&e))?,
+            _ = &mut connection, if !over => over = true,
+        }
     };
     let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
     Ok(date.and_then(|date| httpdate::parse_http_date(date).ok()))

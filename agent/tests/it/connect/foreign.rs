@@ -79,7 +79,7 @@ pub(crate) async fn nginx(
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temp: String = temp.iter().map(|of| format!("{of}_temp_path temp_{of};\n")).collect();
     let server = format!(
-        "listen {address} ssl;\nssl_certificate certificate.pem;\nssl_certificate_key key.pem;\n{lines}"
+        "listen {address} ssl;\nssl_protocols TLSv1.2 TLSv1.3;\nssl_certificate certificate.pem;\nssl_certificate_key key.pem;\n{lines}"
     );
     let rest = match http {
         true => format!(
