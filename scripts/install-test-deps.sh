@@ -12,6 +12,8 @@ nginx                                           nginx-light
 go                                              golang-go
 /usr/share/gocode/src/github.com/hashicorp/yamux  golang-github-hashicorp-yamux-dev
 openssl                                         openssl
+tinyproxy                                       tinyproxy-bin
+microsocks                                      microsocks
 dig                                             bind9-dnsutils
 knotd                                           knot
 psql                                            postgresql-client

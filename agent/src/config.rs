@@ -1,6 +1,7 @@
 //! What people write (flags, environment, file) and what the agent uses, apart from each other.
 
 pub(crate) mod agent;
+pub(crate) mod import;
 pub(crate) mod inspector;
 pub(crate) mod policy;
 pub(crate) mod schema;
@@ -89,6 +90,8 @@ pub(crate) enum SettingsError {
     NoToken,
     #[error("which edge? Say --server URL, such as --server https://tunnels.example.com")]
     NoServer,
+    #[error("{0}")]
+    Import(String),
     #[error("no answer can be read: {0}")]
     Ask(io::Error),
     #[error("no tunnel {name:?} in {file}; there are: {known}")]
@@ -467,7 +470,8 @@ mod tests {
         let load = |port, password| {
             fs::write(&path, text(port, password)).unwrap();
             let (_, tunnels) = selection.load().unwrap();
-            tunnels.iter().map(|tunnel| format!("{tunnel:?}")).collect::<Vec<_>>()
+            let shown = |tunnel: &TunnelSettings| (format!("{tunnel:?}"), tunnel.policy.clone());
+            tunnels.iter().map(shown).collect::<Vec<_>>()
         };
         let first = load(2, "one");
         let second = load(3, "one");

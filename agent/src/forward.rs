@@ -32,6 +32,7 @@ mod http2;
 use crate::{
     Event, TunnelKind, Tunnels,
     files::{FileAnswer, Files},
+    hints::{self, Beginning, Watched},
     inspect::{Capture, Replay, Side, Tap, Tapped},
     slot::Shared,
     sockets,
@@ -222,7 +223,9 @@ impl StreamRequest<'_> {
                 // These are kept out of the future of everyday requests, which is moved about.
                 let done = Box::pin(request.show(files, sender, told)).await;
                 return done.map(|()| None).inspect_err(|error| {
-                    if let (0, Some(error)) = (route, error.upstream()) {
+                    let Some(error) = error.upstream() else { return };
+                    tunnel.unanswered();
+                    if route == 0 {
                         tunnel.report(Some(error));
                     }
                 });
@@ -294,7 +297,21 @@ impl StreamRequest<'_> {
         let mut download = Download::new(&mut connection, upload, length);
         if !end {
             let tap = request.tap.as_ref();
-            std::future::poll_fn(|cx| download.poll(cx, sender, tap)).await?;
+            let may_hint = hints::may_be(status, length) && !tunnel.is_hinted();
+            let mut beginning = match may_hint && hints::is_text(&fields) {
+                false => None,
+                true => Some(Beginning::default()),
+            };
+            let passing = |cx: &mut Context<'_>| download.poll(cx, sender, tap, beginning.as_mut());
+            std::future::poll_fn(passing).await?;
+            if let Some(beginning) = beginning {
+                let rewritten = served.settings.policy.host_mode() != v1::HostMode::Unspecified;
+                let host = request.fields.get("host").map_or(&b""[..], |host| host);
+                let hint = beginning.hint(status, &request.target, host, rewritten);
+                if let Some(hint) = hint {
+                    tunnels.hint(tunnel, hint);
+                }
+            }
         }
         if download.leaves_clean() && !closes && length != Length::ToTheEnd {
             upstream.put_back(connection);
@@ -657,13 +674,15 @@ impl<'a> Download<'a> {
         cx: &mut Context<'_>,
         sender: &mut Sender,
         tap: Option<&Tap>,
+        beginning: Option<&mut Beginning>,
     ) -> Poll<Result<(), ForwardError>> {
         let Self { connection, upload, body, sending } = self;
         if let Poll::Ready(Err(error)) = upload.poll(cx, connection) {
             return Poll::Ready(Err(ForwardError::Aborted(error)));
         }
         let mut incoming = Incoming { conn: &mut connection.conn, body };
-        let mut incoming = Tapped { inner: &mut incoming, tap };
+        let incoming = Tapped { inner: &mut incoming, tap };
+        let mut incoming = Watched { inner: incoming, beginning };
         sending.poll_send(cx, sender, &mut incoming).map_err(|error| match error {
             SendError::Stream(error) => error.into(),
             SendError::Body(error) => ForwardError::Broken(error.to_string()),

@@ -25,6 +25,7 @@ pub mod embed;
 mod files;
 mod forward;
 mod health;
+mod hints;
 mod inspect;
 pub mod local;
 mod login;
@@ -319,18 +320,24 @@ impl TunnelSettings {
         Ok(Pool::new(self.upstream(first)?, further, settings, random()))
     }
 
-    /// A folder has a pool too, of one that takes no connections: what is known of it is known there.
-    fn default_service(&self) -> Result<(Arc<Pool>, Service), TargetError> {
+    /// Whether what is known of its local servers holds for those of `other` too.
+    fn has_the_same_servers(&self, other: &Self) -> bool {
+        let of = |settings: &Self| {
+            let Self { trust, protocol, connect_timeout, hold_local, health, .. } =
+                settings.clone();
+            (trust, protocol, connect_timeout, hold_local, health)
+        };
+        self.target == other.target && self.further == other.further && of(self) == of(other)
+    }
+
+    /// The local servers of the default route. A folder is one of them, which takes no connections:
+    /// what is known of it is known there.
+    fn default_pool(&self) -> Result<Pool, TargetError> {
         let further = match (self.kind, &self.target.place) {
             (TunnelKind::Udp, _) | (_, Place::Files(_)) => &[],
             _ => &self.further[..],
         };
-        let pool = Arc::new(self.pool(&self.target, further, self.health.clone())?);
-        let service = match &self.target.place {
-            Place::Files(_) => self.service(&self.target)?,
-            _ => Service::Server(Arc::clone(&pool)),
-        };
-        Ok((pool, service))
+        self.pool(&self.target, further, self.health.clone())
     }
 
     /// A tunnel of `kind` to the local server that is written `upstream`, with a name and a port of
@@ -400,6 +407,8 @@ pub enum Event {
         /// Whether visitors are kept out now.
         paused: bool,
     },
+    /// [`Handle::apply`] has changed what the agent serves.
+    Applied(Applied),
     /// A local server answers no more, or does again.
     Upstream {
         /// The agent's word for the tunnel.
@@ -534,7 +543,9 @@ impl Handle {
     /// # Errors
     /// [`TunnelError`]
     pub fn apply(&self, tunnels: Vec<TunnelSettings>) -> Result<Applied, TunnelError> {
-        self.shared.tunnels.apply(tunnels)
+        let applied = self.shared.tunnels.apply(tunnels)?;
+        self.shared.tunnels.event(|| Event::Applied(applied.clone()));
+        Ok(applied)
     }
 
     /// What the agent is doing.
@@ -578,7 +589,8 @@ impl Agent {
         let tunnels = &shared.tunnels;
         let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
-            result = async { tokio::join!(first, further).0 } => result,
+            // An error of the first one ends them all at once.
+            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
             () = shared.look_after() => Ok(()),
             never = checking => match never {},
         }

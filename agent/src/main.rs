@@ -3,17 +3,21 @@
 mod cli;
 mod config;
 mod output;
+mod reload;
+mod service;
 
 use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_agent::{
-    Agent, AgentError, CheckError, LoginError, Settings, check_local,
+    Agent, AgentError, CheckError, Handle, LoginError, Settings, check_local,
     local::{
         self, Bound, Local,
         running::{self, Registration, Running},
@@ -25,6 +29,8 @@ use crate::{
     cli::{Cli, Command, Plan},
     config::{Selection, SettingsError},
     output::{Show, Shown, seen::Snapshot},
+    reload::Reloader,
+    service::notify::Notifier,
 };
 
 #[global_allocator]
@@ -133,14 +139,27 @@ fn run(plan: Plan) -> Result<(), Failure> {
         let handle = agent.handle();
         let url = bound.as_ref().map(Bound::url);
         let _found = register(&plan.state_dir, url.clone(), plan.selection.as_ref());
-        let local = bound.map(|bound| serve_locally(bound, Local::new(handle.clone())));
-        let ask = Box::new(move || Snapshot::of(&handle.status()));
+        let (notifier, mut watch) = Notifier::from_environment();
+        let reload_by = |selection| reload_by(selection, handle.clone(), &notifier);
+        let (reloading, reload) = plan.selection.map(reload_by).unzip();
+        let local = Local::new(handle.clone());
+        let local = match reload {
+            Some(reload) => local.with_reload(reload),
+            None => local,
+        };
+        let local = bound.map(|bound| serve_locally(bound, local));
+        let asked = handle.clone();
+        let ask = Box::new(move || Snapshot::of(&asked.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         if let Some(url) = &url {
             shown.inspector(url);
         }
-        let result = until_signalled(agent, &shown).await;
-        drop(local);
+        let result = tokio::select! {
+            result = until_signalled(agent, &shown, &notifier) => result,
+            () = watch.run(|| handle.status()) => Ok(()),
+        };
+        watch.end();
+        drop((local, reloading));
         // The last events are still to be shown.
         shown.end().await;
         result
@@ -152,6 +171,20 @@ fn serve_locally(bound: Bound, local: Local) -> DropGuard {
     let stop = CancellationToken::new();
     tokio::spawn(local::serve(bound, local, stop.clone()));
     stop.drop_guard()
+}
+
+/// Reads the config file again, now and then, while the first value lives, and whenever the second is
+/// called.
+fn reload_by(
+    selection: Selection,
+    handle: Handle,
+    notifier: &Notifier,
+) -> (JoinSet<()>, local::Reload) {
+    let (reloader, asker) = Reloader::new(selection, handle);
+    let (before, after) = (notifier.clone(), notifier.clone());
+    let mut running = JoinSet::new();
+    running.spawn(reloader.run(move || before.reloading(), move |_| after.reloaded()));
+    (running, Arc::new(move || asker.reload()))
 }
 
 /// Lets `uniroute status` and others find this agent while the value lives.
@@ -169,15 +202,17 @@ fn register(
         .ok()
 }
 
-async fn until_signalled(agent: Agent, shown: &Shown) -> Result<(), Failure> {
+async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
     tokio::select! {
         result = &mut running => return Ok(result?),
         () = signals.next() => stop.cancel(),
+        () = shown.gone() => stop.cancel(),
     }
     shown.draining();
+    notifier.stopping();
     tokio::select! {
         result = running => Ok(result?),
         () = signals.next() => Ok(()),

@@ -19,6 +19,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc::Receiver, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use uniroute_agent::{Event, Settings};
 
 pub(crate) use self::{live::Ask, messages::Messages};
@@ -54,8 +55,8 @@ impl Show {
         // Log lines and a live view in one terminal don't go together.
         let log_here = logs && io::stderr().is_terminal();
         let live = output == Output::Text && io::stdout().is_terminal() && !dumb && !log_here;
-        let live =
-            (live && terminal::is_ours()).then(|| Live::new(settings, Look::of_environment(), qr));
+        let live = (live && terminal::whose() == terminal::Whose::Ours)
+            .then(|| Live::new(settings, Look::of_environment(), qr));
         Self { output, live, qr }
     }
 
@@ -76,9 +77,11 @@ impl Show {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (program, told) = watch::channel(Program::default());
         let (done, ended) = oneshot::channel();
+        let gone = CancellationToken::new();
+        let told_gone = gone.clone();
         let show = move || {
             match self.live {
-                Some(live) => runtime.block_on(live.run(events, told, ask)),
+                Some(live) => runtime.block_on(live.run(events, told, ask, told_gone)),
                 None => {
                     let codes = self.qr.then(Vec::new);
                     let lines = Lines { plain: Plain::new(self.output), codes };
@@ -88,7 +91,7 @@ impl Show {
             let _ = done.send(());
         };
         std::thread::Builder::new().name("output".to_owned()).spawn(show)?;
-        Ok(Shown { program, ended })
+        Ok(Shown { program, ended, gone })
     }
 }
 
@@ -96,12 +99,18 @@ impl Show {
 pub(crate) struct Shown {
     program: watch::Sender<Program>,
     ended: oneshot::Receiver<()>,
+    gone: CancellationToken,
 }
 
 impl Shown {
     /// The inspector is there.
     pub(crate) fn inspector(&self, url: &str) {
         self.program.send_modify(|program| program.inspector = Some(url.to_owned()));
+    }
+
+    /// Waits until the terminal of a live view was closed: nobody is there to end the agent.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// A signal came: the agent ends when its open requests are done.

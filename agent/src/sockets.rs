@@ -117,7 +117,7 @@ async fn connect(
         None => Bytes::new(),
     };
     let mut turn = tunnel.pool().turn();
-    let began = Instant::now();
+    let mut began = Instant::now();
     let mut io = loop {
         match unless_reset(sender, turn.upstream().dial()).await? {
             Ok(io) => break io,
@@ -127,6 +127,7 @@ async fn connect(
                     turn.unanswered(error);
                     tunnel.unanswered();
                 })?;
+                began = Instant::now();
             }
         }
     };

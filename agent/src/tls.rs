@@ -191,7 +191,9 @@ pub(crate) fn proxy_config(trust: &Trust) -> Result<Arc<ClientConfig>, TargetErr
 /// What a failed handshake means, and what to do; empty where the error says it all.
 pub(crate) fn hint(error: &rustls::Error) -> &'static str {
     match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
             ". This machine does not know the authority that signed the edge's certificate: give its certificate with --server-ca FILE. If a firewall looks into TLS here, it is the firewall's authority that is needed"
         }
         rustls::Error::InvalidCertificate(

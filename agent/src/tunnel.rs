@@ -19,10 +19,11 @@ use uniroute_proto::{Message as _, v1};
 use crate::{
     Event, MAX_INIT, TunnelError, TunnelSettings,
     files::Files,
+    hints::Hint,
     status::{HealthChange, TunnelState, TunnelStatus, UpstreamStatus},
     upstream::{
-        Scheme, UpstreamError,
-        pool::{Figures, Member, Pool},
+        Place, Scheme, UpstreamError,
+        pool::{Member, Pool},
     },
 };
 
@@ -101,6 +102,8 @@ pub(crate) struct Tunnel {
     deleted: AtomicBool,
     /// Its owner lets nobody in for now.
     paused: AtomicBool,
+    /// Its owner was told why its local server turns visitors away.
+    hinted: AtomicBool,
     requests: AtomicU64,
     failed: AtomicU64,
     open: AtomicU64,
@@ -150,7 +153,16 @@ impl Served {
     /// `before`: what it takes the place of.
     fn new(settings: TunnelSettings, before: Option<&Self>) -> Result<Self, TunnelError> {
         let mut policy = settings.policy()?;
-        let (pool, default) = settings.default_service()?;
+        // What is known of local servers that stay, and the connections to them, stay too.
+        let same = before.filter(|before| before.settings.has_the_same_servers(&settings));
+        let pool = match same {
+            Some(before) => Arc::clone(&before.pool),
+            None => Arc::new(settings.default_pool()?),
+        };
+        let default = match &settings.target.place {
+            Place::Files(_) => settings.service(&settings.target)?,
+            _ => Service::Server(Arc::clone(&pool)),
+        };
         let first = before.map_or(0, |before| {
             before.routes.iter().chain(&before.older).map(|(number, _)| *number).max().unwrap_or(0)
         });
@@ -196,17 +208,6 @@ impl Served {
         });
         std::iter::once(&self.pool).chain(routes)
     }
-
-    /// What came to all local servers. The time to an answer is the default route's.
-    fn figures(&self) -> Figures {
-        let mut all = Figures { answer_us: self.pool.figures().answer_us, ..Figures::default() };
-        for figures in self.pools().map(|pool| pool.figures()) {
-            all.requests += figures.requests;
-            all.unanswered += figures.unanswered;
-            all.open += figures.open;
-        }
-        all
-    }
 }
 
 impl Tunnel {
@@ -220,10 +221,16 @@ impl Tunnel {
             live: Mutex::default(),
             deleted: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            hinted: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             open: AtomicU64::new(0),
         })
+    }
+
+    /// Whether its owner knows why its local server turns visitors away.
+    pub(crate) fn is_hinted(&self) -> bool {
+        self.hinted.load(Ordering::Relaxed)
     }
 
     /// What is done with requests now.
@@ -262,7 +269,7 @@ impl Tunnel {
             local_url: served.pool.target().to_string(),
             // The edge counts from when it has sent the request.
             response_timeout_ms: millis(
-                wanted.response_timeout.map(|limit| limit + wanted.hold_local),
+                wanted.response_timeout.map(|limit| limit.saturating_add(wanted.hold_local)),
             ),
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
@@ -300,20 +307,21 @@ impl Tunnel {
         said: &mut Said,
         figures: bool,
     ) -> Option<v1::UpstreamHealth> {
-        let served = self.served();
-        let health = served.pool.health()?;
-        let now = served.figures();
-        let moved = figures && (now.requests != said.requests || now.open != said.open);
+        let pool = self.pool();
+        let health = pool.health()?;
+        let (requests, open) =
+            (self.requests.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
+        let moved = figures && (requests, open) != (said.requests, said.open);
         if said.health.as_ref() == Some(&health) && !moved {
             return None;
         }
-        *said = Said { health: Some(health.clone()), requests: now.requests, open: now.open };
+        *said = Said { health: Some(health.clone()), requests, open };
         Some(v1::UpstreamHealth {
             tunnel_id: id.clone(),
             healthy: health.is_ok(),
             reason: health.err().unwrap_or_default(),
-            latency_ms: u32::try_from(now.answer_us.div_ceil(1_000)).unwrap_or(u32::MAX),
-            open: u32::try_from(now.open).unwrap_or(u32::MAX),
+            latency_ms: u32::try_from(pool.answer_us().div_ceil(1_000)).unwrap_or(u32::MAX),
+            open: u32::try_from(open).unwrap_or(u32::MAX),
         })
     }
 
@@ -578,6 +586,15 @@ impl Tunnels {
             }
             self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
         }
+    }
+
+    /// Tells, once, why a tunnel's local server turns visitors away.
+    pub(crate) fn hint(&self, tunnel: &Tunnel, Hint { title, fix }: Hint) {
+        if tunnel.hinted.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn!(tunnel = tunnel.key, fix, "{title}");
+        self.event(|| Event::Hint { key: tunnel.key.clone(), title: title.to_owned(), fix });
     }
 
     pub(crate) fn sweep(&self) {

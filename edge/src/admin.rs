@@ -126,6 +126,7 @@ fn status(edge: &Shared) -> String {
     let tunnels: Vec<_> = tunnels
         .iter()
         .map(|(tunnel, epoch, session)| {
+            let local = tunnel.local();
             json!({
                 "id": tunnel.id.to_string(),
                 "name": tunnel.name.as_str(),
@@ -134,7 +135,9 @@ fn status(edge: &Shared) -> String {
                 "epoch": epoch,
                 "session": session.as_ref().map(ToString::to_string),
                 "local_url": tunnel.local_url(),
-                "unhealthy": tunnel.unhealthy(),
+                "unhealthy": local.unhealthy,
+                "local_latency_ms": local.latency_ms,
+                "local_open": local.open,
                 "connections": tunnel.connections.load(Ordering::Relaxed),
                 "paused": tunnel.is_paused(),
                 "requests": tunnel.counts.requests.load(Ordering::Relaxed),

@@ -82,8 +82,19 @@ pub(crate) struct Tunnel {
     local_url: Mutex<String>,
     /// Of the session that serves it, or served it last: also for requests that wait for one.
     policy: Mutex<Option<Arc<Policy>>>,
-    /// Why the local server does not answer, as its agent last said.
-    unhealthy: Mutex<Option<String>>,
+    /// As its agent last said.
+    local: Mutex<Local>,
+}
+
+/// What an agent says of a tunnel's local servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Local {
+    /// Why none of them answers.
+    pub(crate) unhealthy: Option<String>,
+    /// Mean time from the agent to the head of a recent answer, in milliseconds; 0: there was none.
+    pub(crate) latency_ms: u32,
+    /// Requests and connections that are under way there.
+    pub(crate) open: u32,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +129,7 @@ impl Tunnel {
             latencies: Mutex::default(),
             local_url: Mutex::new(local_url),
             policy: Mutex::new(policy),
-            unhealthy: Mutex::new(None),
+            local: Mutex::default(),
         };
         tunnel.limit(grant.rate);
         tunnel
@@ -191,12 +202,12 @@ impl Tunnel {
         *self.local_url.lock() = url;
     }
 
-    pub(crate) fn unhealthy(&self) -> Option<String> {
-        self.unhealthy.lock().clone()
+    pub(crate) fn local(&self) -> Local {
+        self.local.lock().clone()
     }
 
-    pub(crate) fn set_unhealthy(&self, reason: Option<String>) {
-        *self.unhealthy.lock() = reason;
+    pub(crate) fn set_local(&self, local: Local) {
+        *self.local.lock() = local;
     }
 }
 
@@ -500,6 +511,10 @@ impl Registry {
                 idle_timeout: claim.idle_timeout,
             }));
             claim.tunnel.arrived.notify_waiters();
+            if old.as_ref().is_none_or(|old| old.session.id != session.id) {
+                // What another session said may be of another machine.
+                claim.tunnel.set_local(Local::default());
+            }
             if let Some(old) = old {
                 old.session.patient.store(session.switches, Ordering::Relaxed);
                 table.tell_replaced(old.session.id);

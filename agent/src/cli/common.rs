@@ -149,7 +149,7 @@ pub(super) fn settings_with(
     settings.quic_options.gso = agent.quic_gso.unwrap_or(true);
     settings.quic_options.congestion = agent.quic_congestion.unwrap_or_default();
     settings.trust = agent.server_ca.clone().map_or(Trust::System, Trust::CaFile);
-    settings.pins = agent.server_pin.iter().map(|Written(pin)| pin.clone()).collect();
+    settings.pins = agent.server_pin.iter().map(|Written(pin)| *pin).collect();
     if let (Some(certificate), Some(key)) = (&agent.client_certificate, &agent.client_key) {
         settings.identity = Some(Identity { certificate: certificate.clone(), key: key.clone() });
     }

@@ -426,12 +426,12 @@ impl FileTunnel {
             return Err(format!("{text:?} is of another kind than the tunnel, which is {kind}"));
         }
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let uri: Uri = authority.parse().map_err(|_| wrong("it can't be read"))?;
-        let host = uri.host().filter(|host| !host.is_empty());
-        let host = host.ok_or_else(|| wrong("the host is missing"))?;
         if authority.contains(['/', '?', '#', '@']) {
             return Err(wrong("a path or a user name means nothing here"));
         }
+        let uri: Uri = authority.parse().map_err(|_| wrong("it can't be read"))?;
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| wrong("the host is missing"))?;
         Ok(match written {
             // The port is that of the edge's own door.
             TunnelKind::Http | TunnelKind::Tls => (host.split('.').next().map(str::to_owned), None),

@@ -8,6 +8,7 @@ use tokio::{
     sync::{mpsc::Receiver, watch},
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 use uniroute_agent::{Event, Settings};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     qr,
     screen::Screen,
     seen::{self, Phase, Seen, Snapshot},
-    terminal::{self, Said},
+    terminal::{self, Said, Whose},
     text::{Line, Look},
     view::{self, Page},
 };
@@ -64,6 +65,7 @@ impl Live {
         mut events: Receiver<Event>,
         mut program: watch::Receiver<Program>,
         ask: Ask,
+        gone: CancellationToken,
     ) {
         let mut screen = Screen::new(io::stdout(), self.look);
         let mut frame = interval(FRAME);
@@ -97,7 +99,9 @@ impl Live {
                     self.seen.tell(snapshot);
                 },
                 _ = frame.tick(), if changed => {
-                    self.draw(&mut screen, &mut ours);
+                    if self.draw(&mut screen, &mut ours) == Whose::Nobodys {
+                        gone.cancel();
+                    }
                     changed = false;
                     continue;
                 }
@@ -110,7 +114,7 @@ impl Live {
         if let Some(snapshot) = ask() {
             self.seen.tell(snapshot);
         }
-        self.seen.phase_is(Phase::Ended);
+        self.seen.end();
         messages.take().into_iter().for_each(|message| self.seen.message(message));
         self.draw(&mut screen, &mut ours);
         terminal::restore();
@@ -134,10 +138,11 @@ impl Live {
     }
 
     /// Nothing is shown while the terminal is somebody else's. `ours`: it was ours before.
-    fn draw(&mut self, screen: &mut Screen<io::Stdout>, ours: &mut bool) {
-        let before = std::mem::replace(ours, terminal::is_ours());
+    fn draw(&mut self, screen: &mut Screen<io::Stdout>, ours: &mut bool) -> Whose {
+        let whose = terminal::whose();
+        let before = std::mem::replace(ours, whose == Whose::Ours);
         if !*ours {
-            return;
+            return whose;
         }
         if !before {
             terminal::quieten();
@@ -149,6 +154,7 @@ impl Live {
             let _ = screen.above(&qr::lines(&url, columns, self.look.colour).replace('\n', "\r\n"));
         }
         let _ = screen.draw(&self.lines(columns, rows, seen::now()), columns);
+        whose
     }
 
     fn lines(&self, columns: usize, rows: usize, now: seen::Millis) -> Vec<Line> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use uniroute_agent::Event;
+use uniroute_agent::{Applied, Event};
 use uniroute_shared::code::Code;
 
 use super::{Program, text::printable};
@@ -64,6 +64,15 @@ impl Plain {
                 let fix = Code::from_number(*code).map_or("", |code| code.fix);
                 format!("refused {key}: {message} (UR-{code:04}). {fix}")
             }
+            Event::Applied(Applied { added, changed, removed, unchanged }) => {
+                let part = |what: &str, keys: &[String]| match keys {
+                    [] => String::new(),
+                    keys => format!(" {what} {};", keys.join(", ")),
+                };
+                let parts =
+                    [part("added", added), part("changed", changed), part("removed", removed)];
+                format!("reloaded:{} {unchanged} unchanged", parts.concat())
+            }
             Event::Paused { key, paused: true } => format!("paused {key}: nobody is let in"),
             Event::Paused { key, paused: false } => format!("resumed {key}"),
             Event::Disconnected { reason, retry_in } => {
@@ -94,6 +103,10 @@ fn json_line(event: &Event, program: &Program) -> Option<String> {
         }),
         Event::Disconnected { reason, retry_in } => json!({
             "event": "disconnected", "reason": reason, "retry_in_ms": retry_in.as_millis(),
+        }),
+        Event::Applied(Applied { added, changed, removed, unchanged }) => json!({
+            "event": "reloaded", "added": added, "changed": changed, "removed": removed,
+            "unchanged": unchanged,
         }),
         Event::Paused { key, paused } => json!({
             "event": if *paused { "paused" } else { "resumed" }, "tunnel": key,

@@ -84,6 +84,9 @@ pub(crate) enum State {
     Paused,
     Refused,
     Deleted,
+    /// The agent has ended.
+    #[serde(skip)]
+    Closed,
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -309,6 +312,18 @@ impl Seen {
         }
     }
 
+    /// The agent is no more; what it had is still to be seen.
+    pub(crate) fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.agent.sessions.clear();
+        for tunnel in &mut self.agent.tunnels {
+            if !matches!(tunnel.state, State::Refused | State::Deleted) {
+                (tunnel.state, tunnel.reason) = (State::Closed, String::new());
+                tunnel.upstreams.iter_mut().for_each(|upstream| upstream.healthy = None);
+            }
+        }
+    }
+
     /// A line of the log.
     pub(crate) fn message(&mut self, message: Message) {
         let same = |known: &Message| known.text == message.text && known.error == message.error;
@@ -324,8 +339,7 @@ impl Seen {
 
     /// An agent that is about to end is not about to connect.
     pub(crate) fn phase_is(&mut self, phase: Phase) {
-        let ending = matches!(self.phase, Phase::Draining | Phase::Ended);
-        if !ending || matches!(phase, Phase::Ended) {
+        if !matches!(self.phase, Phase::Draining | Phase::Ended) {
             self.phase = phase;
         }
     }

@@ -4,6 +4,16 @@ use std::io::{self, Write as _};
 
 use super::screen::SHOW_CURSOR;
 
+/// Who has the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    Ours,
+    /// A program in the background would write into what the user does, and be stopped for a change.
+    Others,
+    /// It was closed.
+    Nobodys,
+}
+
 /// What is taken for the size of a terminal that does not tell it.
 const SIZE: (usize, usize) = (80, 24);
 
@@ -37,7 +47,7 @@ pub(super) fn restore() {
     let _ = io::stdout().flush();
 }
 
-pub(super) use keys::{Signals, is_ours, stop};
+pub(super) use keys::{Signals, stop, whose};
 
 #[cfg(unix)]
 mod keys {
@@ -45,22 +55,29 @@ mod keys {
 
     use parking_lot::Mutex;
     use rustix::{
+        io::Errno,
         process::{Signal, getpgrp, getpid, kill_process},
         termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr},
     };
     use tokio::signal::unix::{self, SignalKind, signal};
 
+    use super::Whose;
+
     /// What to give back.
     static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-    /// Whether this program may write to the terminal and change it: one in the background would
-    /// write into what the user does, and be stopped for a change.
-    pub(in super::super) fn is_ours() -> bool {
-        tcgetpgrp(io::stdout()).is_ok_and(|group| group == getpgrp())
+    /// Whether this program may write to the terminal and change it.
+    pub(in super::super) fn whose() -> Whose {
+        match tcgetpgrp(io::stdout()) {
+            Ok(group) if group == getpgrp() => Whose::Ours,
+            Ok(_) => Whose::Others,
+            Err(Errno::IO | Errno::NOTTY) => Whose::Nobodys,
+            Err(_) => Whose::Others,
+        }
     }
 
     pub(super) fn quieten() {
-        if !is_ours() {
+        if whose() != Whose::Ours {
             return;
         }
         let Ok(before) = tcgetattr(io::stdout()) else { return };
@@ -73,7 +90,7 @@ mod keys {
 
     pub(super) fn restore() {
         let Some(before) = BEFORE.lock().take() else { return };
-        if is_ours() {
+        if whose() == Whose::Ours {
             let _ = tcsetattr(io::stdout(), OptionalActions::Now, &before);
         }
     }
@@ -126,8 +143,8 @@ mod keys {
 
 #[cfg(not(unix))]
 mod keys {
-    pub(in super::super) fn is_ours() -> bool {
-        true
+    pub(in super::super) fn whose() -> super::Whose {
+        super::Whose::Ours
     }
 
     pub(super) fn quieten() {}

@@ -123,11 +123,12 @@ fn tunnels(seen: &Seen, page: Page) -> Vec<Line> {
         .all(|tunnel| begins + urls + 4 + width(&target(tunnel)) + 2 + WORD <= page.columns);
     let mut lines = Vec::new();
     for (done, tunnel) in tunnels.iter().enumerate() {
-        let block = if wide {
+        let mut block = if wide {
             one_line(tunnel, keys, begins + urls, page)
         } else {
             some_lines(tunnel, keys, begins, page)
         };
+        block.extend(troubles(tunnel, seen.phase == Phase::Online, page));
         let rest = tunnels.len() - done;
         // One line stays free for those that are not shown.
         let room = page.rows.saturating_sub(lines.len() + 2);
@@ -166,9 +167,7 @@ fn one_line(tunnel: &Tunnel, keys: usize, urls: usize, page: Page) -> Vec<Line> 
     let line = line.and(url(tunnel, page)).to(urls);
     let line = line.with(Tone::Quiet, &format!(" {} ", page.look.arrow()));
     let line = line.with(Tone::Plain, &target(tunnel));
-    let mut lines = vec![line.with(Tone::Plain, "  ").with(tone, word)];
-    lines.extend(troubles(tunnel, page));
-    lines
+    vec![line.with(Tone::Plain, "  ").with(tone, word)]
 }
 
 fn some_lines(tunnel: &Tunnel, keys: usize, begins: usize, page: Page) -> Vec<Line> {
@@ -195,12 +194,11 @@ fn some_lines(tunnel: &Tunnel, keys: usize, begins: usize, page: Page) -> Vec<Li
         _ => goes,
     };
     lines.push(goes.cut(page.columns, page.look));
-    lines.extend(troubles(tunnel, page));
     lines
 }
 
 /// What is wrong with it, and what to do.
-fn troubles(tunnel: &Tunnel, page: Page) -> Vec<Line> {
+fn troubles(tunnel: &Tunnel, online: bool, page: Page) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut say = |tone, text: &str| {
         if !text.is_empty() {
@@ -214,8 +212,8 @@ fn troubles(tunnel: &Tunnel, page: Page) -> Vec<Line> {
             say(Tone::Bad, &tunnel.reason);
             say(Tone::Plain, &tunnel.fix);
         }
-        State::Waiting | State::Unknown => say(Tone::Quiet, &tunnel.reason),
-        State::Ready => {}
+        State::Waiting if online => say(Tone::Quiet, &tunnel.reason),
+        State::Waiting | State::Ready | State::Closed | State::Unknown => {}
     }
     for upstream in tunnel.down() {
         let which = match tunnel.upstreams.len() {
@@ -252,13 +250,14 @@ fn word(tunnel: &Tunnel) -> (Tone, &'static str) {
         State::Paused => (Tone::Warn, "paused"),
         State::Refused => (Tone::Bad, "refused"),
         State::Deleted => (Tone::Bad, "deleted"),
+        State::Closed => (Tone::Quiet, "closed"),
         State::Unknown => (Tone::Warn, "unknown"),
     }
 }
 
 fn address<'a>(tunnel: &'a Tunnel, page: Page) -> &'a str {
     match (&tunnel.url[..], tunnel.state) {
-        ("", State::Refused | State::Deleted) => "no URL",
+        ("", State::Refused | State::Deleted | State::Closed) => "no URL",
         ("", _) if page.look.unicode => "URL to come…",
         ("", _) => "URL to come",
         (url, _) => url,

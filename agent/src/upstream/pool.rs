@@ -42,7 +42,7 @@ pub(crate) struct Member {
     health: Health,
     check: HealthCheck,
     due: Due,
-    /// Requests and connections under way.
+    /// Requests and connections under way, where they are shared out.
     open: AtomicUsize,
     /// Of the pool: somebody takes connections again.
     back: Arc<Notify>,
@@ -60,9 +60,6 @@ pub(crate) struct Pool {
     /// One of the requests that wait tries for all.
     knocking: Arc<Semaphore>,
     random: AtomicU64,
-    /// Requests that were given to a member, and those that got no answer.
-    requests: AtomicU64,
-    unanswered: AtomicU64,
     /// Mean time to the head of an answer, moving, in microseconds.
     answer_us: AtomicU64,
 }
@@ -72,16 +69,6 @@ pub(crate) struct Pool {
 pub(crate) struct PoolSettings {
     pub(crate) check: HealthCheck,
     pub(crate) hold: Duration,
-}
-
-/// What a pool has done so far and does now.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Figures {
-    pub(crate) requests: u64,
-    pub(crate) unanswered: u64,
-    pub(crate) open: u64,
-    /// 0 before the first answer.
-    pub(crate) answer_us: u64,
 }
 
 impl Pool {
@@ -114,8 +101,6 @@ impl Pool {
             back: Arc::clone(&back),
             knocking: Arc::new(Semaphore::new(1)),
             random: AtomicU64::new(random),
-            requests: AtomicU64::new(0),
-            unanswered: AtomicU64::new(0),
             answer_us: AtomicU64::new(0),
         }
     }
@@ -136,13 +121,17 @@ impl Pool {
 
     /// One request's way to a local server.
     pub(crate) fn turn(self: Arc<Self>) -> Turn {
-        let member = match self.members.len() {
-            1 => 0,
-            _ => self.pick(&[]).unwrap_or_default(),
-        };
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.members[member].open.fetch_add(1, Ordering::Relaxed);
-        Turn { pool: self, member, retry: None }
+        let mut turn = Turn { member: 0, retry: None, pool: self };
+        if turn.pool.shares_out() {
+            turn.member = turn.pool.pick(&[]).unwrap_or_default();
+            turn.pool.members[turn.member].open.fetch_add(1, Ordering::Relaxed);
+        }
+        turn
+    }
+
+    /// There is a choice: of one server nobody asks how much it has to do.
+    fn shares_out(&self) -> bool {
+        self.members.len() > 1
     }
 
     /// Not one of `tried`. Those of which nothing good is known come last: what is known may be wrong.
@@ -195,9 +184,9 @@ impl Pool {
         }
     }
 
-    pub(crate) fn status(&self) -> impl Iterator<Item = UpstreamStatus> {
+    pub(crate) fn status(&self) -> Vec<UpstreamStatus> {
         let one = |member: &Arc<Member>| member.health.status(member.upstream.target().to_string());
-        self.members.iter().map(one)
+        self.members.iter().map(one).collect()
     }
 
     /// Changes of its members' health since the last call, with their URLs.
@@ -210,15 +199,9 @@ impl Pool {
         all
     }
 
-    pub(crate) fn figures(&self) -> Figures {
-        let open = |member: &Arc<Member>| member.open.load(Ordering::Relaxed);
-        let open: usize = self.members.iter().map(open).sum();
-        Figures {
-            requests: self.requests.load(Ordering::Relaxed),
-            unanswered: self.unanswered.load(Ordering::Relaxed),
-            open: u64::try_from(open).unwrap_or(u64::MAX),
-            answer_us: self.answer_us.load(Ordering::Relaxed),
-        }
+    /// Mean time to the head of an answer, in microseconds; 0 before the first.
+    pub(crate) fn answer_us(&self) -> u64 {
+        self.answer_us.load(Ordering::Relaxed)
     }
 }
 
@@ -332,7 +315,9 @@ impl Drop for Held {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.pool.members[self.member].open.fetch_sub(1, Ordering::Relaxed);
+        if self.pool.shares_out() {
+            self.pool.members[self.member].open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -361,7 +346,6 @@ impl Turn {
 
     /// There was a connection and no answer.
     pub(crate) fn unanswered(&self, error: &UpstreamError) {
-        self.pool.unanswered.fetch_add(1, Ordering::Relaxed);
         // What came before the request was sent is known already.
         if !error.sent_nothing() {
             self.pool.members[self.member].failed(error);
@@ -391,7 +375,7 @@ impl Turn {
             retry.held(&self.pool, error.clone())?.wait(error).await?;
             next = self.pool.pick(&[]);
         }
-        if let Some(next) = next {
+        if let Some(next) = next.filter(|_| self.pool.shares_out()) {
             self.pool.members[next].open.fetch_add(1, Ordering::Relaxed);
             self.pool.members[self.member].open.fetch_sub(1, Ordering::Relaxed);
             self.member = next;

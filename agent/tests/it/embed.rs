@@ -42,7 +42,7 @@ async fn hyper_serves_it_and_dropping_the_listener_ends_it() {
     let visiting = tokio::spawn(async move { visit(http, &visitor, "/").await });
     let connection = within("a visitor comes", listener.accept()).await.unwrap();
     let answer =
-        async |_| Ok::<_, std::convert::Infallible>(hyper::Response::new("hyper".to_owned()));
+        |_| async { Ok::<_, std::convert::Infallible>(hyper::Response::new("hyper".to_owned())) };
     let service = hyper::service::service_fn(answer);
     let io = hyper_util::rt::TokioIo::new(connection);
     let serving =

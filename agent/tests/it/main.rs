@@ -1,6 +1,7 @@
 //! What `uniroute` does, with an edge as a program beside it where one is needed.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
+mod connect;
 mod embed;
 mod harness;
 mod inspect;

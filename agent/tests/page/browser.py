@@ -109,14 +109,13 @@ class Tab:
         return given["result"].get("value")
 
     def until(self, what, script):
-        """Waits until the expression holds, and gives it."""
+        """Waits until the expression holds."""
         until = time.monotonic() + BOUND
         while True:
-            held = self.run(script)
-            if held:
-                return held
+            if self.run(f"(() => {{ try {{ return Boolean({script}); }} catch {{ return false; }} }})()"):
+                return
             if time.monotonic() > until:
-                raise Failed(f"not within {BOUND} s: {what}\n{self.run('document.body.innerText')[:3000]}\n{self.complaints()}")
+                raise Failed(f"not within {BOUND} s: {what}\n{self.run('location.hash')} {self.run('document.body.innerText')[-900:]}\n{self.complaints()}")
             time.sleep(0.02)
 
     def key(self, key, modifiers=0):

@@ -6,6 +6,7 @@ Run alone it serves them at http://127.0.0.1:4041 until it is stopped:
 
 import argparse
 import base64
+import contextlib
 import hashlib
 import json
 import random
@@ -18,6 +19,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, Queue
+from socket import SHUT_RDWR
 
 PAGE = Path(__file__).resolve().parents[2] / "src/local/page"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
@@ -71,7 +73,7 @@ def body(data, kept=None, encoding="", secret=None):
         is_text = "\0" not in text
     except UnicodeDecodeError:
         text, is_text = "", False
-    told = {"size": len(data), "kept": kept, "where": "memory", "encoding": encoding, "text": is_text, "cut": kept > 65536}
+    told = {"size": len(data), "kept": kept, "where": "memory", "encoding": encoding, "text": is_text, "cut": kept < len(data), "preview_cut": kept > 65536 or kept < len(data)}
     if is_text:
         preview = text[:65536]
         told["text_preview"] = preview.replace(secret, "***") if secret else preview
@@ -199,7 +201,8 @@ class Maker:
         made["path"] = "/export/all.csv"
         data = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(20000))).encode()
         self.answer(made, data, "text/csv", kept=65536)
-        made["response"]["body"][0]["size"] = made["response_size"] = 1_254_000_000
+        made["response"]["body"][0].update(size=1_254_000_000, cut=True)
+        made["response_size"] = 1_254_000_000
         return made
 
     def stream(self, made, kind, frames):
@@ -261,13 +264,34 @@ def matches(made, words):
                 "tunnel": lambda: made["tunnel"].lower() == value,
                 "type": lambda: value in made["type"],
                 "slow": lambda: (made["duration_us"] or 0) >= int(value or 0) * 1000,
-                "is": lambda: made["replay_of"] is not None if value == "replay" else (made["state"] == "failed" or bool(made["error"])) if value == "error" else made["kind"] == value,
+                "is": lambda: made["replay_of"] is not None if value == "replay" else (made["state"] == "failed" or (made["status"] or 0) >= 500) if value == "error" else made["kind"] == value,
             }[field]()
         else:
             held = word[1 if no else 0:] in made["hay"]
         if held == no:
             return False
     return True
+
+
+class Server(ThreadingHTTPServer):
+    """Knows its connections, and says nothing of those that browsers drop."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments):
+        self.sockets = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request, client_address):
+        self.sockets.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self.sockets.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request, client_address):
+        pass
 
 
 class Mock:
@@ -306,8 +330,7 @@ class Mock:
 
     def start(self):
         handler = type("Handler", (Handler,), {"mock": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", self.port), handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -319,9 +342,18 @@ class Mock:
         """Like an agent that was killed."""
         self.server.shutdown()
         self.server.server_close()
+        for socket in list(self.server.sockets):
+            with contextlib.suppress(OSError):
+                socket.shutdown(SHUT_RDWR)
         for queue in self.listeners:
             queue.put(None)
         self.listeners = []
+
+    def again(self):
+        """Another agent, with nothing kept."""
+        self.started_ms += 60_000
+        self.requests = []
+        self.start()
 
     def keep(self, made):
         made["hay"] = " ".join([made["method"], made["path"], made["host"], made["visitor"], str(made["status"]), json.dumps(made["request"]["headers"]), made["request"]["body"][0].get("text_preview", "")]).lower()

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::claims;
 use crate::{
     Shared, changes,
-    registry::{Claim, Cut, Identity, Origin, SessionHandle},
+    registry::{Claim, Cut, Identity, Local, Origin, SessionHandle},
 };
 
 /// The whole handshake, from the connection to `Ready`.
@@ -51,6 +51,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SWITCH_DRAIN: Duration = Duration::from_secs(60 * 60);
 /// How often a draining session is looked at.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// Characters that are kept of an agent's words on its local server.
+const MAX_REASON: usize = 300;
 /// WebSocket close code for sessions that ended for a reason of ours (RFC 6455, section 7.4.2).
 const CLOSE_CODE: u16 = 4000;
 
@@ -621,8 +623,11 @@ impl<'a> Control<'a> {
                 self.of_mine(&update.tunnel_id, set).await
             }
             Frame::UpstreamHealth(health) => {
-                let reason = (!health.healthy).then(|| health.reason.clone());
-                self.of_mine(&health.tunnel_id, |tunnel| tunnel.set_unhealthy(reason.clone())).await
+                let v1::UpstreamHealth { tunnel_id, healthy, reason, latency_ms, open } = health;
+                let unhealthy =
+                    (!healthy).then(|| reason.chars().take(MAX_REASON).collect::<String>());
+                let local = Local { unhealthy, latency_ms, open };
+                self.of_mine(&tunnel_id, |tunnel| tunnel.set_local(local)).await
             }
             Frame::CloseTunnel(close) => {
                 if let Ok(id) = TunnelId::from_slice(&close.tunnel_id) {

@@ -4,5 +4,6 @@ mod bans;
 mod claims;
 mod limits;
 mod revoking;
+mod spread;
 mod trouble;
 mod tunnels;

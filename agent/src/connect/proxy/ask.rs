@@ -48,7 +48,8 @@ pub(in crate::connect) async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     let answer = shown(line.split_once(' ').map_or("", |(_, answer)| answer));
     match status {
         200..=299 => Ok(()),
-        407 => Err(ProxyFault::Login(wants_login(&head, login.is_some()))),
+        // Some say 401 of wrong credentials.
+        401 | 407 => Err(ProxyFault::Login(wants_login(&head, status, login.is_some()))),
         403 | 405 => Err(ProxyFault::Refused(format!(
             "it does not allow connections to {to} (it answered {answer}). Ask whoever runs it to allow CONNECT to {to}"
         ))),
@@ -60,7 +61,7 @@ pub(in crate::connect) async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-fn wants_login(head: &str, had_login: bool) -> String {
+fn wants_login(head: &str, status: u16, had_login: bool) -> String {
     let schemes: Vec<&str> = head
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -75,9 +76,11 @@ fn wants_login(head: &str, had_login: bool) -> String {
     }
     match had_login {
         true => {
-            format!("it does not take this user and password (407). Set the right ones, {WHERE}")
+            format!(
+                "it does not take this user and password ({status}). Set the right ones, {WHERE}"
+            )
         }
-        false => format!("it wants a user and a password (407). Set them, {WHERE}"),
+        false => format!("it wants a user and a password ({status}). Set them, {WHERE}"),
     }
 }
 

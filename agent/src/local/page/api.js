@@ -25,7 +25,8 @@ export class Problem extends Error {
 async function problem(answer) {
   try {
     const body = await answer.json();
-    return new Problem(answer.status, body.title ?? `Status ${answer.status}`, body.detail ?? '', body.code);
+    const words = String(body.detail || body.title || `Status ${answer.status}`);
+    return new Problem(answer.status, words[0].toUpperCase() + words.slice(1), '', body.code);
   } catch {
     return new Problem(answer.status, `The agent answered ${answer.status}`, answer.statusText);
   }

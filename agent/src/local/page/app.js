@@ -49,7 +49,7 @@ class Page {
       opened: () => this.opened(),
       request: (row) => this.arrived(row),
       status: (status) => this.heard(status),
-      reset: () => this.store.load(),
+      reset: () => this.store.catchUp(),
       state: (state, why) => {
         this.live = state;
         this.why = why;
@@ -161,7 +161,7 @@ class Page {
       h('h2', {}, 'Waiting for the first request'),
       tunnel.url
         ? [
-            h('p', {}, 'Whoever opens this address is answered by ', server ? h('code', {}, short(server)) : 'your machine', ':'),
+            h('p', {}, 'Visitors of this address are answered by ', server ? h('code', {}, short(server)) : 'your machine'),
             h('p', { class: 'hero' }, h('span', { class: 'mono' }, line(tunnel.url)), button('copy', 'Copy address', () => copied(tunnel.url, 'Address'))),
             web && h('p', {}, 'Open it in a browser, or in a terminal:'),
             web && h('p', { class: 'command' }, h('code', {}, line(command)), button('copy', 'Copy command', () => copied(command, 'Command'))),
@@ -240,8 +240,7 @@ class Page {
   async replay(id, change_ = {}) {
     try {
       const made = await change('POST', `requests/${id}/replay`, change_);
-      const act = button('diff', 'Compare', () => this.compare(made.id, id), { words: 'Compare' });
-      toast('Replayed', { action: act });
+      toast('Replayed');
       this.select(made.id, { tab: 'overview', push: true });
       this.list.mark(made.id, true);
     } catch (fault) {

@@ -192,7 +192,7 @@ class BodyView {
   constructor(what) {
     this.what = what;
     this.text = what.body.text ? (what.body.text_preview ?? '') : null;
-    this.cut = what.body.cut || what.body.kept < what.body.size;
+    this.cut = what.body.preview_cut === true || what.body.kept < what.body.size;
     this.modes = this.offered();
     this.mode = this.modes[0];
     this.place = h('div', { class: 'body-place' });
@@ -250,7 +250,7 @@ class BodyView {
         ' of the config file.',
       );
     }
-    if (body.cut) return h('p', { class: 'note' }, 'This is the beginning. ', this.moreButton());
+    if (this.cut) return h('p', { class: 'note' }, 'This is the beginning. ', this.moreButton());
     return null;
   }
 

@@ -171,8 +171,12 @@ export class DetailPane {
     if (this.shown === state && this.head.childElementCount > 0) return;
     this.shown = state;
     const focused = this.host.contains(document.activeElement) ? document.activeElement?.getAttribute('data-focus') : null;
-    const act = (/** @type {any} */ drawing, /** @type {string} */ words, /** @type {string} */ key, /** @type {() => void} */ press) => {
-      const element = button(drawing, words, press, { words, key });
+    /** @param {any} drawing @param {string} before @param {string} word @param {string} after @param {string} key @param {() => void} press */
+    const act = (drawing, before, word, after, key, press) => {
+      const label = `${before}${word}${after}`;
+      const element = button(drawing, label, press, { words: word, key });
+      // A narrow page has room for the word only.
+      element.querySelector('span')?.replaceChildren(h('span', { class: 'wide' }, before), word, h('span', { class: 'wide' }, after));
       element.dataset.focus = key;
       return element;
     };
@@ -188,10 +192,10 @@ export class DetailPane {
       h(
         'div',
         { class: 'actions' },
-        act('replay', 'Replay', 'r', () => void app.replay(row.id).catch(() => {})),
-        act('edit', 'Edit and replay', 'e', () => app.tab('replay')),
-        act('terminal', 'Copy as curl', 'c', () => app.curl(row.id)),
-        act('diff', 'Compare', 'd', () => app.tab('diff')),
+        act('replay', '', 'Replay', '', 'r', () => void app.replay(row.id).catch(() => {})),
+        act('edit', '', 'Edit', ' and replay', 'e', () => app.tab('replay')),
+        act('terminal', 'Copy as ', 'curl', '', 'c', () => app.curl(row.id)),
+        act('diff', '', 'Compare', '', 'd', () => app.tab('diff')),
       ),
     );
     this.tabs.replaceChildren(
@@ -260,7 +264,7 @@ export class DetailPane {
       case 'response':
         if (!response) return [this.noResponse(detail)];
         return [
-          h('p', { class: 'status-line mono' }, h('span', { class: `badge ${outcome(detail).tone}` }, String(response.status)), ' ', line(response.reason)),
+          h('p', { class: 'status-line mono' }, line(`${detail.http_version} ${response.status} ${response.reason}`)),
           detail.error !== null && callout(detail),
           headerTable(response.headers, 'Headers'),
           bodyBlock(detail.id, 'response', response.body, response.headers),
@@ -283,7 +287,7 @@ export class DetailPane {
   /** @param {Detail} detail */
   noResponse(detail) {
     if (detail.error !== null) return callout(detail);
-    if (detail.state === 'open') return h('p', { class: 'dim' }, `No answer yet. ${line(detail.upstream)} has had the request since ${clock(detail.started_ms)}.`);
+    if (detail.state === 'open') return h('p', { class: 'dim' }, `No answer yet. ${line(detail.upstream ?? 'The local server')} has had the request since ${clock(detail.started_ms)}.`);
     return h('p', { class: 'dim' }, 'There was no answer.');
   }
 
@@ -310,7 +314,7 @@ export class DetailPane {
         ['Visitor', h('span', { class: 'mono' }, line(detail.visitor))],
         ['When', moment(detail.started_ms)],
         ['Tunnel', line(detail.tunnel)],
-        ['Local server', h('span', { class: 'mono' }, line(detail.upstream))],
+        detail.upstream === null ? null : ['Local server', h('span', { class: 'mono' }, line(detail.upstream))],
         ['Protocol', line(detail.http_version) + (detail.kind === 'http' ? '' : `, ${kindWords(detail.kind)}`)],
         ['Request', `${bytes(request.body.size)} of body, ${request.headers.length} headers`],
         ['Answer', response ? `${bytes(response.body.size)} of body, ${response.headers.length} headers${detail.type ? `, ${line(detail.type)}` : ''}` : 'none'],
@@ -362,9 +366,9 @@ function timing(detail) {
     ['queued', 'Waiting at the edge', t.queued_us],
     ['edge', 'Edge to agent', t.edge_us],
     ['connect', 'Connecting', t.connect_us],
-    ['send', 'Sending the request', t.send_us],
-    ['wait', 'Local server works', t.wait_us],
-    ['receive', 'Receiving the answer', t.receive_us],
+    ['send', 'Sending', t.send_us],
+    ['wait', 'Local server', t.wait_us],
+    ['receive', 'Receiving', t.receive_us],
   ]).filter(([name, , us]) => us !== undefined && us !== null && (us > 0 || ['send', 'wait', 'receive'].includes(name)));
   const total = legs.reduce((sum, [, , us]) => sum + (us ?? 0), 0);
   let at = 0;

@@ -60,7 +60,7 @@ export class Frames {
       for (;;) {
         const last = this.all[this.all.length - 1];
         const page = await get(`requests/${this.id}/frames${last ? `?after=${last.n}` : ''}`, signal);
-        this.dropped = page.dropped;
+        this.dropped += page.dropped;
         this.all.push(...page.frames);
         this.show();
         if (page.frames.length > 0) continue;

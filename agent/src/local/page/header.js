@@ -93,12 +93,16 @@ export class Header {
         ? ['open', 'Connecting…']
         : !first
           ? ['warn', 'Not connected']
-          : ['good', `${line(first.edge)}${first.rtt_us ? ` · ${duration(first.rtt_us)}` : ''}${status.sessions.length > 1 ? ` · ${status.sessions.length} sessions` : ''}`];
-    const state = name + words;
+          : ['good', first.rtt_us ? duration(first.rtt_us) : 'Connected'];
+    const before = name === 'good' && first ? `${line(first.edge)} · ` : '';
+    const after = name === 'good' && status && status.sessions.length > 1 ? ` · ${status.sessions.length} sessions` : '';
+    const state = name + before + words + after;
+    this.session.classList.toggle('unknown', name === 'open');
     if (state === this.sessionState) return;
     this.sessionState = state;
-    this.session.replaceChildren(h('span', { class: `dot ${name}` }), h('span', { class: 'session-words' }, words), icon('chevron'));
+    this.session.replaceChildren(h('span', { class: `dot ${name}` }), h('span', {}, h('span', { class: 'wide' }, before), words, h('span', { class: 'wide' }, after)), icon('chevron'));
     this.session.title = 'Tunnels, sessions and memory (t)';
+    this.session.setAttribute('aria-label', `Connection: ${before}${words}${after}`);
   }
 
   /** @param {Status} status */
@@ -117,12 +121,13 @@ export class Header {
     const worst = ['bad', 'warn', 'good'].find((name) => tunnels.some((tunnel) => tone(tunnel) === name)) ?? 'open';
     const trouble = tunnels.filter((tunnel) => tone(tunnel) !== 'good').length;
     const words = trouble ? `, ${trouble} with trouble` : '';
+    const opener = this.hosts.panel.hidden ? 'false' : 'true';
     this.tunnels.replaceChildren(
       h(
         'button',
-        { type: 'button', class: 'session', onclick: () => this.toggle() },
+        { type: 'button', class: 'session', 'aria-expanded': opener, 'aria-controls': 'panel', onclick: () => this.toggle() },
         h('span', { class: `dot ${worst}` }),
-        h('span', {}, counted(tunnels.length, 'tunnel') + words),
+        h('span', {}, counted(tunnels.length, 'tunnel'), h('span', { class: 'wide' }, words)),
         icon('chevron'),
       ),
     );

@@ -37,6 +37,8 @@ export class VirtualList {
   }
 
   measure() {
+    // For what stands above, in line with the rows.
+    this.host.parentElement?.style.setProperty('--bar', `${this.host.offsetWidth - this.host.clientWidth}px`);
     const top = this.host.scrollTop / this.row;
     const row = parseFloat(getComputedStyle(this.host).getPropertyValue('--row')) || this.row;
     this.height = this.host.clientHeight;
@@ -109,7 +111,7 @@ const KINDS = { websocket: 'WS', sse: 'SSE', grpc: 'gRPC', http: '' };
 /** A media type in a word: what tells it from others. @param {string} type */
 export function shortType(type) {
   const name = type.replace(/^(application|text|image|audio|video|font)\//, '').replace(/^(x-|vnd\.)/, '');
-  const known = { 'www-form-urlencoded': 'form', 'octet-stream': 'binary', 'event-stream': 'events', 'svg+xml': 'svg' };
+  const known = { 'www-form-urlencoded': 'form', 'octet-stream': 'binary', 'event-stream': 'events', 'svg+xml': 'svg', plain: 'text' };
   return known[/** @type {keyof typeof known} */ (name)] ?? name;
 }
 
@@ -127,7 +129,7 @@ export class RequestList {
       { class: 'row head', role: 'row', 'aria-rowindex': '1' },
       COLUMNS.map(([name, label]) => h('span', { class: `cell ${name}`, role: 'columnheader' }, label)),
     );
-    this.host = h('div', { class: 'rows', role: 'rowgroup' });
+    this.host = h('div', { class: 'rows', role: 'rowgroup', tabindex: '-1' });
     this.grid = h(
       'div',
       { class: 'grid', role: 'grid', tabindex: '0', 'aria-label': 'Requests, newest first', 'aria-readonly': 'true' },

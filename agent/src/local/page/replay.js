@@ -37,7 +37,7 @@ export class ReplayForm {
     this.body = null;
     this.methodField = h('input', { id: 'replay-method', class: 'mono', value: detail.method, list: 'methods', autocomplete: 'off', spellcheck: 'false', required: true });
     this.pathField = h('input', { id: 'replay-path', class: 'mono', value: detail.path, autocomplete: 'off', spellcheck: 'false', required: true });
-    this.serverField = h('input', { id: 'replay-server', class: 'mono', placeholder: detail.upstream, autocomplete: 'off', spellcheck: 'false' });
+    this.serverField = h('input', { id: 'replay-server', class: 'mono', placeholder: detail.upstream ?? 'http://localhost:3000', autocomplete: 'off', spellcheck: 'false' });
     this.headersField = h('textarea', { id: 'replay-headers', class: 'mono', rows: String(Math.min(12, Math.max(4, request.headers.length + 1))), spellcheck: 'false', value: this.headers });
     this.bodyPlace = h('div', {});
     this.fault = h('p', { class: 'fault', role: 'alert', hidden: true });

@@ -16,6 +16,8 @@ const PAGE = 1000;
 const KEEP = 10_000;
 /** From the last letter typed to the question, in milliseconds. */
 const TYPING = 120;
+/** How far back the page looks for requests that were open, when it missed events. */
+const BACK = 2000;
 /** Between questions about what came in since, in milliseconds. */
 const AGAIN = 400;
 
@@ -56,7 +58,7 @@ function holds(row, { field, value }) {
       return (row.duration_us ?? 0) >= Number(value) * 1000;
     case 'is':
       if (value === 'replay') return row.replay_of !== null;
-      if (value === 'error') return row.state === 'failed' || row.error !== null || (row.status ?? 0) >= 500;
+      if (value === 'error') return row.state === 'failed' || (row.status ?? 0) >= 500;
       return row.kind === value;
     default:
       row.hay ??= `${row.method} ${row.path} ${row.host} ${row.visitor} ${row.status ?? ''}`.toLowerCase();
@@ -144,8 +146,41 @@ export class Store {
     if (this.q) this.search();
   }
 
+  /** What events would have told, had they not been too many: asks for what is new or was open. */
+  async catchUp() {
+    if (this.loading) return;
+    this.loading = true;
+    const newest = this.rows[0]?.seq ?? 0;
+    const oldest = this.rows.findLast((row) => row.state === 'open' && row.seq > newest - BACK)?.seq ?? newest;
+    const { signal } = this.stop;
+    try {
+      let latest = 0;
+      let before = '';
+      do {
+        const page = await get(`requests?limit=${PAGE}&after=${Math.min(oldest, newest) - 1}${before}`, signal);
+        if (!before) {
+          latest = page.latest;
+          this.total = page.total;
+        }
+        this.merge(page.requests);
+        before = page.next === null || page.requests.length === 0 ? '' : `&before=${page.next}`;
+      } while (before);
+      // The agent forgets the oldest ones first.
+      const newer = place(this.rows, latest);
+      for (const row of this.rows.splice(newer + this.total)) this.byId.delete(row.id);
+    } catch {
+      // The stream says when the agent is gone.
+    }
+    if (signal.aborted) return;
+    this.loading = false;
+    this.rows = this.rows.slice();
+    if (this.q) this.search();
+    this.rebuild();
+  }
+
   clear() {
     this.stop.abort();
+    this.loading = false;
     this.byId.clear();
     this.rows = [];
     this.total = 0;

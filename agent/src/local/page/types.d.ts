@@ -21,7 +21,7 @@ export interface Summary {
   duration_us: number | null;
   error: string | null;
   replay_of: string | null;
-  upstream: string;
+  upstream: string | null;
   /** What free words are looked for in; made by the page. */
   hay?: string;
 }
@@ -33,6 +33,7 @@ export interface Body {
   encoding: string;
   text: boolean;
   text_preview?: string;
+  preview_cut?: boolean;
   cut: boolean;
 }
 

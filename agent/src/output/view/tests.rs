@@ -151,8 +151,8 @@ fn draining() {
     seen.take(Event::Connecting, NOON);
     let shown = text(&seen, page(80, 23));
     assert!(shown.contains("draining 2 requests, Ctrl-C again to stop now"), "{shown}");
-    seen.phase_is(Phase::Ended);
-    assert!(text(&seen, page(80, 23)).contains("ended"));
+    seen.end();
+    insta::assert_snapshot!("ended", text(&seen, page(80, 23)));
 }
 
 /// Whatever the size: nothing is wider or higher than the terminal, save a URL, which is whole.
