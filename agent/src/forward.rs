@@ -243,6 +243,9 @@ impl StreamRequest<'_> {
             let place = Box::pin(request.place_on_http2(&mut turn, sender)).await;
             if let Some(requests) = place.inspect_err(|error| failed(&turn, error))? {
                 let began_there = Instant::now();
+                if let Some(tap) = &request.tap {
+                    tap.connected(true, turn.upstream().label());
+                }
                 let told = |status| {
                     if turn.answered(request.body.is_none().then(|| began_there.elapsed())) {
                         tunnels.tell_health_of(tunnel);
@@ -551,7 +554,7 @@ impl Request {
             let (mut connection, reused) =
                 self.connection(turn, sender, (fresh, repeatable)).await?;
             if let Some(tap) = &self.tap {
-                tap.connected(reused);
+                tap.connected(reused, turn.upstream().label());
             }
             let sent = Instant::now();
             let upstream = turn.upstream();

@@ -320,6 +320,14 @@ impl Inspector {
         }
     }
 
+    /// Keeps nothing more, and leaves nothing on disk.
+    pub(crate) fn close(&self) {
+        self.record(false);
+        if let Some(spool) = &self.spool {
+            spool.close();
+        }
+    }
+
     /// The number of the newest request.
     pub(crate) fn latest(&self) -> u64 {
         self.kept.lock().last

@@ -55,7 +55,7 @@ impl Redactor {
             return value.into();
         }
         if name.eq_ignore_ascii_case(b"cookie") {
-            let crumbs = value.split(|byte| *byte == b';').map(|crumb| hide_value(crumb));
+            let crumbs = value.split(|byte| *byte == b';').map(hide_value);
             return crumbs.collect::<Vec<_>>().join(&b';').into();
         }
         if name.eq_ignore_ascii_case(b"set-cookie") {

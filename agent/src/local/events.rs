@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, interval, sleep, timeout},
 };
 
-use super::{App, Shared, problem};
+use super::{App, Problem, Shared, problem};
 use crate::inspect::{Changes, Inspector, View};
 
 /// Readers at a time.
@@ -141,7 +141,7 @@ struct Reader {
 pub(super) async fn events(
     State(app): Shared,
     Query(After { after }): Query<After>,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     let place = Arc::clone(&app.events.readers).try_acquire_owned().map_err(|_| {
         let what = format!("{MAX_READERS} readers follow the agent's events already");
         problem(StatusCode::TOO_MANY_REQUESTS, what)

@@ -245,7 +245,7 @@ async fn requests_are_kept_as_they_were() {
         assert_eq!(hello[name], value, "{name}: {hello}");
     }
     assert!(hello["host"].as_str().unwrap().starts_with("demo.localhost:"));
-    assert_eq!(header(&hello["request"], "x-uniroute-request-id"), hello["id"].as_str());
+    assert_eq!(hello["id"].as_str().unwrap().len(), 32);
     assert_eq!(header(&hello["response"], "content-length"), Some("5"));
     assert_eq!(hello["response"]["body"]["text_preview"], "hello");
     assert_eq!(hello["response"]["reason"], "OK");
@@ -461,7 +461,7 @@ async fn replays_go_to_the_local_server_as_requests_of_their_own() {
     let again = world.replay(id, &json!({})).await;
     assert_eq!((&again["replay_of"], &again["status"]), (&auth["id"], &json!(200)));
     assert_eq!(again["response"]["body"]["text_preview"], "Bearer real", "the real value was sent");
-    assert_eq!(header(&again["request"], "x-uniroute-request-id"), again["id"].as_str());
+    assert_ne!(again["id"], auth["id"]);
     // As the page sends it back: what was shown stands for what there was.
     let headers = auth["request"]["headers"].clone();
     let again = world.replay(id, &json!({ "headers": headers })).await;
@@ -674,10 +674,10 @@ async fn t05_a_bomb_is_harmless() {
     let bomb = {
         let zeros = vec![0; 1 << 20];
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        (0..1024).for_each(|_| encoder.write_all(&zeros).unwrap());
+        (0..256).for_each(|_| encoder.write_all(&zeros).unwrap());
         encoder.finish().unwrap()
     };
-    assert!(bomb.len() > 1_000_000);
+    assert!((200_000..2 << 20).contains(&bomb.len()), "{}", bomb.len());
     let bomb = Bytes::from(bomb);
     let app = Router::new().route(
         "/bomb",
