@@ -4,19 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
+use tokio::time::timeout;
+use uniroute_agent::local::{
+    client::Client,
+    running::{self, Running},
 };
-use uniroute_agent::local::running::{self, Running};
 
 use crate::config::{self, File};
 
 /// What an agent has for its answer.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Longest answer, in bytes.
-const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 
 /// Which agents are asked.
 #[derive(Debug, Args)]
@@ -49,8 +46,9 @@ impl Agents {
     /// Asks all of them.
     pub(crate) async fn ask(&self) -> Vec<Asked> {
         if let Some(address) = &self.address {
-            let status = get(address, "/api/v1/status").await;
-            return vec![Asked { running: None, inspector: Some(address.clone()), status }];
+            let status = status(address).await;
+            let inspector = Some(Client::new(address).url().to_owned());
+            return vec![Asked { running: None, inspector, status }];
         }
         let mut asked = Vec::new();
         for running in running::find(&self.state_dir()) {
@@ -59,7 +57,7 @@ impl Agents {
             }
             let inspector = running.inspector.clone();
             let status = match &inspector {
-                Some(address) => get(address, "/api/v1/status").await,
+                Some(address) => status(address).await,
                 None => Err("its inspector is off, so it tells nothing of itself".to_owned()),
             };
             asked.push(Asked { running: Some(running), inspector, status });
@@ -100,28 +98,9 @@ impl Asked {
     }
 }
 
-/// The JSON at a path of an agent's local API. HTTP/1.0: the answer ends with its connection.
-async fn get(address: &str, path: &str) -> Result<Value, String> {
-    let address = address.trim_start_matches("http://").trim_end_matches('/');
-    let exchange = async {
-        let mut socket = TcpStream::connect(address).await?;
-        let head =
-            format!("GET {path} HTTP/1.0\r\nhost: {address}\r\naccept: application/json\r\n\r\n");
-        socket.write_all(head.as_bytes()).await?;
-        let mut answer = Vec::new();
-        socket.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = timeout(ANSWER, exchange).await;
-    let answer = answer.map_err(|_| format!("{address} gives no answer within {ANSWER:?}"))?;
-    let answer = answer.map_err(|error| format!("{address} can't be asked: {error}"))?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).unwrap_or_default();
-    if status != "200" {
-        return Err(format!(
-            "{address} is no agent's local API: it answers with status {status:?}"
-        ));
-    }
-    serde_json::from_str(body).map_err(|error| format!("{address} answers oddly: {error}"))
+async fn status(address: &str) -> Result<Value, String> {
+    let client = Client::new(address);
+    let asked = timeout(ANSWER, client.get("/api/v1/status")).await;
+    let told = asked.map_err(|_| format!("{address} gives no answer within {ANSWER:?}"))?;
+    told.map_err(|error| error.to_string())
 }

@@ -90,10 +90,7 @@ fn table(status: &Value, asked: &Asked, offset: UtcOffset) -> anyhow::Result<Str
     let server = status["sessions"][0]["server"].as_str().unwrap_or("not connected").to_owned();
     let snapshot: Snapshot = serde_json::from_value(status.clone()).with_context(odd)?;
     let mut seen = Seen::of(server, snapshot);
-    seen.inspector = asked.inspector.as_ref().map(|address| match address.starts_with("http") {
-        true => address.clone(),
-        false => format!("http://{address}"),
-    });
+    seen.inspector.clone_from(&asked.inspector);
     let terminal = io::stdout().is_terminal();
     let look = if terminal { Look::of_environment() } else { Look::PLAIN };
     let columns = terminal_size::terminal_size().filter(|_| terminal);
@@ -194,7 +191,7 @@ mod tests {
         let tunnel = |(key, state): &(&str, &str)| json!({ "key": key, "state": state, "url": format!("https://{key}.test"), "reason": "r" });
         let tunnels: Vec<_> = tunnels.iter().map(tunnel).collect();
         let status = Ok(json!({ "tunnels": tunnels, "sessions": [{ "edge": "e" }] }));
-        Asked { running: None, inspector: Some("127.0.0.1:4040".into()), status }
+        Asked { running: None, inspector: Some("http://127.0.0.1:4040".into()), status }
     }
 
     #[test]
@@ -212,7 +209,7 @@ mod tests {
         assert!(said(&[("web", "paused")], &[]).unwrap_err().contains("paused"));
         let silent = Asked { status: Err("no answer".into()), ..asked(&[]) };
         let why = judge(&[asked(&both[..1]), silent], &[]).unwrap_err();
-        assert_eq!(why, "agent at 127.0.0.1:4040: no answer");
+        assert_eq!(why, "agent at http://127.0.0.1:4040: no answer");
     }
 
     #[test]

@@ -134,7 +134,32 @@ async fn scripts_learn_whether_tunnels_are_ready() {
     let told: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!((&told["tunnels"][0]["requests"], &told["pid"]), (&json!(7), &json!(null)));
     let ended = run(&["status", "--address", "127.0.0.1:9"]).await;
-    assert!(ended.code == Some(1) && ended.err.contains("127.0.0.1:9 can't be asked"), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.err.contains("no agent answers at http://127.0.0.1:9"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_is_found_by_its_state_folder() {
+    let edge = Edge::start().await;
+    let upstream = Upstream::saying("x").await;
+    let agent = Process::start(&mut edge.agent(&["http", &upstream.port(), "--name", "demo"]));
+    let run = async |arguments: &[&str]| {
+        process::run(process::agent(edge.home.path()).args(arguments)).await
+    };
+    let ended = run(&["ready", "--timeout", "20"]).await;
+    assert!(ended.code == Some(0) && ended.out.contains("http http://demo."), "{ended:?}");
+    let ended = run(&["status"]).await;
+    for part in ["online", "http://demo.localhost:", "ready", "Session", "Inspector"] {
+        assert!(ended.out.contains(part), "{ended:?}");
+    }
+    let ended = run(&["status", "--pid", &agent.id().to_string(), "--output", "json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&told["pid"], &told["tunnels"][0]["name"]), (&json!(agent.id()), &json!("demo")));
+    agent.signal("INT").await;
+    assert_eq!(agent.ended().await.code, Some(0));
+    assert_eq!(run(&["ready"]).await.code, Some(1));
 }
 
 #[tokio::test]
