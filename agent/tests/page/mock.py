@@ -188,7 +188,7 @@ class Maker:
         return self.answer(made, b'{"error":"division by zero","trace":["report.py:41","app.py:12"]}', "application/json", 500, "Internal Server Error")
 
     def make_refused(self, made):
-        made.update(path="/api/cart", state="failed", status=502, type="", response=None, wait_us=None, error="UR-3001 localhost:3000 refused the connection: nothing listens there. Start the local server, or name its port: uniroute http PORT")
+        made.update(path="/api/cart", state="failed", status=502, type="", response=None, wait_us=None, error="UR-3001 nothing listens on http://localhost:3000")
         return made
 
     def make_slow(self, made):
@@ -324,7 +324,7 @@ class Mock:
     @staticmethod
     def tunnel(n, down):
         name = ["demo", "api", "storybook", "hooks"][n % 4] + ("" if n < 4 else str(n))
-        reason = "nothing listens on localhost:3000: connection refused. Start the local server." if down else ""
+        reason = "nothing listens on http://localhost:3000" if down else ""
         upstream = {"url": f"http://localhost:{3000 + n}", "healthy": not down, "reason": reason, "since_ms": 0, "history": []}
         return {"key": name, "kind": "http", "name": name, "url": f"https://{name}.tunnel.example.com", "state": "ready", "reason": "", "upstreams": [upstream], "requests": 10_482 // (n + 1), "failed": 12 // (n + 1), "open": 3 - n if n < 3 else 0}
 
