@@ -88,6 +88,8 @@ class Maker:
         self.tunnels = tunnels
         self.seq = 0
         self.picture = png()
+        # As much of a long one as is kept.
+        self.table = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(4000))).encode()[:65536]
 
     def make(self, began_ms, state=None):
         self.seq += 1
@@ -199,9 +201,8 @@ class Maker:
 
     def make_huge(self, made):
         made["path"] = "/export/all.csv"
-        data = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(20000))).encode()
-        self.answer(made, data, "text/csv", kept=65536)
-        made["response"]["body"][0].update(size=1_254_000_000, cut=True)
+        self.answer(made, self.table, "text/csv")
+        made["response"]["body"][0].update(size=1_254_000_000, cut=True, preview_cut=True)
         made["response_size"] = 1_254_000_000
         return made
 
