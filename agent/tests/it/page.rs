@@ -15,14 +15,38 @@ use crate::harness::{
 };
 
 #[tokio::test]
-async fn in_chromium_with_ten_thousand_requests() {
+async fn with_ten_thousand_requests_it_reacts_at_once() {
     let home = tempfile::tempdir().unwrap();
-    let program = Process::start(&mut python("cases.py", home.path()));
-    passes(program, 8).await;
+    let mut command = python("cases.py", home.path());
+    command.arg("keys_letters_and_scrolling_react_at_once");
+    passes(Process::start(&mut command), 1).await;
 }
 
 #[tokio::test]
-async fn in_chromium_with_an_agent_that_runs() {
+async fn shows_does_and_explains_what_it_should() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = python("cases.py", home.path());
+    command.args([
+        "what_is_looked_at_stays_while_new_ones_come",
+        "the_search_is_the_agents_and_follows_what_comes",
+        "all_is_done_with_the_keyboard",
+        "nothing_that_was_captured_runs",
+        "bodies_are_shown_as_what_they_are",
+        "an_agent_that_is_gone_is_said_and_found_again",
+    ]);
+    passes(Process::start(&mut command), 6).await;
+}
+
+#[tokio::test]
+async fn looks_right_wide_and_narrow_light_and_dark() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = python("cases.py", home.path());
+    command.arg("it_looks_right_wide_and_narrow_light_and_dark");
+    passes(Process::start(&mut command), 1).await;
+}
+
+#[tokio::test]
+async fn works_with_an_agent_that_runs() {
     let edge = Edge::start().await;
     let mut program = Process::start(&mut python("real.py", edge.home.path()));
     let port = program.out_line("listening ").await;

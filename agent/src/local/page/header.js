@@ -23,6 +23,12 @@ function dot(name, words) {
   return h('span', { class: `dot ${name}`, role: 'img', 'aria-label': words, title: words });
 }
 
+/** @param {string} text a reason of few words */
+function sentence(text) {
+  if (text === '') return '';
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? ' ' : '. '}`;
+}
+
 /** Without the scheme, for reading. @param {string} url */
 export function short(url) {
   return line(url.replace(/^https?:\/\//, '').replace(/\/$/, ''));
@@ -222,7 +228,8 @@ export class Header {
       for (const tunnel of status.tunnels) {
         if (tunnel.state === 'refused' || tunnel.state === 'deleted' || tunnel.state === 'paused') list.push(['bad', `Tunnel ${line(tunnel.key)} is ${STATES[tunnel.state]}.`, tunnel.reason]);
         for (const upstream of tunnel.upstreams) {
-          if (upstream.healthy === false) list.push(['warn', `${short(upstream.url)} does not answer.`, upstream.reason]);
+          // The reason names the address again; what to do is what is missing.
+          if (upstream.healthy === false) list.push(['warn', `${short(upstream.url)} does not answer.`, `${sentence(upstream.reason)}Start it: requests get through again by themselves.`]);
         }
       }
       if (status.inspector?.recording === false) {
