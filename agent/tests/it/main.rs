@@ -1,8 +1,10 @@
 //! What `uniroute` does, with an edge as a program beside it where one is needed.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
+mod config;
 mod connect;
 mod embed;
+mod first_run;
 mod harness;
 mod import;
 mod reload;
