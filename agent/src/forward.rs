@@ -247,7 +247,7 @@ impl StreamRequest<'_> {
                     tap.connected(true, turn.upstream().label());
                 }
                 let told = |status| {
-                    if turn.answered(began_there.elapsed()) {
+                    if turn.answered(request.body.is_none().then(|| began_there.elapsed())) {
                         tunnels.tell_health_of(tunnel);
                     }
                     request.tell(tunnels, tunnel, status, began);
@@ -262,7 +262,7 @@ impl StreamRequest<'_> {
         let exchanged = request.exchange(response_timeout, &mut turn, sender, reader).await;
         let Answer { mut connection, upload, line, sent } =
             exchanged.inspect_err(|error| failed(&turn, error))?;
-        if turn.answered(sent.elapsed()) {
+        if turn.answered(request.body.is_none().then(|| sent.elapsed())) {
             tunnels.tell_health_of(tunnel);
         }
         request.tell(tunnels, tunnel, line.status, began);
@@ -431,6 +431,7 @@ impl Request {
     /// The local server has answered.
     fn tell(&self, tunnels: &Tunnels, tunnel: &Tunnel, status: u16, began: Instant) {
         debug!(
+            target: "uniroute::request",
             tunnel = tunnel.key,
             method = text(&self.method),
             // Without its query, in which there are secrets at times.
@@ -545,8 +546,6 @@ impl Request {
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
     ) -> Result<Answer, ForwardError> {
-        // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
-        let limit = response_timeout.filter(|_| self.body.is_none());
         let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
         // One that switches protocols does not come back.
         let mut fresh = !self.upgrade.is_empty();
@@ -558,10 +557,12 @@ impl Request {
                 tap.connected(reused, turn.upstream().label());
             }
             let sent = Instant::now();
-            let deadline = limit.map(|limit| sent + limit);
             let upstream = turn.upstream();
             let mut sending = upload.take().unwrap_or_else(|| self.upload(reader));
-            match self.answer(upstream, sender, &mut connection, &mut sending, deadline).await? {
+            match self
+                .answer(upstream, sender, &mut connection, &mut sending, response_timeout)
+                .await?
+            {
                 Ok(line) => return Ok(Answer { connection, upload: sending, line, sent }),
                 Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => fresh = true,
                 Err(fault) => return Err(upstream.failed(&fault).into()),
@@ -590,9 +591,9 @@ impl Request {
         sender: &mut Sender,
         connection: &mut Connection,
         upload: &mut Upload,
-        deadline: Option<Instant>,
+        response_timeout: Option<Duration>,
     ) -> Result<Result<StatusLine, ReadFault>, ForwardError> {
-        connection.begin(&self.head(), deadline);
+        connection.begin(&self.head(), response_timeout);
         for _ in 0..MAX_INFORMATIONAL {
             let line = match connection.answer(upload, |cx| sender.poll_reset(cx)).await {
                 Ok(line) => line,

@@ -1,8 +1,11 @@
-//! Whether an edge takes a token, found out by a session without a tunnel.
+//! Whether an edge takes a token, found out by a session that serves nothing.
 
 use uniroute_shared::id::AgentId;
 
-use crate::{Agent, AgentError, Settings, TunnelError, slot::Slot};
+use crate::{Agent, AgentError, Settings, TunnelError, TunnelSettings, slot::Slot};
+
+/// A name that no edge gives to anybody.
+const RESERVED: &str = "www";
 
 /// Why a token can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -15,15 +18,18 @@ pub enum LoginError {
     Edge(#[from] AgentError),
 }
 
-/// Shakes hands with the edge of `settings` as an agent without a tunnel, and leaves again. The
-/// edge's name, if it takes the token.
+/// Shakes hands with the edge of `settings` as an agent that can't get its tunnel, and leaves again:
+/// an edge gives no session to one that asks for none. The edge's name, if it takes the token.
 ///
 /// # Errors
 /// [`LoginError`]
 pub async fn check_login(settings: Settings) -> Result<String, LoginError> {
+    let target = "1".parse().map_err(TunnelError::from)?;
+    let mut refused = TunnelSettings::http("login", target);
+    refused.name = Some(RESERVED.to_owned());
     // Not this machine's own id: an agent that runs here is to keep its session.
     let settings = Settings {
-        tunnels: Vec::new(),
+        tunnels: vec![refused],
         fail_fast: true,
         agent_id: AgentId::random(),
         token_file: None,

@@ -95,6 +95,14 @@ fn main() -> ExitCode {
         Command::Inspect(command) => command.run().map_err(Failure::from),
         Command::Login(command) => command.run(),
         Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Diagnose(command) => match command.run() {
+            Ok(0) => Ok(()),
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
+        Command::Status(command) => command.run().map_err(Failure::from),
+        Command::Ready(command) => command.run().map_err(Failure::from),
+        Command::Service(command) => command.run(),
         Command::Completion(command) => command.run().map_err(Failure::from),
         Command::Man(command) => command.run().map_err(Failure::from),
         Command::Version => {
@@ -112,12 +120,16 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan) -> Result<(), Failure> {
-    let logs = plan.log_level.is_some();
+    let logs = plan.log_level.is_some() || plan.log_requests;
     let show = Show::new(plan.output, plan.qr, logs, &plan.settings);
-    let level = plan.log_level.as_deref().unwrap_or("warn");
+    let mut level = plan.log_level.unwrap_or_else(|| "warn".to_owned());
+    if plan.log_requests {
+        // Where it is logged it costs nothing while nobody wants it.
+        level.push_str(",uniroute::request=debug");
+    }
     let logging = match show.messages().filter(|_| !logs) {
-        Some(messages) => telemetry::init_json(level, move || messages.clone()),
-        None => telemetry::init(level, plan.log_format),
+        Some(messages) => telemetry::init_json(&level, move || messages.clone()),
+        None => telemetry::init(&level, plan.log_format),
     };
     logging.map_err(anyhow::Error::from)?;
     if let Some(error) = &plan.id_error {

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) qr: bool,
     pub(crate) require_local: bool,
     pub(crate) log_level: Option<String>,
+    /// A line of the log for each request.
+    pub(crate) log_requests: bool,
     pub(crate) log_format: LogFormat,
     /// Where the agent keeps what outlives it.
     pub(crate) state_dir: PathBuf,
@@ -88,6 +90,7 @@ impl Common {
             output: agent.output.unwrap_or(Output::Text),
             qr: agent.qr.unwrap_or(false),
             require_local: agent.require_local.unwrap_or(false),
+            log_requests: agent.log.requests.unwrap_or(false),
             log_level: agent.log.level.map(|Written(level)| level.as_str().to_owned()),
             log_format: agent.log.format.map(|Written(format)| format).unwrap_or_default(),
             inspector: agent.inspector.plan(&state_dir),

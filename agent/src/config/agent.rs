@@ -185,9 +185,15 @@ pub(crate) struct Log {
     )]
     #[schemars(extend("enum" = ["text", "json", null]))]
     pub(crate) format: Option<Written<LogFormat>>,
+    /// A line for each request, with its tunnel, method, path without query, status and time. Config
+    /// key `agent.log.requests`. Default: false.
+    #[arg(id = "log_requests", long = "log-requests", env = "UNIROUTE_LOG_REQUESTS", value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub(crate) requests: Option<bool>,
 }
 
-over!(Log { level, format });
+over!(Log { level, format, requests });
 
 /// The way out, as it is written. It prints without what may be a password.
 #[derive(Clone, PartialEq, Eq)]

@@ -6,12 +6,13 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use super::seen::{self, Message};
+use super::seen::{self, Level, Message};
 
 /// Lines that wait to be shown; later ones are left out.
 const WAITING: usize = 64;
 /// What events say, too, and better.
-const SAID_ELSEWHERE: [&str; 2] = ["not connected", "a tunnel was refused"];
+const SAID_ELSEWHERE: [&str; 3] =
+    ["not connected", "a tunnel was refused", "a local server does not answer"];
 
 /// Takes the lines of a log, each a JSON object.
 #[derive(Clone, Default)]
@@ -58,7 +59,8 @@ impl io::Write for Messages {
 fn message(line: &str) -> Option<Message> {
     let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
     let mut text = fields.get("message")?.as_str()?.to_owned();
-    if SAID_ELSEWHERE.contains(&&text[..]) {
+    // What has a fix is a hint, too.
+    if SAID_ELSEWHERE.contains(&&text[..]) || fields.contains_key("fix") {
         return None;
     }
     for (name, value) in &fields {
@@ -70,8 +72,12 @@ fn message(line: &str) -> Option<Message> {
             value => write!(text, ", {name} {value}"),
         };
     }
-    let error = fields.get("level").and_then(Value::as_str) == Some("ERROR");
-    Some(Message { at: seen::now(), error, text, times: 1 })
+    let level = match fields.get("level").and_then(Value::as_str) {
+        Some("ERROR") => Level::Error,
+        Some("WARN") => Level::Warning,
+        _ => Level::Info,
+    };
+    Some(Message { at: seen::now(), level, text, times: 1 })
 }
 
 #[cfg(test)]
@@ -90,6 +96,6 @@ mod tests {
         let taken = messages.take();
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[0].text, "the edge complains, code 2107, why too many");
-        assert!(!taken[0].error && messages.take().is_empty());
+        assert!(taken[0].level == Level::Warning && messages.take().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use uniroute_agent::{Event, Settings, Status, TunnelSettings};
+use uniroute_agent::{Applied, Event, Settings, Status, TunnelSettings};
 use uniroute_shared::code::Code;
 
 use super::text::printable;
@@ -151,11 +151,19 @@ pub(crate) struct Request {
     pub(crate) duration: Duration,
 }
 
+/// How bad a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
 /// A line of the log, as often as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) at: Millis,
-    pub(crate) error: bool,
+    pub(crate) level: Level,
     pub(crate) text: String,
     pub(crate) times: u32,
 }
@@ -292,6 +300,11 @@ impl Seen {
                     known.reason.clone_from(&reason);
                 }
             }
+            Event::Applied(applied) => {
+                self.agent.tunnels.retain(|tunnel| !applied.removed.contains(&tunnel.key));
+                let text = format!("The config file was read again: {}.", in_words(&applied));
+                self.message(Message { at: now, level: Level::Info, text, times: 1 });
+            }
             Event::Hint { key, title, fix } => {
                 self.hints.retain(|hint| (&hint.key, &hint.title) != (&key, &title));
                 self.hints.truncate(HINTS - 1);
@@ -326,7 +339,7 @@ impl Seen {
 
     /// A line of the log.
     pub(crate) fn message(&mut self, message: Message) {
-        let same = |known: &Message| known.text == message.text && known.error == message.error;
+        let same = |known: &Message| known.text == message.text && known.level == message.level;
         let times = match self.messages.iter().position(same) {
             Some(place) => self.messages.remove(place).map_or(0, |known| known.times),
             None => 0,
@@ -366,6 +379,16 @@ impl Seen {
         });
         &mut tunnels[place]
     }
+}
+
+/// What has become of the tunnels.
+fn in_words(Applied { added, changed, removed, unchanged }: &Applied) -> String {
+    let part = |what: &str, keys: &[String]| format!("{what} {}", keys.join(", "));
+    let parts = [("added", added), ("changed", changed), ("removed", removed)];
+    let parts = parts.iter().filter(|(_, keys)| !keys.is_empty());
+    let mut parts: Vec<_> = parts.map(|(what, keys)| part(what, keys)).collect();
+    parts.push(format!("{unchanged} unchanged"));
+    parts.join("; ")
 }
 
 /// There are secrets in queries at times, and people show their terminals to others.

@@ -3,8 +3,8 @@
 use time::{OffsetDateTime, UtcOffset};
 
 use super::{
-    seen::{HINT, MESSAGE, Millis, Phase, Request, Seen, Session, State, Tunnel},
-    text::{Line, Look, Tone, count, cut, milliseconds, span, width, wrap},
+    seen::{HINT, Level, MESSAGE, Millis, Phase, Request, Seen, Session, State, Tunnel},
+    text::{Line, Look, Tone, count, cut, milliseconds, printable, span, width, wrap},
 };
 
 /// Columns of the labels.
@@ -360,7 +360,7 @@ fn row(label: &str, items: Vec<Line>, page: Page) -> Vec<Line> {
 }
 
 fn paragraph(indent: &str, tone: Tone, text: &str, page: Page) -> Vec<Line> {
-    let text = super::text::printable(text);
+    let text = printable(text);
     let columns = page.columns.saturating_sub(width(indent));
     let lines = wrap(&text, columns, TROUBLE, page.look);
     lines.iter().map(|line| Line::of(Tone::Plain, indent).with(tone, line)).collect()
@@ -376,14 +376,23 @@ fn messages(seen: &Seen, page: Page) -> Vec<Line> {
     }
     let mut lines = vec![heading("Messages")];
     for message in fresh.into_iter().rev() {
-        let tone = if message.error { Tone::Bad } else { Tone::Warn };
+        let tone = match message.level {
+            Level::Info => Tone::Plain,
+            Level::Warning => Tone::Warn,
+            Level::Error => Tone::Bad,
+        };
         let times = match message.times {
             0 | 1 => String::new(),
             times => format!(" ({times} times)"),
         };
-        let line = Line::of(Tone::Quiet, &clock(message.at, page)).with(Tone::Plain, "  ");
-        let line = line.with(tone, &format!("{}{times}", message.text));
-        lines.push(line.cut(page.columns, page.look));
+        let mut begin = Line::of(Tone::Quiet, &clock(message.at, page)).with(Tone::Plain, "  ");
+        let indent = begin.width();
+        // Faults of a config file are one a line.
+        let text = printable(&message.text.replace('\n', " ")) + &times;
+        for part in wrap(&text, page.columns - indent, TROUBLE, page.look) {
+            lines.push(begin.with(tone, &part).cut(page.columns, page.look));
+            begin = Line::new().to(indent);
+        }
     }
     lines
 }

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use uniroute_agent::{Event, Settings, TunnelKind, TunnelSettings};
+use uniroute_agent::{Applied, Event, Settings, TunnelKind, TunnelSettings};
 use uniroute_shared::session::Carrier;
 
 use super::*;
-use crate::output::seen::Message;
+use crate::output::seen::{Level, Message};
 
 /// Noon of some day.
 const NOON: Millis = 1_795_608_000_000;
@@ -135,12 +135,27 @@ fn a_hint_and_messages() {
     seen.take(hint, NOON + 5 * MINUTE - 10_000);
     for _ in 0..3 {
         let text = "the edge complains, code 2107, message too many lanes".to_owned();
-        seen.message(Message { at: NOON + 4 * MINUTE, error: false, text, times: 1 });
+        seen.message(Message { at: NOON + 4 * MINUTE, level: Level::Warning, text, times: 1 });
     }
     insta::assert_snapshot!(widths(&seen));
     let later = Page { now: NOON + 9 * MINUTE, ..page(80, 23) };
     let shown = text(&seen, later);
     assert!(!shown.contains("Hint") && !shown.contains("Messages"), "{shown}");
+}
+
+#[test]
+fn a_reload_that_was_and_one_that_was_not() {
+    let mut seen = online();
+    let applied = Applied {
+        added: vec!["docs".into()],
+        removed: vec!["api".into()],
+        unchanged: 1,
+        ..Applied::default()
+    };
+    seen.take(Event::Applied(applied), NOON + 4 * MINUTE);
+    let text_ = "the config file can't be used, and nothing is changed: uniroute.toml:3:1: unknown key upstrem; did you mean \"upstream\"?\nuniroute.toml:7:1: unknown key nmae".to_owned();
+    seen.message(Message { at: NOON + 4 * MINUTE, level: Level::Warning, text: text_, times: 1 });
+    insta::assert_snapshot!(text(&seen, page(80, 23)));
 }
 
 #[test]
