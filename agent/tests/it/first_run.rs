@@ -250,8 +250,9 @@ async fn wrong_steps_without_an_edge() {
     let down = format!("http://127.0.0.1:{free}");
     let not_an_edge = format!("http://127.0.0.1:{}", other.port());
     let untrusted = format!("https://localhost:{tls}");
+    let local = other.port();
     let with = |more: &[&'static str]| -> Vec<String> {
-        let all = ["http", "3000", "--inspector", "off", "--fail-fast", "--token-file", "token"];
+        let all = ["http", &local, "--inspector", "off", "--fail-fast", "--token-file", "token"];
         all.iter().chain(more).map(|word| (*word).to_owned()).collect()
     };
     let to = |server: &str, more: &[&'static str]| -> Vec<String> {
