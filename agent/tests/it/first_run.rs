@@ -65,22 +65,21 @@ impl Said {
     }
 }
 
-/// `in 0.2 s` becomes `in … s`, and what the system says of a name that there is not becomes one thing.
+/// Short of what is another one each time: when it was, the edge's own name, when the next try is, and
+/// the system's words for a name that there is not.
 fn without_times(line: &str) -> String {
-    let line = match line.split_once("does not resolve: ") {
-        Some((before, rest)) => {
-            let after = rest
-                .split_once(". ")
-                .or_else(|| rest.split_once("; "))
-                .map_or("", |(_, after)| after);
-            format!("{before}does not resolve: …; {after}")
-        }
-        None => line.to_owned(),
+    let line = match line.split_once("Z ") {
+        Some((time, rest)) if time.starts_with("20") && !time.contains(' ') => rest.trim_start(),
+        _ => line,
     };
-    match line.split_once("next try in ") {
-        Some((before, _)) => format!("{before}next try in …"),
-        None => line,
+    let mut line = line.to_owned();
+    for (before, after) in [("does not resolve: ", "; "), ("next try in ", "\n"), (" edge-", " ")] {
+        if let Some((head, rest)) = line.split_once(before) {
+            let rest = rest.find(after).map_or("", |end| &rest[end..]);
+            line = format!("{head}{before}…{rest}");
+        }
     }
+    line
 }
 
 #[tokio::test]
@@ -182,9 +181,10 @@ async fn wrong_steps_with_an_edge() {
     said.step("login with what is no token", login.code, &login.out, &login.err);
     assert!(!home.path().join(".config").exists(), "nothing is stored");
 
-    let ended = run(user(home.path(), &["http", "3000", "--server", &url, "--inspector", "off"])
-        .env("UNIROUTE_TOKEN", wrong))
-    .await;
+    let ended =
+        run(user(home.path(), &["http", &upstream.port(), "--server", &url, "--inspector", "off"])
+            .env("UNIROUTE_TOKEN", wrong))
+        .await;
     said.step("http with a wrong token", ended.code, &ended.out, &ended.err);
 
     let good = |arguments: &[&str]| {
@@ -250,8 +250,9 @@ async fn wrong_steps_without_an_edge() {
     let down = format!("http://127.0.0.1:{free}");
     let not_an_edge = format!("http://127.0.0.1:{}", other.port());
     let untrusted = format!("https://localhost:{tls}");
+    let local = other.port();
     let with = |more: &[&'static str]| -> Vec<String> {
-        let all = ["http", "3000", "--inspector", "off", "--fail-fast", "--token-file", "token"];
+        let all = ["http", &local, "--inspector", "off", "--fail-fast", "--token-file", "token"];
         all.iter().chain(more).map(|word| (*word).to_owned()).collect()
     };
     let to = |server: &str, more: &[&'static str]| -> Vec<String> {
