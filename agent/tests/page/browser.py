@@ -31,7 +31,8 @@ class Browser:
         self.home = tempfile.mkdtemp(prefix="page-")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-color-profile=srgb"]
         environment = {"HOME": self.home, "PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": self.home}
-        self.process = subprocess.Popen([program, *flags, f"--user-data-dir={self.home}", "--remote-debugging-port=0", "about:blank"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
+        # It ends with this program, however that ends.
+        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", program, *flags, f"--user-data-dir={self.home}", "--remote-debugging-port=0", "about:blank"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
         self.port_file = Path(self.home, "DevToolsActivePort")
         until = time.monotonic() + BOUND
         while not (self.port_file.exists() and self.port_file.read_text().count("\n")):

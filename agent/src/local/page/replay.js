@@ -47,7 +47,7 @@ export class ReplayForm {
       { class: 'form', onsubmit: (/** @type {Event} */ event) => this.submit(event) },
       h('datalist', { id: 'methods' }, METHODS.map((method) => h('option', { value: method }))),
       h('div', { class: 'form-line' }, labelled('Method', this.methodField), labelled('Path', this.pathField)),
-      labelled('Local server', this.serverField, 'Empty: the same one. Any address that this machine reaches, such as http://localhost:4000.'),
+      labelled('Local server', this.serverField, 'Empty: the same one. Or another server of this machine, such as http://localhost:4000.'),
       labelled('Headers', this.headersField, 'One a line. *** is a secret that is not shown: left as it is, its real value is sent.'),
       this.bodyPlace,
       this.fault,
