@@ -22,6 +22,8 @@ psql                                            postgresql-client
 redis-server                                    redis-server
 redis-cli                                       redis-tools
 setpriv                                         util-linux
+nft                                             nftables
+ip                                              iproute2
 python3                                         python3
 /usr/lib/python3*/ensurepip/__init__.py         python3-venv
 chromium                                        chromium

@@ -3,8 +3,10 @@
 pub(crate) mod agents;
 mod common;
 mod config;
+mod diagnose;
 mod generate;
 mod import;
+mod inspect;
 mod login;
 mod policy;
 pub(crate) mod routes;
@@ -17,7 +19,9 @@ use clap::{Parser, Subcommand};
 pub(crate) use self::common::{Output, Plan};
 use self::{
     config::ConfigCommand,
+    diagnose::Diagnose,
     generate::{Completion, Man},
+    inspect::Inspect,
     login::{Login, Logout},
     routes::RoutesCommand,
     service::ServiceCommand,
@@ -56,6 +60,11 @@ pub(crate) enum Command {
     /// What the tunnels of the config file do with a request.
     #[command(subcommand)]
     Routes(RoutesCommand),
+    /// Looks at each step of the way from here to the edge and to the local servers, and says what works
+    /// and what to do about the rest.
+    Diagnose(Box<Diagnose>),
+    /// Requests that an agent of this machine keeps: lists, shows, replays and exports them.
+    Inspect(Inspect),
     /// What the agents that run here do.
     Status(StatusCommand),
     /// Ends with exit code 0 when the tunnels of the agents that run here take requests, with 1

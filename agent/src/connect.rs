@@ -2,7 +2,7 @@
 //! which one it was when it fails.
 
 pub mod proxy;
-mod race;
+pub(crate) mod race;
 
 use std::{
     fmt, io,
@@ -136,6 +136,11 @@ impl ServerUrl {
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    /// As the `Host` header has it.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// Whether it is on this machine.

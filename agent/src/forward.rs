@@ -243,8 +243,11 @@ impl StreamRequest<'_> {
             let place = Box::pin(request.place_on_http2(&mut turn, sender)).await;
             if let Some(requests) = place.inspect_err(|error| failed(&turn, error))? {
                 let began_there = Instant::now();
+                if let Some(tap) = &request.tap {
+                    tap.connected(true, turn.upstream().label());
+                }
                 let told = |status| {
-                    if turn.answered(began_there.elapsed()) {
+                    if turn.answered(request.body.is_none().then(|| began_there.elapsed())) {
                         tunnels.tell_health_of(tunnel);
                     }
                     request.tell(tunnels, tunnel, status, began);
@@ -259,7 +262,7 @@ impl StreamRequest<'_> {
         let exchanged = request.exchange(response_timeout, &mut turn, sender, reader).await;
         let Answer { mut connection, upload, line, sent } =
             exchanged.inspect_err(|error| failed(&turn, error))?;
-        if turn.answered(sent.elapsed()) {
+        if turn.answered(request.body.is_none().then(|| sent.elapsed())) {
             tunnels.tell_health_of(tunnel);
         }
         request.tell(tunnels, tunnel, line.status, began);
@@ -543,8 +546,6 @@ impl Request {
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
     ) -> Result<Answer, ForwardError> {
-        // The edge counts the wait for an answer to a body from the body's end, which is not seen here.
-        let limit = response_timeout.filter(|_| self.body.is_none());
         let repeatable = self.body.is_none() && headers::is_idempotent(&self.method);
         // One that switches protocols does not come back.
         let mut fresh = !self.upgrade.is_empty();
@@ -553,13 +554,15 @@ impl Request {
             let (mut connection, reused) =
                 self.connection(turn, sender, (fresh, repeatable)).await?;
             if let Some(tap) = &self.tap {
-                tap.connected(reused);
+                tap.connected(reused, turn.upstream().label());
             }
             let sent = Instant::now();
-            let deadline = limit.map(|limit| sent + limit);
             let upstream = turn.upstream();
             let mut sending = upload.take().unwrap_or_else(|| self.upload(reader));
-            match self.answer(upstream, sender, &mut connection, &mut sending, deadline).await? {
+            match self
+                .answer(upstream, sender, &mut connection, &mut sending, response_timeout)
+                .await?
+            {
                 Ok(line) => return Ok(Answer { connection, upload: sending, line, sent }),
                 Err(ReadFault::Io(_) | ReadFault::Cut) if reused && repeatable => fresh = true,
                 Err(fault) => return Err(upstream.failed(&fault).into()),
@@ -588,9 +591,9 @@ impl Request {
         sender: &mut Sender,
         connection: &mut Connection,
         upload: &mut Upload,
-        deadline: Option<Instant>,
+        response_timeout: Option<Duration>,
     ) -> Result<Result<StatusLine, ReadFault>, ForwardError> {
-        connection.begin(&self.head(), deadline);
+        connection.begin(&self.head(), response_timeout);
         for _ in 0..MAX_INFORMATIONAL {
             let line = match connection.answer(upload, |cx| sender.poll_reset(cx)).await {
                 Ok(line) => line,

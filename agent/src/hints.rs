@@ -69,7 +69,8 @@ const KNOWN: [Known; 10] = [
     Known {
         status: &[403],
         texts: &["Unauthorized"],
-        path: "/_next",
+        // Also /__nextjs_font and the like.
+        path: "_next",
         title: "Next.js turned a request for its own files away: it does not know the public host",
         setting: "set allowedDevOrigins: [\"{host}\"] in next.config.js",
         rewriting_helps: true,

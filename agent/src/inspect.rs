@@ -45,6 +45,9 @@ use self::{redact::Redactor, spool::Spool};
 /// Changes that wait for those who watch; who lags further begins anew.
 const MAX_CHANGES: usize = 4096;
 
+/// Digits of an id that may stand for it.
+const MIN_ID: usize = 4;
+
 /// What the inspector keeps at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -281,9 +284,16 @@ impl Inspector {
         all
     }
 
-    /// The newest request with this id.
+    /// The newest request with this id, or whose id begins so.
     pub(crate) fn find(&self, id: &str) -> Option<View> {
-        let id = view::id_bytes(id)?;
+        let Some(id) = view::id_bytes(id) else {
+            if id.len() < MIN_ID || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return None;
+            }
+            let id = id.to_ascii_lowercase();
+            let mut views = self.all().into_iter().map(|record| View::new(&record, self));
+            return views.find(|view| view.id().starts_with(&id));
+        };
         self.all().iter().filter(|record| record.may_be(&id)).find_map(|record| {
             let view = View::new(record, self);
             (view.open.request_id == id[..]).then_some(view)
@@ -307,6 +317,14 @@ impl Inspector {
         }
         for record in open {
             self.give_room(record.forget_open());
+        }
+    }
+
+    /// Keeps nothing more, and leaves nothing on disk.
+    pub(crate) fn close(&self) {
+        self.record(false);
+        if let Some(spool) = &self.spool {
+            spool.close();
         }
     }
 

@@ -21,6 +21,7 @@
 //! ```
 
 pub mod connect;
+pub mod diagnose;
 pub mod embed;
 mod files;
 mod forward;

@@ -193,7 +193,7 @@ struct App {
 
 type Shared = State<Arc<App>>;
 
-/// Serves until `stop` is cancelled.
+/// Serves until `stop` is cancelled; then nothing is kept any more, and nothing is left on disk.
 pub async fn serve(bound: Bound, local: Local, stop: CancellationToken) {
     let Bound { listener, address, .. } = bound;
     let app = Arc::new(App {
@@ -213,6 +213,9 @@ pub async fn serve(bound: Bound, local: Local, stop: CancellationToken) {
         _ = serving => {}
         () = events::publish(&app) => {}
         () = stop.cancelled() => {}
+    }
+    if let Some(inspector) = app.inspector() {
+        inspector.close();
     }
 }
 
@@ -240,7 +243,7 @@ fn router(app: Arc<App>) -> Router {
 /// T15: nobody but this machine's own programs and the page itself.
 async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = match refusal(&app, &request) {
-        Some(why) => problem(StatusCode::FORBIDDEN, why),
+        Some(why) => problem(StatusCode::FORBIDDEN, why).into_response(),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
@@ -306,14 +309,32 @@ fn is_ours(address: SocketAddr, host: &str) -> bool {
     loopback.contains(&ip) || address.ip() == ip || address.ip().is_unspecified()
 }
 
-/// An error, in RFC 9457's form.
-fn problem(status: StatusCode, detail: impl Into<String>) -> Response {
-    let title = status.canonical_reason().unwrap_or_default();
-    let body = json!({ "title": title, "status": status.as_u16(), "detail": detail.into() });
-    let mut response = (status, Json(body)).into_response();
-    let kind = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
+/// An error.
+#[derive(Debug)]
+struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+fn problem(status: StatusCode, detail: impl Into<String>) -> Problem {
+    Problem { status, detail: detail.into() }
+}
+
+/// In RFC 9457's form.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, detail } = self;
+        let title = status.canonical_reason().unwrap_or_default();
+        let body = json!({ "title": title, "status": status.as_u16(), "detail": detail });
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        let kind = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
 }
 
 impl App {
@@ -324,8 +345,8 @@ impl App {
     /// Does what takes a while on a thread apart; requests go on meanwhile.
     async fn work<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Arc<Inspector>) -> Result<T, Response> + Send + 'static,
-    ) -> Result<T, Response> {
+        work: impl FnOnce(&Arc<Inspector>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
         let failed = || problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent could not do it");
         let _place = self.work.acquire().await.map_err(|_| failed())?;
         let inspector = self.inspector().cloned().ok_or_else(|| {
@@ -347,7 +368,7 @@ impl App {
 /// A file of the page.
 async fn page(uri: Uri, headers: HeaderMap) -> Response {
     let Some(page::Asset { kind, data }) = page::asset(uri.path()) else {
-        return problem(StatusCode::NOT_FOUND, "the page has no such file");
+        return problem(StatusCode::NOT_FOUND, "the page has no such file").into_response();
     };
     let tag = format!("\"{}\"", &inspect::sha256(data)[..16]);
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == *tag);
@@ -375,17 +396,13 @@ async fn ready(State(app): Shared) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
-async fn reload(State(app): Shared) -> Response {
-    let Some(reload) = app.reload.clone() else {
-        return problem(
-            StatusCode::CONFLICT,
-            "this agent has no config file: it runs what its command line says",
-        );
-    };
+async fn reload(State(app): Shared) -> Result<Json<Applied>, Problem> {
+    let none = "this agent has no config file: it runs what its command line says";
+    let reload = app.reload.clone().ok_or_else(|| problem(StatusCode::CONFLICT, none))?;
     match tokio::task::spawn_blocking(move || reload()).await {
-        Ok(Ok(applied)) => Json(applied).into_response(),
-        Ok(Err(why)) => problem(StatusCode::UNPROCESSABLE_ENTITY, why),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent could not do it"),
+        Ok(Ok(applied)) => Ok(Json(applied)),
+        Ok(Err(why)) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, why)),
+        Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent could not do it")),
     }
 }
 

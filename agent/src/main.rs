@@ -14,6 +14,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_agent::{
@@ -91,8 +92,14 @@ fn main() -> ExitCode {
         Command::Start(start) => start.plan().map_err(Failure::from).and_then(run),
         Command::Config(command) => command.run().map_err(Failure::from),
         Command::Routes(command) => command.run().map_err(Failure::from),
+        Command::Inspect(command) => command.run().map_err(Failure::from),
         Command::Login(command) => command.run(),
         Command::Logout(command) => command.run().map_err(Failure::from),
+        Command::Diagnose(command) => match command.run() {
+            Ok(0) => Ok(()),
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
         Command::Status(command) => command.run().map_err(Failure::from),
         Command::Ready(command) => command.run().map_err(Failure::from),
         Command::Service(command) => command.run(),
@@ -165,18 +172,23 @@ fn run(plan: Plan) -> Result<(), Failure> {
             () = watch.run(|| handle.status()) => Ok(()),
         };
         watch.end();
-        drop((local, reloading));
+        drop(reloading);
+        if let Some((running, ended)) = local {
+            drop(running);
+            // What it has on disk goes with it.
+            let _ = ended.await;
+        }
         // The last events are still to be shown.
         shown.end().await;
         result
     })
 }
 
-/// Serves the local API while the value lives.
-fn serve_locally(bound: Bound, local: Local) -> DropGuard {
+/// Serves the local API while the first value lives; the second is the task that does.
+fn serve_locally(bound: Bound, local: Local) -> (DropGuard, JoinHandle<()>) {
     let stop = CancellationToken::new();
-    tokio::spawn(local::serve(bound, local, stop.clone()));
-    stop.drop_guard()
+    let serving = tokio::spawn(local::serve(bound, local, stop.clone()));
+    (stop.drop_guard(), serving)
 }
 
 /// Reads the config file again, now and then, while the first value lives, and whenever the second is

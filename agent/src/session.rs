@@ -47,6 +47,8 @@ use crate::{
 
 /// The whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two looks for the answer to a ping.
+const PING_LOOK: Duration = Duration::from_millis(1);
 /// A control frame has to fit the edge's window after this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// What open streams have when the agent is to end.
@@ -168,9 +170,42 @@ pub(crate) async fn establish_quic(
 ///
 /// # Errors
 /// [`ConnectError`]
-pub(crate) async fn ask_for_quic(
+pub(crate) async fn ask_for_quic(dialled: Dialled) -> Result<Option<v1::QuicOffer>, ConnectError> {
+    meet(dialled, async |_, challenge| challenge.quic).await
+}
+
+/// What an edge says of itself, and how long it takes to.
+pub(crate) struct Seen {
+    pub(crate) edge: String,
+    pub(crate) quic: Option<v1::QuicOffer>,
+    pub(crate) trips: Vec<Duration>,
+}
+
+/// Asks an edge for nothing but so many signs of life.
+///
+/// # Errors
+/// [`ConnectError`]
+pub(crate) async fn look_at(dialled: Dialled, pings: usize) -> Result<Seen, ConnectError> {
+    let asking = async |session: &mux::Session, challenge: v1::AuthChallenge| {
+        let mut trips = Vec::with_capacity(pings);
+        while trips.len() < pings {
+            let began = std::time::Instant::now();
+            session.ping();
+            while session.last_received() <= began {
+                tokio::time::sleep(PING_LOOK).await;
+            }
+            trips.push(session.last_received() - began);
+        }
+        Seen { edge: challenge.edge_id, quic: challenge.quic, trips }
+    };
+    meet(dialled, asking).await
+}
+
+/// Hears what an edge says first, does something with it, and leaves.
+async fn meet<T>(
     Dialled { io, early, .. }: Dialled,
-) -> Result<Option<v1::QuicOffer>, ConnectError> {
+    then: impl AsyncFnOnce(&mux::Session, v1::AuthChallenge) -> T,
+) -> Result<T, ConnectError> {
     let lost = |what: &dyn std::fmt::Display| ConnectError::Lost(what.to_string());
     let (session, _acceptor, mut driver) = mux::new(mux::Config::agent(), io, early);
     let (sender, receiver) = session.open().map_err(|error| lost(&error))?;
@@ -180,7 +215,7 @@ pub(crate) async fn ask_for_quic(
         loop {
             let frame = stream.next().await.map_err(|error| lost(&error))?;
             match frame.frame {
-                Some(Frame::AuthChallenge(challenge)) => return Ok(challenge.quic),
+                Some(Frame::AuthChallenge(challenge)) => return Ok(then(&session, challenge).await),
                 Some(frame) => return Err(lost(&frame_name(&frame))),
                 None => {}
             }
@@ -366,7 +401,10 @@ impl Session {
                 _ => SessionEnd::Carrier(ended),
             },
             end = &mut controlled => {
-                let _ = timeout(SILENCE, driving).await;
+                // To an edge that is silent nothing gets through: its connection is cut at once.
+                if !matches!(end, SessionEnd::Silent) {
+                    let _ = timeout(SILENCE, driving).await;
+                }
                 end
             }
         }

@@ -59,6 +59,8 @@ const TOKEN_IS_OVER: [Code; 4] =
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks after which idle connections to local servers are looked at too.
 const SWEEP: u32 = 5;
+/// Time over which an edge's agents go elsewhere when it sends them away.
+const LEAVE_SPREAD_MS: u64 = 1_000;
 /// Time over which an agent's sessions change to a new token.
 const TOKEN_SPREAD_MS: u64 = 1_000;
 
@@ -209,8 +211,10 @@ enum Next {
     TurnedAway { reason: String, at_least: Duration },
     /// The edge has another session of this agent already.
     SameEdge,
-    /// At once: the edge sends this agent elsewhere.
+    /// At once.
     Now,
+    /// Soon: the edge sends this agent elsewhere, and the session that it had goes on for a while.
+    Elsewhere,
     /// With a session over another carrier or with another token, which stands already.
     Switched(Box<Session>),
 }
@@ -284,6 +288,12 @@ impl Slot {
             }
             let (reason, retry_in) = match next {
                 Next::Now => continue,
+                Next::Elsewhere => {
+                    tokio::select! {
+                        () = sleep(Duration::from_millis(random() % LEAVE_SPREAD_MS)) => continue,
+                        () = stop.cancelled() => break,
+                    }
+                }
                 Next::Switched(session) => {
                     switched = Some(session);
                     continue;
@@ -476,7 +486,7 @@ impl Slot {
                 ended = sessions.join_next() => ended,
                 () = goes.cancelled() => {
                     leave(sessions);
-                    return Ok(Next::Now);
+                    return Ok(Next::Elsewhere);
                 }
                 switched = &mut switch => match switched {
                     Ok(session) => {
@@ -499,12 +509,15 @@ impl Slot {
             }
             break ended;
         };
+        if view.carried.carrier() == Carrier::Quic {
+            self.chooser.lock().quic_failed(Instant::now());
+        }
         let reason = match ended {
             Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
             // It has waited for long enough already. Agents that lost one edge look at times of their
             // own, and so come back spread out.
             Some(Ok(end @ SessionEnd::Silent)) => {
-                warn!(reason = %end, "the session is over: connecting anew");
+                self.lost(end.to_string(), Duration::ZERO);
                 return Ok(Next::Now);
             }
             Some(Ok(end)) => end.to_string(),
@@ -512,9 +525,6 @@ impl Slot {
             None => "the session's task is gone".to_owned(),
         };
         debug!(reason, "session ended");
-        if view.carried.carrier() == Carrier::Quic {
-            self.chooser.lock().quic_failed(Instant::now());
-        }
         Ok(Next::Unreachable(reason))
     }
 

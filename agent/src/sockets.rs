@@ -132,7 +132,7 @@ async fn connect(
         }
     };
     turn.connected();
-    turn.answered(began.elapsed());
+    turn.answered(Some(began.elapsed()));
     if !header.is_empty() {
         let written = unless_reset(sender, io.write_all(&header)).await?;
         written.map_err(SocketError::Header)?;

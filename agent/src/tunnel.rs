@@ -33,6 +33,9 @@ const MAX_IDS: usize = 8;
 /// Streams that were opened before a tunnel went come no later than this.
 const LATE: Duration = Duration::from_secs(30);
 
+/// How much longer the edge waits for an answer than the agent.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What answers requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Service {
@@ -200,6 +203,13 @@ impl Served {
         routes.into_iter().find(|(number, _)| *number == route).map(|(_, service)| service)
     }
 
+    /// How long the edge waits for an answer: it counts from when it has sent the request, which may
+    /// wait here first, and of the two it is the agent that knows whose fault it is.
+    fn edges_patience(&self) -> Option<Duration> {
+        let TunnelSettings { response_timeout, hold_local, .. } = &self.settings;
+        response_timeout.map(|limit| limit.saturating_add(*hold_local).saturating_add(GRACE))
+    }
+
     /// All local servers, those of the default route first.
     fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let routes = self.routes.iter().filter_map(|(_, service)| match service {
@@ -267,10 +277,7 @@ impl Tunnel {
             name_is_hint: wanted.name.is_none() && earlier.is_some(),
             name: wanted.name.clone().or(earlier).unwrap_or_default(),
             local_url: served.pool.target().to_string(),
-            // The edge counts from when it has sent the request.
-            response_timeout_ms: millis(
-                wanted.response_timeout.map(|limit| limit.saturating_add(wanted.hold_local)),
-            ),
+            response_timeout_ms: millis(served.edges_patience()),
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
             idle_timeout_ms: millis(wanted.idle_timeout),
@@ -578,11 +585,10 @@ impl Tunnels {
         for (upstream, HealthChange { healthy, reason, .. }) in
             served.pools().flat_map(|pool| pool.untold())
         {
-            match healthy {
-                true => info!(tunnel = tunnel.key, upstream, "a local server answers again"),
-                false => {
-                    warn!(tunnel = tunnel.key, upstream, reason, "a local server does not answer")
-                }
+            if healthy {
+                info!(tunnel = tunnel.key, upstream, "a local server answers again");
+            } else {
+                warn!(tunnel = tunnel.key, upstream, reason, "a local server does not answer");
             }
             self.event(|| Event::Upstream { key: tunnel.key.clone(), upstream, healthy, reason });
         }
@@ -699,6 +705,60 @@ mod tests {
         assert_eq!((after[0].revision(), after[1].revision()), (0, 1));
         let applied = tunnels.apply(vec![named("a", "1")]).unwrap();
         assert_eq!((applied.removed, applied.unchanged), (keys(&["b", "c", "d"]), 1));
+    }
+
+    #[test]
+    fn an_edge_hears_of_local_servers_what_it_does_not_know() {
+        let further = vec!["2".parse().unwrap()];
+        let tunnel = Tunnel::new(TunnelSettings { further, ..named("a", "1") }).unwrap();
+        let id = Bytes::from_static(b"id");
+        let mut said = Said::default();
+        assert_eq!(tunnel.news(&id, &mut said, true), None, "nothing is known");
+        let (pool, error) = (tunnel.pool(), |message: &str| {
+            UpstreamError::new(v1::UpstreamErrorKind::ConnectionRefused, message)
+        });
+        pool.report(0, Some(&error("no one")));
+        assert_eq!(tunnel.news(&id, &mut said, false), None, "the other one may be well");
+        pool.report(1, Some(&error("nor two")));
+        let health = tunnel.news(&id, &mut said, false).unwrap();
+        assert_eq!((health.healthy, &health.reason[..]), (false, "no one; nor two"));
+        assert_eq!(tunnel.news(&id, &mut said, true), None);
+        // Another session's edge knows nothing.
+        assert!(tunnel.news(&id, &mut Said::default(), false).is_some());
+        pool.report(1, None);
+        let health = tunnel.news(&id, &mut said, false).unwrap();
+        assert!(health.healthy && health.reason.is_empty());
+        // What came is told with a heartbeat, and once.
+        let open = tunnel.begin();
+        assert_eq!(tunnel.news(&id, &mut said, false), None);
+        assert_eq!(tunnel.news(&id, &mut said, true).unwrap().open, 1);
+        assert_eq!(tunnel.news(&id, &mut said, true), None);
+        drop(open);
+        assert_eq!(tunnel.news(&id, &mut said, true).unwrap().open, 0);
+    }
+
+    /// Those that a change of settings leaves as they are.
+    #[test]
+    fn what_is_known_of_local_servers_stays_with_them() {
+        let tunnels = tunnels(vec![named("a", "1")]);
+        let pool = || tunnels.all()[0].pool();
+        let before = pool();
+        let inspect = TunnelSettings { inspect: false, ..named("a", "1") };
+        tunnels.apply(vec![inspect.clone()]).unwrap();
+        assert!(Arc::ptr_eq(&before, &pool()));
+        let health = crate::HealthCheck::tcp();
+        tunnels.apply(vec![TunnelSettings { health, ..inspect }]).unwrap();
+        assert!(!Arc::ptr_eq(&before, &pool()));
+    }
+
+    #[test]
+    fn the_edge_waits_longer_than_the_agent() {
+        let hold_local = Duration::from_secs(10);
+        let spec = |response_timeout| {
+            let settings = TunnelSettings { response_timeout, hold_local, ..named("a", "1") };
+            Tunnel::new(settings).unwrap().spec().response_timeout_ms
+        };
+        assert_eq!((spec(Some(Duration::from_secs(2))), spec(None)), (13_000, 0));
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl Upstream {
     /// [`UpstreamError`] when none can be made within the connect timeout.
     pub(crate) async fn connect(&self) -> Result<Box<Connection>, UpstreamError> {
         let socket = self.dial().await?;
-        Ok(Box::new(Connection { conn: Conn::client(socket), timer: None }))
+        Ok(Box::new(Connection { conn: Conn::client(socket), limit: None, timer: None }))
     }
 
     async fn within_timeout(
@@ -404,6 +404,8 @@ pub(crate) enum NoAnswer<C> {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) conn: Conn<UpstreamIo>,
+    /// Of the request under way, until the time runs.
+    limit: Option<Duration>,
     /// Kept from request to request.
     timer: Option<Deadline>,
 }
@@ -415,15 +417,22 @@ impl Connection {
         self.conn.poll_left(&mut cx).is_pending() && !self.conn.has_input()
     }
 
-    /// Queues a request's head. The answer's head is due at `deadline`, if there is one.
-    pub(crate) fn begin(&mut self, head: &Head<'_>, deadline: Option<tokio::time::Instant>) {
-        match (deadline, &mut self.timer) {
-            (Some(deadline), Some(timer)) => timer.set(deadline),
-            (Some(deadline), None) => self.timer = Some(Deadline::at(deadline)),
-            (None, Some(timer)) => timer.clear(),
-            (None, None) => {}
+    /// Queues a request's head. The answer's head is due within `limit` of the request's end.
+    pub(crate) fn begin(&mut self, head: &Head<'_>, limit: Option<Duration>) {
+        self.limit = limit;
+        if let (None, Some(timer)) = (limit, &mut self.timer) {
+            timer.clear();
         }
         head.write(self.conn.head());
+    }
+
+    /// All of the request is sent: from now on its answer is waited for.
+    fn expect_answer(&mut self, limit: Duration) {
+        let due = tokio::time::Instant::now() + limit;
+        match &mut self.timer {
+            Some(timer) => timer.set(due),
+            None => self.timer = Some(Deadline::at(due)),
+        }
     }
 
     /// Sends what is to be sent and waits for the next head that comes back. `cancelled` ends the
@@ -437,8 +446,14 @@ impl Connection {
             if let Poll::Ready(why) = cancelled(cx) {
                 return Poll::Ready(Err(NoAnswer::Cancelled(why)));
             }
-            if let Poll::Ready(Err(error)) = upload.poll(cx, self) {
-                return Poll::Ready(Err(NoAnswer::Aborted(error)));
+            match upload.poll(cx, self) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(NoAnswer::Aborted(error))),
+                Poll::Ready(Ok(())) => {
+                    if let Some(limit) = self.limit.take() {
+                        self.expect_answer(limit);
+                    }
+                }
+                Poll::Pending => {}
             }
             if let Poll::Ready(block) = self.conn.poll_head(cx) {
                 let block = block.and_then(|block| block.ok_or(ReadFault::Cut));
@@ -446,8 +461,11 @@ impl Connection {
                 return Poll::Ready(line.map_err(NoAnswer::Failed));
             }
             match &mut self.timer {
-                Some(timer) => timer.poll(cx).map(|()| Err(NoAnswer::TimedOut)),
-                None => Poll::Pending,
+                // Not the one of an earlier request.
+                Some(timer) if self.limit.is_none() => {
+                    timer.poll(cx).map(|()| Err(NoAnswer::TimedOut))
+                }
+                _ => Poll::Pending,
             }
         })
         .await

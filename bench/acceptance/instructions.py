@@ -5,7 +5,7 @@
 
 Counted by valgrind's callgrind on the release binaries (cargo build --release --bins), user space
 only, one keep-alive connection, one request after the other: the figure is the same on a busy
-machine, to about one percent. It fails above BOUNDS. A change that is worth more instructions says
+machine, to about one percent. The agent's inspector is off: what that costs is inspector.py's to see. It fails above BOUNDS. A change that is worth more instructions says
 so in its commit and moves the bound.
 """
 import argparse, http.client, os, re, signal, socket, subprocess, sys, tempfile, threading, time
@@ -82,8 +82,9 @@ def requests(connection, host, count):
         assert answer.status == 200 and answer.read() == BODY
 
 
-def measure(listener, count):
-    """Instructions of edge and agent for each request."""
+def measure(listener, count, *arguments):
+    """Instructions of edge and agent for each request; `arguments` are further ones of the agent."""
+    arguments = arguments or ("--inspector", "off")
     with tempfile.TemporaryDirectory() as dir:
         with open(f"{dir}/tokens", "w") as f:
             f.write(TOKEN + "\n")
@@ -97,7 +98,7 @@ def measure(listener, count):
             port = int(wait_for("edge", lambda: re.search(r'"http":"127.0.0.1:(\d+)"', edge.text())).group(1))
             agent = Counted("agent", dir, [f"{BIN}/uniroute", "http", f"127.0.0.1:{listener.getsockname()[1]}", "--server",
                                            f"http://127.0.0.1:{port}", "--state-dir", dir, "--name", "demo", "--output", "json",
-                                           "--transport", "ws"], {"UNIROUTE_TOKEN": TOKEN})
+                                           "--transport", "ws", *arguments], {"UNIROUTE_TOKEN": TOKEN})
             wait_for("agent", lambda: '"event":"ready"' in agent.text())
             visitor, host = http.client.HTTPConnection("127.0.0.1", port), f"demo.localhost:{port}"
             requests(visitor, host, 300)

@@ -19,6 +19,7 @@ const NONCE: &[u8] = &[0x11; 16];
 const TUNNEL: &[u8] = &[0x22; 16];
 const REQUEST: &[u8] = &[0x33; 16];
 const RESUME: &[u8] = &[0x44; 4];
+const RUN: &[u8] = &[0x55; 16];
 
 fn folder(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(name)
@@ -99,6 +100,7 @@ fn policy() -> v1::HttpPolicy {
         total_timeout_ms: 600_000,
         compression: true,
         error_page: "<h1>{{code}}</h1>".into(),
+        first_route: 0,
     }
 }
 
@@ -168,6 +170,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                     platform: "linux/x86_64".into(),
                 }),
                 switches_carrier: false,
+                run_id: RUN.into(),
             }),
         ),
         (
@@ -215,6 +218,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             "ready_ack",
             Control::ReadyAck(v1::ReadyAck {
                 lanes: 0,
+                several_edges: false,
                 session_id: "session-1".into(),
                 resume_token: RESUME.into(),
                 heartbeat_interval_ms: 10_000,
@@ -231,6 +235,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 features: vec![FEATURE_LANES.into()],
                 resumed: false,
                 lanes: 8,
+                several_edges: true,
             }),
         ),
         (

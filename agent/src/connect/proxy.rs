@@ -221,6 +221,13 @@ impl fmt::Debug for ProxyUrl {
     }
 }
 
+impl ProxyUrl {
+    /// Whether it is told names, and not addresses.
+    pub(crate) fn looks_up(&self) -> bool {
+        self.kind != Kind::Socks5
+    }
+}
+
 /// Host and port as they stand in a URL.
 pub(super) fn authority(host: &str, port: u16) -> String {
     match host.contains(':') {

@@ -16,7 +16,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// The first connection that stands; the address and error of one that failed otherwise.
 /// `addresses` must hold one at least.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     addresses: Vec<SocketAddr>,
 ) -> Result<(TcpStream, SocketAddr), (SocketAddr, io::Error)> {
     race(addresses, TcpStream::connect).await
@@ -62,7 +62,7 @@ fn is_no_route(error: &io::Error) -> bool {
 }
 
 /// The addresses so that families take turns, the resolver's first one first; none twice.
-pub(super) fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+pub(crate) fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().map(SocketAddr::is_ipv6) else { return addresses };
     let mut families = (VecDeque::new(), VecDeque::new());
     for address in addresses {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Uri, uri::PathAndQuery};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Sleep, sleep};
 use uniroute_proto::{head, v1::UpstreamErrorKind};
 use uniroute_shared::{
     headers::{self, Framing},
@@ -31,6 +31,12 @@ pub(super) struct Exchange<'a> {
     pub(super) request: &'a Request,
     pub(super) upstream: &'a Upstream,
     pub(super) requests: SendRequest<Bytes>,
+}
+
+/// When the answer's head has to be there: it is waited for from the request's end on.
+struct Due {
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What comes back before the body.
@@ -62,9 +68,7 @@ impl Exchange<'_> {
                 .filter(|_| !bodyless)
                 .map(|reader| StreamBody::new(reader, OnDrop::Stop)),
         };
-        let mut due = timeout
-            .filter(|_| bodyless)
-            .map(|t| Box::pin(tokio::time::sleep_until(Instant::now() + t)));
+        let mut due = Due { limit: timeout, timer: None };
         let mut informational = 0;
         let answer = loop {
             let reply =
@@ -147,7 +151,7 @@ impl Exchange<'_> {
         sender: &mut Sender,
         upload: &mut Upload<'_>,
         answer: &mut ResponseFuture,
-        due: &mut Option<Pin<Box<Sleep>>>,
+        due: &mut Due,
     ) -> Poll<Result<Reply, ForwardError>> {
         if let Poll::Ready(error) = sender.poll_reset(cx) {
             return Poll::Ready(Err(error.into()));
@@ -162,8 +166,13 @@ impl Exchange<'_> {
             let answer = answer.map(Reply::Final);
             return Poll::Ready(answer.map_err(|error| self.upstream.failed_http2(&error).into()));
         }
-        match due {
-            Some(due) => due.as_mut().poll(cx).map(|()| {
+        if upload.body.is_none()
+            && let Some(limit) = due.limit.take()
+        {
+            due.timer = Some(Box::pin(sleep(limit)));
+        }
+        match &mut due.timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| {
                 let message = format!("{} gave no answer in time", self.upstream.target());
                 let kind = UpstreamErrorKind::ResponseTimeout;
                 Err(UpstreamError { kind, message }.into())

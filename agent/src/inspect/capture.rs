@@ -225,12 +225,13 @@ impl Tap {
         }
     }
 
-    /// There is a connection for it.
-    pub(crate) fn connected(&self, reused: bool) {
+    /// There is a connection for it, to this local server.
+    pub(crate) fn connected(&self, reused: bool, upstream: Arc<str>) {
         // Of one that was there already the time is none.
         let at = if reused { 0 } else { self.record.since(Instant::now()) };
         let mut state = self.record.state.lock();
         (state.reused, state.connected_us) = (reused, at);
+        state.upstream = Some(upstream);
     }
 
     /// A head 1xx, as the frame for the edge.

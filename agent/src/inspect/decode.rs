@@ -44,7 +44,16 @@ pub(crate) fn decode(encoding: &str, bytes: &[u8], max: usize) -> Option<Decoded
                     false => Box::new(DeflateDecoder::new(rest)),
                 }
             }
-            "br" => Box::new(brotli_decompressor::Decompressor::new(reader, BUFFER)),
+            "br" => {
+                let mut first = [0];
+                let have = read_some(&mut reader, &mut first);
+                // A window of up to 1 GiB, which `br` has not (RFC 7932, section 9.1).
+                if first[0] & 0x7f == 0x11 {
+                    return None;
+                }
+                let rest = std::io::Cursor::new(first[..have].to_vec()).chain(reader);
+                Box::new(brotli_decompressor::Decompressor::new(rest, BUFFER))
+            }
             _ => return None,
         };
     }
@@ -100,6 +109,7 @@ mod tests {
         assert_eq!(decode("deflate", &raw.finish().unwrap(), 100), whole(b"hello"));
         assert_eq!(decode("br", &brotli, 100), whole(b"hello"));
         assert_eq!(decode("zstd", b"", 100), None);
+        assert_eq!(decode("br", b"\x11\x1e", 100), None, "a window that is too large");
         assert_eq!(decode("gzip,gzip,gzip,gzip", b"", 100), None);
     }
 

@@ -84,7 +84,7 @@ pub(crate) fn start(
     shared: &Arc<Shared>,
     inspector: &Inspector,
     view: &View,
-    changes: Changes,
+    changes: &Changes,
 ) -> Result<String, ReplayError> {
     if !view.http.upgrade.is_empty() {
         let what =
@@ -92,10 +92,10 @@ pub(crate) fn start(
         return Err(ReplayError::Kept(what.to_owned()));
     }
     let way = way(shared, inspector, view, changes.upstream.as_deref())?;
-    let (body, length) = body(view, &changes)?;
+    let (body, length) = body(view, changes)?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| ReplayError::Kept(error.to_string()))?;
-    let open = open(view, inspector, &changes, &way, id, length)?;
+    let open = open(view, inspector, changes, &way, id, length)?;
     let open = (open, length.is_none());
     let place = Arc::clone(&inspector.replays).try_acquire_owned();
     let place = place.map_err(|_| ReplayError::TooMany)?;
@@ -150,7 +150,9 @@ fn open(
         None => drop(fields.remove("content-length")),
         _ => {}
     }
-    fields.set("X-UniRoute-Request-Id", super::view::hex(&id));
+    if fields.contains("x-uniroute-request-id") {
+        fields.set("X-UniRoute-Request-Id", super::view::hex(&id));
+    }
     let open = head::HttpOpen {
         tunnel_id: &[],
         request_id: &id,

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::Limits;
@@ -31,7 +32,7 @@ const LOCK: &str = "lock";
 pub(super) struct Spool {
     jobs: mpsc::Sender<Job>,
     shared: Arc<Shared>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Spool {
         let writer =
             Writer { shared: Arc::clone(&shared), open: None, files: VecDeque::new(), lock };
         let thread = thread::Builder::new().name("spool".to_owned());
-        let thread = Some(thread.spawn(move || writer.run(&queue))?);
+        let thread = Mutex::new(Some(thread.spawn(move || writer.run(&queue))?));
         Ok(Self { jobs, shared, thread })
     }
 
@@ -133,14 +134,19 @@ impl Spool {
         spooled.push(Bytes::copy_from_slice(head));
         Some(spooled)
     }
+
+    /// Deletes all of it, and keeps nothing more.
+    pub(super) fn close(&self) {
+        let _ = self.jobs.send(Job::Stop);
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        let _ = self.jobs.send(Job::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
@@ -288,6 +294,7 @@ mod tests {
         Limits { spool: true, spool_dir: Some(folder.to_owned()), max_spool, ..Limits::default() }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
     fn eventually(mut look: impl FnMut() -> bool) {
         for _ in 0..500 {
             if look() {

@@ -316,7 +316,7 @@ impl View {
         let informational: Vec<_> = state
             .informational
             .iter()
-            .filter_map(|frame| reply(frame))
+            .filter_map(reply)
             .map(
                 |head| json!({ "status": head.status, "headers": shown(inspector, &head.headers) }),
             )
@@ -381,7 +381,7 @@ impl View {
             .iter()
             .zip(inflated)
             .filter(|(frame, _)| frame.n > after)
-            .map(|(frame, inflated)| frame_json(frame, inflated, inspector))
+            .map(|(frame, inflated)| frame_json(frame, inflated.as_deref(), inspector))
             .collect();
         json!({ "frames": shown, "dropped": dropped })
     }
@@ -436,10 +436,10 @@ fn inflate(inflater: &mut flate2::Decompress, data: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn frame_json(frame: &Frame, inflated: Option<Vec<u8>>, inspector: &Inspector) -> Value {
+fn frame_json(frame: &Frame, inflated: Option<&[u8]>, inspector: &Inspector) -> Value {
     let mut cut = frame.is_cut();
     let readable = !frame.compressed || inflated.is_some();
-    let mut data = Cow::from(inflated.as_deref().unwrap_or(&frame.data));
+    let mut data = Cow::from(inflated.unwrap_or(&frame.data));
     if data.len() > MAX_TEXT {
         (data, cut) = (Cow::from(data[..MAX_TEXT].to_vec()), true);
     }

@@ -13,10 +13,10 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast},
-    time::{Instant, interval, sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
-use super::{App, Shared, problem};
+use super::{App, Problem, Shared, problem};
 use crate::inspect::{Changes, Inspector, View};
 
 /// Readers at a time.
@@ -141,7 +141,7 @@ struct Reader {
 pub(super) async fn events(
     State(app): Shared,
     Query(After { after }): Query<After>,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     let place = Arc::clone(&app.events.readers).try_acquire_owned().map_err(|_| {
         let what = format!("{MAX_READERS} readers follow the agent's events already");
         problem(StatusCode::TOO_MANY_REQUESTS, what)
@@ -182,8 +182,7 @@ impl Reader {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let until = Instant::now() + KEEP_ALIVE;
-        match timeout(until - Instant::now(), self.pieces.recv()).await {
+        match timeout(KEEP_ALIVE, self.pieces.recv()).await {
             Ok(Ok(piece)) => Some(piece),
             Ok(Err(broadcast::error::RecvError::Lagged(_))) => {
                 // What still waits is older than what it is to read now.

@@ -10,7 +10,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{Path, Query, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{App, Shared, download, problem};
+use super::{App, Problem, Shared, download, problem};
 use crate::inspect::{self, Inspector, Record, ReplayError, Side, View};
 
 /// Requests of one answer.
@@ -90,11 +90,11 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Json<Value>, Response> {
+async fn list(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(wanted.list(inspector)))).await
 }
 
-async fn clear(State(app): Shared) -> Result<StatusCode, Response> {
+async fn clear(State(app): Shared) -> Result<StatusCode, Problem> {
     app.work(|inspector| {
         inspector.clear();
         Ok(StatusCode::NO_CONTENT)
@@ -107,7 +107,7 @@ struct Recording {
     on: bool,
 }
 
-async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Response> {
+async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Problem> {
     let Recording { on } = parsed(&body)?;
     app.work(move |inspector| {
         inspector.record(on);
@@ -116,24 +116,24 @@ async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Respo
     .await
 }
 
-fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Response> {
+fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         problem(StatusCode::UNPROCESSABLE_ENTITY, format!("the body can't be read: {error}"))
     })
 }
 
 /// The request with this id.
-fn found(inspector: &Inspector, id: &str) -> Result<View, Response> {
+fn found(inspector: &Inspector, id: &str) -> Result<View, Problem> {
     inspector.find(id).ok_or_else(|| {
         problem(StatusCode::NOT_FOUND, "there is no such request, or it is not kept any more")
     })
 }
 
-async fn detail(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Response> {
+async fn detail(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(found(inspector, &id)?.detail(inspector)))).await
 }
 
-async fn curl(State(app): Shared, Path(id): Path<String>) -> Result<String, Response> {
+async fn curl(State(app): Shared, Path(id): Path<String>) -> Result<String, Problem> {
     app.work(move |inspector| Ok(inspect::curl(&found(inspector, &id)?, inspector))).await
 }
 
@@ -147,7 +147,7 @@ async fn frames(
     State(app): Shared,
     Path(id): Path<String>,
     Query(After { after }): Query<After>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(found(inspector, &id)?.frames(after, inspector)))).await
 }
 
@@ -160,7 +160,7 @@ async fn request_body(
     State(app): Shared,
     Path(id): Path<String>,
     Query(decoded): Query<Decoded>,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     body(app, id, decoded, Side::Visitor).await
 }
 
@@ -168,7 +168,7 @@ async fn response_body(
     State(app): Shared,
     Path(id): Path<String>,
     Query(decoded): Query<Decoded>,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     body(app, id, decoded, Side::Upstream).await
 }
 
@@ -177,7 +177,7 @@ async fn body(
     id: String,
     Decoded { decoded }: Decoded,
     side: Side,
-) -> Result<Response, Response> {
+) -> Result<Response, Problem> {
     let decoded = decoded.is_some_and(|decoded| decoded == "1");
     app.work(move |inspector| {
         let view = found(inspector, &id)?;
@@ -233,7 +233,7 @@ fn file_body(file: File) -> Body {
 }
 
 /// An export has no end in memory: it is made as it is taken.
-async fn har(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Response> {
+async fn har(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let records = app
         .work(move |inspector| {
@@ -277,10 +277,7 @@ struct Two {
     b: String,
 }
 
-async fn diff(
-    State(app): Shared,
-    Query(Two { a, b }): Query<Two>,
-) -> Result<Json<Value>, Response> {
+async fn diff(State(app): Shared, Query(Two { a, b }): Query<Two>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
         let (a, b) = (found(inspector, &a)?, found(inspector, &b)?);
         Ok(Json(inspect::diff(&a, &b, inspector)))
@@ -292,7 +289,7 @@ async fn replay(
     State(app): Shared,
     Path(id): Path<String>,
     body: Bytes,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Problem> {
     let changes = if body.is_empty() { inspect::Replayed::default() } else { parsed(&body)? };
     let id = start(&app, id, changes).await?;
     Ok(Json(json!({ "id": id })))
@@ -303,22 +300,18 @@ pub(super) async fn start(
     app: &Arc<App>,
     id: String,
     changes: inspect::Replayed,
-) -> Result<String, Response> {
+) -> Result<String, Problem> {
     let shared = Arc::clone(&app.handle.shared);
     app.work(move |inspector| {
         let view = found(inspector, &id)?;
-        inspect::replay(&shared, inspector, &view, changes).map_err(|error| {
+        inspect::replay(&shared, inspector, &view, &changes).map_err(|error| {
             let status = match &error {
                 ReplayError::Changes(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 ReplayError::Kept(_) => StatusCode::CONFLICT,
                 ReplayError::Upstream(_) => StatusCode::FORBIDDEN,
                 ReplayError::TooMany => StatusCode::TOO_MANY_REQUESTS,
             };
-            let mut response = problem(status, error.to_string());
-            if status == StatusCode::TOO_MANY_REQUESTS {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            response
+            problem(status, error.to_string())
         })
     })
     .await

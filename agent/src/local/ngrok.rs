@@ -7,14 +7,13 @@ use axum::{
     body::Bytes,
     extract::{Path, Query, State},
     http::StatusCode,
-    response::Response,
     routing::get,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{App, Shared, inspector, problem};
+use super::{App, Problem, Shared, inspector, problem};
 use crate::{
     inspect::{self, Inspector, Record, Side, View},
     status::TunnelStatus,
@@ -39,7 +38,7 @@ async fn tunnels(State(app): Shared) -> Json<Value> {
     Json(json!({ "tunnels": tunnels, "uri": "/api/tunnels" }))
 }
 
-async fn tunnel(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, Response> {
+async fn tunnel(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     let times = times(&app).await;
     let tunnels = app.handle.status().tunnels;
     let tunnel = tunnels.iter().find(|tunnel| tunnel.key == name);
@@ -86,7 +85,7 @@ fn shown(app: &App, tunnel: &TunnelStatus, times: &[Time]) -> Value {
             "addr": tunnel.upstreams.first().map(|upstream| &upstream.url),
             "inspect": inspected && app.inspector().is_some(),
         },
-        "metrics": { "conns": metrics.clone(), "http": metrics },
+        "metrics": { "conns": metrics, "http": metrics },
     })
 }
 
@@ -117,7 +116,7 @@ struct Wanted {
 async fn requests(
     State(app): Shared,
     Query(Wanted { limit, tunnel_name }): Query<Wanted>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
         let own =
             |record: &Arc<Record>| tunnel_name.as_ref().is_none_or(|name| *record.tunnel == **name);
@@ -130,7 +129,7 @@ async fn requests(
     .await
 }
 
-async fn request(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Response> {
+async fn request(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
         let view = inspector.find(&id);
         let view =
@@ -145,7 +144,7 @@ struct Again {
     id: String,
 }
 
-async fn replay(State(app): Shared, body: Bytes) -> Result<StatusCode, Response> {
+async fn replay(State(app): Shared, body: Bytes) -> Result<StatusCode, Problem> {
     let Again { id } = serde_json::from_slice(&body).map_err(|error| {
         problem(StatusCode::UNPROCESSABLE_ENTITY, format!("the body can't be read: {error}"))
     })?;
@@ -153,7 +152,7 @@ async fn replay(State(app): Shared, body: Bytes) -> Result<StatusCode, Response>
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn clear(State(app): Shared) -> Result<StatusCode, Response> {
+async fn clear(State(app): Shared) -> Result<StatusCode, Problem> {
     app.work(|inspector| {
         inspector.clear();
         Ok(StatusCode::NO_CONTENT)

@@ -120,8 +120,8 @@ mod tests {
         let address = Some("http://127.0.0.1:4041".to_owned());
         let this = Running::this(address, Some("uniroute.toml".into()));
         let registration = register(home.path(), &this).unwrap();
-        assert_eq!(find(home.path()), [this.clone()]);
-        assert_eq!(find(home.path()), [this.clone()]);
+        assert_eq!(find(home.path()), std::slice::from_ref(&this));
+        assert_eq!(find(home.path()), std::slice::from_ref(&this));
         drop(registration);
         assert!(find(home.path()).is_empty());
         // One that had no time to clean up.

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use parking_lot::Mutex;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
@@ -23,7 +24,7 @@ use super::{
     UpstreamError,
     target::{Place, Scheme, Target, TargetError, Trust},
 };
-use crate::tls;
+use crate::{connect::race, tls};
 
 /// Makes connections to one place.
 pub(super) struct Connector {
@@ -31,6 +32,8 @@ pub(super) struct Connector {
     tls: Option<Tls>,
     /// Where `localhost` was found last.
     winner: AtomicU8,
+    /// Of a name with several addresses, the one that took the last connection.
+    answered: Mutex<Option<SocketAddr>>,
 }
 
 struct Tls {
@@ -62,7 +65,12 @@ impl Connector {
             }
             _ => None,
         };
-        Ok(Self { target: target.clone(), tls, winner: AtomicU8::new(NOBODY) })
+        Ok(Self {
+            target: target.clone(),
+            tls,
+            winner: AtomicU8::new(NOBODY),
+            answered: Mutex::new(None),
+        })
     }
 
     pub(super) async fn connect(&self) -> Result<UpstreamIo, UpstreamError> {
@@ -145,15 +153,24 @@ impl Connector {
     }
 
     async fn connect_host(&self, host: &str, port: u16) -> Result<TcpStream, UpstreamError> {
-        let addresses = tokio::net::lookup_host((host, port)).await;
-        let addresses: Vec<_> = addresses
-            .map_err(|error| {
-                let message = format!("the name {host} does not resolve: {error}");
-                UpstreamError::new(UpstreamErrorKind::Dns, message)
-            })?
-            .collect();
-        let socket = TcpStream::connect(&addresses[..]).await;
-        socket.map_err(|error| self.no_connection(&error))
+        let unknown = |why: &dyn std::fmt::Display| {
+            let message = format!("the name {host} does not resolve: {why}");
+            UpstreamError::new(UpstreamErrorKind::Dns, message)
+        };
+        let found = tokio::net::lookup_host((host, port)).await.map_err(|error| unknown(&error))?;
+        let mut addresses = race::interleaved(found.collect());
+        if let Some(answered) = *self.answered.lock()
+            && let Some(at) = addresses.iter().position(|address| *address == answered)
+        {
+            addresses[..=at].rotate_right(1);
+        }
+        if addresses.is_empty() {
+            return Err(unknown(&"it has no address"));
+        }
+        let connected = race::connect(addresses).await;
+        let (socket, address) = connected.map_err(|(_, error)| self.no_connection(&error))?;
+        *self.answered.lock() = Some(address);
+        Ok(socket)
     }
 
     fn no_connection(&self, error: &io::Error) -> UpstreamError {

@@ -335,12 +335,15 @@ impl Turn {
         }
     }
 
-    /// There is an answer, `after` this long. Whether that changes what is known.
-    pub(crate) fn answered(&self, after: Duration) -> bool {
-        let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1);
-        let mean = &self.pool.answer_us;
-        // Two that come at once count as one, which is all the same to a mean.
-        mean.store(moved(mean.load(Ordering::Relaxed), after), Ordering::Relaxed);
+    /// There is an answer, `after` this long, where that is the local server's time alone. Whether that
+    /// changes what is known.
+    pub(crate) fn answered(&self, after: Option<Duration>) -> bool {
+        if let Some(after) = after {
+            let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1);
+            let mean = &self.pool.answer_us;
+            // Two that come at once count as one, which is all the same to a mean.
+            mean.store(moved(mean.load(Ordering::Relaxed), after), Ordering::Relaxed);
+        }
         self.pool.members[self.member].health.answered()
     }
 
@@ -487,7 +490,7 @@ mod tests {
         turn.failed(refused(&turn)).await.unwrap();
         assert_ne!(turn.member, bad);
         turn.connected();
-        turn.answered(Duration::from_millis(4));
+        turn.answered(Some(Duration::from_millis(4)));
         let picks = |count| (0..count).map(|_| pool.pick(&[]).unwrap()).collect::<Vec<_>>();
         assert!(!picks(100).contains(&bad));
         tokio::time::advance(OUT).await;

@@ -1,7 +1,7 @@
 //! The way to the edge: proxies, certificates, links that die.
 
-mod foreign;
-mod fronts;
+pub(crate) mod foreign;
+pub(crate) mod fronts;
 mod life;
 mod proxies;
 

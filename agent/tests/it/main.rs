@@ -1,20 +1,34 @@
 //! What `uniroute` does, with an edge as a program beside it where one is needed.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
+mod config;
 mod connect;
+mod diagnose;
 mod embed;
+mod first_run;
 mod harness;
+mod import;
+mod inspect;
+mod page;
 mod reload;
 mod terminal;
 mod tunnel;
+mod upstream;
 
-use std::process::{Command, Output};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 /// Runs `uniroute` in a home of its own, without the environment of whoever runs the tests.
 fn uniroute(arguments: &[&str]) -> Output {
-    let home = tempfile::tempdir().unwrap();
+    uniroute_in(tempfile::tempdir().unwrap().path(), arguments)
+}
+
+/// The same in this folder, which is its home too.
+fn uniroute_in(home: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_uniroute"));
-    command.env_clear().env("HOME", home.path()).current_dir(home.path()).args(arguments);
+    command.env_clear().env("HOME", home).current_dir(home).args(arguments);
     command.output().unwrap()
 }
 

@@ -40,7 +40,7 @@ class Browser:
                 raise Failed("chromium did not start")
             time.sleep(0.02)
         self.port, path = self.port_file.read_text().split("\n")[:2]
-        self.socket = connect(f"ws://127.0.0.1:{self.port}{path}", max_size=None, compression=None)
+        self.socket = connect(f"ws://127.0.0.1:{self.port}{path}", max_size=None, compression=None, ping_interval=None)
         self.calls = 0
         self.events = []
 

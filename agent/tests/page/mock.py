@@ -88,6 +88,8 @@ class Maker:
         self.tunnels = tunnels
         self.seq = 0
         self.picture = png()
+        # As much of a long one as is kept.
+        self.table = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(4000))).encode()[:65536]
 
     def make(self, began_ms, state=None):
         self.seq += 1
@@ -188,7 +190,7 @@ class Maker:
         return self.answer(made, b'{"error":"division by zero","trace":["report.py:41","app.py:12"]}', "application/json", 500, "Internal Server Error")
 
     def make_refused(self, made):
-        made.update(path="/api/cart", state="failed", status=502, type="", response=None, wait_us=None, error="UR-3001 localhost:3000 refused the connection: nothing listens there. Start the local server, or name its port: uniroute http PORT")
+        made.update(path="/api/cart", state="failed", status=502, type="", response=None, wait_us=None, error="UR-3001 nothing listens on http://localhost:3000")
         return made
 
     def make_slow(self, made):
@@ -199,9 +201,8 @@ class Maker:
 
     def make_huge(self, made):
         made["path"] = "/export/all.csv"
-        data = ("id,name,amount\n" + "".join(f"{n},customer {n},{n * 3}\n" for n in range(20000))).encode()
-        self.answer(made, data, "text/csv", kept=65536)
-        made["response"]["body"][0].update(size=1_254_000_000, cut=True)
+        self.answer(made, self.table, "text/csv")
+        made["response"]["body"][0].update(size=1_254_000_000, cut=True, preview_cut=True)
         made["response_size"] = 1_254_000_000
         return made
 
@@ -324,7 +325,7 @@ class Mock:
     @staticmethod
     def tunnel(n, down):
         name = ["demo", "api", "storybook", "hooks"][n % 4] + ("" if n < 4 else str(n))
-        reason = "nothing listens on localhost:3000: connection refused. Start the local server." if down else ""
+        reason = "nothing listens on http://localhost:3000" if down else ""
         upstream = {"url": f"http://localhost:{3000 + n}", "healthy": not down, "reason": reason, "since_ms": 0, "history": []}
         return {"key": name, "kind": "http", "name": name, "url": f"https://{name}.tunnel.example.com", "state": "ready", "reason": "", "upstreams": [upstream], "requests": 10_482 // (n + 1), "failed": 12 // (n + 1), "open": 3 - n if n < 3 else 0}
 

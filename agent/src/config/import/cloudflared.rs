@@ -60,10 +60,16 @@ pub(super) fn import(root: &Place<'_>, drafts: &mut Drafts) {
     let single = root.get("url").or_else(|| root.get("unix-socket"));
     if let (Some(service), true) = (single, rules.is_empty()) {
         let rule = Rule { place: service.clone(), host: root.get("hostname"), path: None, service };
-        import_host(&[&rule], root.get("originRequest").as_ref(), drafts);
+        import_host(&[&rule], root.get("originRequest").as_ref(), None, drafts);
     } else if let Some(host) = root.get("hostname") {
         host.note("the rules under `ingress` count");
     }
+    // Where whatever no other rule is for goes to.
+    let rest = rules.iter().rev().find(|rule| rule.host.is_none() && rule.path.is_none());
+    let rest = rest.and_then(|rule| match service(rule.service.read()?, false) {
+        Service::Leads("http", upstream) => Some(upstream),
+        _ => None,
+    });
     let mut hosts: Vec<Option<&str>> = Vec::new();
     for rule in &rules {
         let host = rule.host.as_ref().and_then(Place::read);
@@ -74,7 +80,7 @@ pub(super) fn import(root: &Place<'_>, drafts: &mut Drafts) {
     for host in hosts {
         let same = |rule: &&Rule<'_>| rule.host.as_ref().and_then(Place::read) == host;
         let rules: Vec<_> = rules.iter().filter(same).collect();
-        import_host(&rules, root.get("originRequest").as_ref(), drafts);
+        import_host(&rules, root.get("originRequest").as_ref(), rest.as_deref(), drafts);
     }
     if let Some(global) = root.get("originRequest") {
         global.done();
@@ -145,13 +151,20 @@ fn service(text: &str, has_host: bool) -> Service {
 }
 
 /// The rules of one host: one for the rest, and one for each path.
-fn import_host(rules: &[&Rule<'_>], global: Option<&Place<'_>>, drafts: &mut Drafts) {
+fn import_host(
+    rules: &[&Rule<'_>],
+    global: Option<&Place<'_>>,
+    rest: Option<&str>,
+    drafts: &mut Drafts,
+) {
     let host = rules.first().and_then(|rule| rule.host.clone());
     let mut draft: Option<Draft> = None;
     let default =
         rules.iter().find(|rule| rule.path.as_ref().is_none_or(|path| path.read() == Some("")));
     let others =
         rules.iter().filter(|rule| !default.is_some_and(|default| std::ptr::eq(**rule, *default)));
+    // A path that leads nowhere is to be seen by nobody.
+    let mut hidden: Vec<&Place<'_>> = Vec::new();
     for rule in default.into_iter().chain(others) {
         let text = rule.service.read().unwrap_or_default();
         let (kind, upstream) = match service(text, host.is_some()) {
@@ -160,6 +173,7 @@ fn import_host(rules: &[&Rule<'_>], global: Option<&Place<'_>>, drafts: &mut Dra
                 rule.service
                     .note(&format!("{text}: {why}{}", of(host.as_ref(), rule.path.as_ref())));
                 rule.place.done();
+                hidden.extend(rule.path.as_ref().filter(|path| path.read() != Some("")));
                 continue;
             }
         };
@@ -186,8 +200,11 @@ fn import_host(rules: &[&Rule<'_>], global: Option<&Place<'_>>, drafts: &mut Dra
                     continue;
                 }
                 if let Some(path) = path {
-                    path.note("no rule is for other paths of this host: they lead here too, where cloudflared looks at later rules");
                     take_path(path, &upstream, &mut new);
+                    match rest {
+                        Some(rest) => new.set("upstream", rest),
+                        None => new.close(path, "no rule is for other paths of this host, which lead to the same local server here."),
+                    }
                 }
                 draft = Some(new);
             }
@@ -200,6 +217,11 @@ fn import_host(rules: &[&Rule<'_>], global: Option<&Place<'_>>, drafts: &mut Dra
             (Some(_), _) => {
                 rule.place.note("an earlier rule is for the same host and path, so it was left out")
             }
+        }
+    }
+    if let Some(draft) = &mut draft {
+        for path in hidden {
+            draft.close(path, "no path can be kept from visitors here.");
         }
     }
     drafts.tunnels.extend(draft);
@@ -216,9 +238,10 @@ fn of(host: Option<&Place<'_>>, path: Option<&Place<'_>>) -> String {
 fn take_path(place: &Place<'_>, upstream: &str, draft: &mut Draft) {
     let Some(pattern) = place.read() else { return };
     let anchored = pattern.strip_prefix('^').unwrap_or(pattern);
-    let exact = anchored.ends_with('$') && !anchored.ends_with(".*$");
     let ends = ["(/.*)?$", "(/.*)?", "/.*$", "/.*", ".*$", ".*", "/*", "*", "$"];
-    let plain = ends.iter().find_map(|end| anchored.strip_suffix(end)).unwrap_or(anchored);
+    let end = ends.into_iter().find(|end| anchored.ends_with(end)).unwrap_or_default();
+    let exact = end == "$";
+    let plain = anchored.strip_suffix(end).unwrap_or(anchored);
     let plain = plain.replace("\\.", ".").replace("\\/", "/").replace("\\-", "-");
     let path = if plain.starts_with('/') { plain } else { format!("/{plain}") };
     let path = match path.trim_end_matches('/') {

@@ -11,6 +11,9 @@ use super::{
 /// Faults of one tunnel that are taken out of it, one after another.
 const MAX_FAULTS: usize = 20;
 
+/// Keys that stand first in a tunnel.
+const FIRST: [&str; 4] = ["kind", "upstream", "name", "port"];
+
 /// What becomes `[agent]`, and the tunnels.
 #[derive(Default)]
 pub(super) struct Drafts {
@@ -93,7 +96,9 @@ impl Drafts {
         let mut document = DocumentMut::new();
         document.insert("version", value(1));
         if !self.agent.is_empty() {
-            document.insert("agent", Item::Table(self.agent.clone()));
+            let mut agent = self.agent.clone();
+            agent.set_implicit(true);
+            document.insert("agent", Item::Table(agent));
         }
         document
     }
@@ -219,6 +224,8 @@ impl Draft {
 
     fn whole(&self) -> Table {
         let mut table = self.table.clone();
+        let rank = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
+        table.sort_values_by(|one, _, other, _| rank(one.get()).cmp(&rank(other.get())));
         if !self.routes.is_empty() {
             table.insert("routes", Item::ArrayOfTables(self.routes.clone()));
         }

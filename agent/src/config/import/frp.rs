@@ -117,8 +117,16 @@ pub(super) fn import(root: &Place<'_>, drafts: &mut Drafts) {
     }
 }
 
+/// Notes something of a whole proxy, with its name if the place does not have it already.
+fn note(name: &str, place: &Place<'_>, why: &str) {
+    match place.to_string() == name {
+        true => place.note(why),
+        false => place.note(&format!("{name}: {why}")),
+    }
+}
+
 fn visitor(name: &str, place: &Place<'_>) {
-    place.note(&format!("{name} is a visitor of a secret tunnel, which there is not here"));
+    note(name, place, &format!("it is a visitor of a secret tunnel, which there is not here"));
 }
 
 fn import_client(place: &Place<'_>, drafts: &mut Drafts) {
@@ -238,7 +246,7 @@ fn import_one(name: &str, proxy: &Proxy<'_>, drafts: &mut Drafts) {
         return visitor(name, place);
     }
     if proxy.text("enabled", "enabled") == Some("false") {
-        return place.note(&format!("{name} is switched off, so it was left out"));
+        return note(name, place, "it is switched off, so it was left out");
     }
     let kind = proxy.text("type", "type").unwrap_or("tcp");
     let mut draft = drafts.draft(name, place);
@@ -253,16 +261,24 @@ fn import_one(name: &str, proxy: &Proxy<'_>, drafts: &mut Drafts) {
         // Passed on by the server name, and not opened.
         ("https", _) => "tls",
         ("stcp" | "xtcp" | "sudp", _) => {
-            return place.note(&format!("{name}: a tunnel of type {kind} is only for visitors with the secret; here a tunnel is public, so it was left out"));
+            return note(
+                name,
+                place,
+                &format!(
+                    "a tunnel of type {kind} is only for visitors with the secret; here a tunnel is public, so it was left out"
+                ),
+            );
         }
         _ => {
-            return place.note(&format!(
-                "{name}: the type {kind} has no counterpart here, so it was left out"
-            ));
+            return note(
+                name,
+                place,
+                &format!("the type {kind} has no counterpart here, so it was left out"),
+            );
         }
     };
     if let Err(why) = take_upstream(proxy, kind, plugin, &mut draft) {
-        return place.note(&format!("{name}: {why}, so it was left out"));
+        return note(name, place, &format!("{why}, so it was left out"));
     }
     if kind != "http" {
         draft.set("kind", kind);
@@ -347,13 +363,8 @@ fn push_host(
             proxy.0.note(&format!("{} has the same name; it was left out", known.key()));
         }
         _ => {
-            if !whole {
-                for (place, path) in locations {
-                    place.note(&format!("other paths than {path} lead to the same local server here, where frp answers 404"));
-                }
-                for (_, path) in locations {
-                    draft.route(path, &upstream, false);
-                }
+            if let (false, Some((place, _))) = (whole, locations.first()) {
+                draft.close(place, "frp answers 404 for other paths than these; here all of the local server would be public.");
             }
             push(draft, proxy, drafts);
         }

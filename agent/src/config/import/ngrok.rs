@@ -143,6 +143,8 @@ fn import_tunnel(name: &str, place: &Place<'_>, drafts: &mut Drafts) {
         draft.set("upstream", address(text));
         if import_tunnel_keys(kind, place, &mut draft) {
             drafts.tunnels.push(draft);
+        } else {
+            place.done();
         }
     }
 }

@@ -17,7 +17,7 @@ const MAX_HEAD: usize = 16 * 1024;
 /// What is shown of a proxy's words, in characters.
 const SHOWN: usize = 100;
 /// Where credentials go, for people.
-const WHERE: &str = "as USER:PASSWORD@ in front of the proxy's host, in `proxy` of the config file or in the environment variable that names it";
+const WHERE: &str = "as USER:PASSWORD in UNIROUTE_PROXY_CREDENTIALS or in the file of `agent.proxy_credentials_file`, or in front of the proxy's host (USER:PASSWORD@HOST) in the variable that names it";
 
 /// Asks an HTTP proxy for a connection to `host`.
 ///

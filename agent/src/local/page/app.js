@@ -59,6 +59,11 @@ class Page {
       },
     });
     this.buildSplit();
+    // The address is the page's state: the link must not change it.
+    document.querySelector('.skip')?.addEventListener('click', (event) => {
+      event.preventDefault();
+      this.list.grid.focus();
+    });
     addEventListener('hashchange', () => this.fromAddress());
     document.addEventListener('keydown', (event) => this.key(event));
     this.fromAddress();
@@ -144,6 +149,7 @@ class Page {
     }
     if (!store.loaded) {
       if (this.live === 'gone') return h('div', { class: 'hint-page' }, h('h2', {}, 'No agent'), h('p', {}, 'Start it in a terminal, for example: ', h('code', {}, 'uniroute http 3000')));
+      if (store.fault) return h('div', { class: 'hint-page' }, h('h2', {}, 'No requests to show'), h('p', {}, line(store.fault.title)));
       return h('div', { class: 'hint-page quiet' }, h('p', { class: 'dim' }, 'Loading…'));
     }
     return this.welcome(tunnel);
@@ -459,7 +465,7 @@ class Page {
         return true;
       case 'e':
         this.tab('replay');
-        requestAnimationFrame(() => at('detail').querySelector('textarea')?.focus());
+        requestAnimationFrame(() => this.detail.form?.begin());
         return true;
       case 'c':
         if (id) this.curl(id);

@@ -265,7 +265,8 @@ class BodyView {
         this.modes = this.offered();
         this.mode = this.modes[0];
         this.show();
-        more.closest('.note')?.replaceChildren(this.cut ? 'The first 1 MB. The download has all of it.' : 'All of it.');
+        if (this.cut) more.replaceWith('The download has all of it.');
+        else more.closest('.note')?.remove();
       } catch (fault) {
         more.disabled = false;
         sayFault(fault);

@@ -14,6 +14,19 @@ import { ReplayForm } from './replay.js';
 export const TABS = ['overview', 'request', 'response', 'frames', 'replay', 'diff'];
 const LABELS = { overview: 'Overview', request: 'Request', response: 'Response', frames: 'Messages', replay: 'Replay', diff: 'Compare' };
 
+/** What to do about what the local server did; docs/errors.md has more. */
+const FIXES = {
+  'UR-3001': 'Start the local server, and check that the agent was given its port.',
+  'UR-3002': 'Check the local address, and that no firewall drops connections to it.',
+  'UR-3003': 'See what the local server is doing, or give it more time in the settings of the tunnel.',
+  'UR-3004': 'Look into the local server’s log: it may have crashed or restarted.',
+  'UR-3005': 'Check the port, and that the server speaks HTTP there. If it expects HTTPS, give the agent an https:// address.',
+  'UR-3006': 'If the server speaks plain HTTP, give the agent an http:// address. If its certificate is self-signed, tell the agent to trust it.',
+  'UR-3007': 'Check the host name in the settings of the tunnel, and name resolution on this machine.',
+  'UR-3008': 'Check the local address, this machine’s network, and what the agent may use.',
+  'UR-3009': 'Look into the local server’s log: it may have crashed or restarted.',
+};
+
 /** Between looks at a request that goes on, in milliseconds. */
 const AGAIN = 300;
 /** A replay may not be in the list yet when it is asked for: so often it is asked for again. */
@@ -346,7 +359,13 @@ function callout(row) {
   return h(
     'div',
     { class: 'callout bad', role: 'note' },
-    h('div', { class: 'grow' }, h('strong', {}, code ? `Failed: ${code}` : 'Failed'), h('p', {}, words)),
+    h(
+      'div',
+      { class: 'grow' },
+      h('strong', {}, code ? `Failed: ${code}` : 'Failed'),
+      h('p', {}, words),
+      code && h('p', {}, FIXES[/** @type {keyof typeof FIXES} */ (code)]),
+    ),
   );
 }
 
@@ -369,7 +388,7 @@ function timing(detail) {
     ['send', 'Sending', t.send_us],
     ['wait', 'Local server', t.wait_us],
     ['receive', 'Receiving', t.receive_us],
-  ]).filter(([name, , us]) => us !== undefined && us !== null && (us > 0 || ['send', 'wait', 'receive'].includes(name)));
+  ]).filter(([name, , us]) => us !== undefined && us !== null && (us > 0 || (name === 'wait' && detail.wait_us !== null)));
   const total = legs.reduce((sum, [, , us]) => sum + (us ?? 0), 0);
   let at = 0;
   const bars = legs.map(([name, label, us]) => {

@@ -9,6 +9,9 @@ import { bytes, button, copied, counted, duration, h, icon, line, moment, number
 
 const STATES = { ready: 'ready', waiting: 'waiting for the edge', paused: 'paused', refused: 'refused', deleted: 'deleted' };
 
+/** What makes an edge's made-up name long. */
+const UNIQUE = /-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
 /** @param {Tunnel} tunnel */
 function tone(tunnel) {
   if (tunnel.state !== 'ready') return tunnel.state === 'waiting' || tunnel.state === 'paused' ? 'warn' : 'bad';
@@ -18,6 +21,12 @@ function tone(tunnel) {
 /** @param {string} name a colour and a word for who sees none @param {string} words */
 function dot(name, words) {
   return h('span', { class: `dot ${name}`, role: 'img', 'aria-label': words, title: words });
+}
+
+/** @param {string} text a reason of few words */
+function sentence(text) {
+  if (text === '') return '';
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? ' ' : '. '}`;
 }
 
 /** Without the scheme, for reading. @param {string} url */
@@ -94,7 +103,7 @@ export class Header {
         : !first
           ? ['warn', 'Not connected']
           : ['good', first.rtt_us ? duration(first.rtt_us) : 'Connected'];
-    const before = name === 'good' && first ? `${line(first.edge)} · ` : '';
+    const before = name === 'good' && first ? `${line(first.edge.replace(UNIQUE, ''))} · ` : '';
     const after = name === 'good' && status && status.sessions.length > 1 ? ` · ${status.sessions.length} sessions` : '';
     const state = name + before + words + after;
     this.session.classList.toggle('unknown', name === 'open');
@@ -219,7 +228,8 @@ export class Header {
       for (const tunnel of status.tunnels) {
         if (tunnel.state === 'refused' || tunnel.state === 'deleted' || tunnel.state === 'paused') list.push(['bad', `Tunnel ${line(tunnel.key)} is ${STATES[tunnel.state]}.`, tunnel.reason]);
         for (const upstream of tunnel.upstreams) {
-          if (upstream.healthy === false) list.push(['warn', `${short(upstream.url)} does not answer.`, upstream.reason]);
+          // The reason names the address again; what to do is what is missing.
+          if (upstream.healthy === false) list.push(['warn', `${short(upstream.url)} does not answer.`, `${sentence(upstream.reason)}Start it: requests get through again by themselves.`]);
         }
       }
       if (status.inspector?.recording === false) {

@@ -59,6 +59,12 @@ export class ReplayForm {
     this.unchanged();
   }
 
+  /** Puts the cursor where most changes are made. */
+  begin() {
+    this.headersField.focus();
+    this.headersField.setSelectionRange(0, 0);
+  }
+
   /** The body as it was. */
   unchanged() {
     const { body } = this.detail.request;

@@ -11,14 +11,14 @@ use crate::harness::{
 };
 
 /// One of them; gone with its value.
-pub(super) struct Foreign {
-    pub(super) address: SocketAddr,
-    pub(super) process: Process,
-    pub(super) home: TempDir,
+pub(crate) struct Foreign {
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
+    pub(crate) home: TempDir,
 }
 
 /// An address that is free now.
-pub(super) async fn free() -> SocketAddr {
+pub(crate) async fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
@@ -33,7 +33,7 @@ async fn start(program: &str, home: TempDir, address: SocketAddr, arguments: &[&
 }
 
 /// An HTTP proxy. `lines` are of its configuration.
-pub(super) async fn tinyproxy(lines: &str) -> Foreign {
+pub(crate) async fn tinyproxy(lines: &str) -> Foreign {
     let (home, address) = (tempfile::tempdir().unwrap(), free().await);
     let config = format!(
         "Port {}\nListen 127.0.0.1\nTimeout 600\nMaxClients 50\nLogLevel Connect\n\
@@ -47,14 +47,14 @@ pub(super) async fn tinyproxy(lines: &str) -> Foreign {
 
 impl Foreign {
     /// How often a line of its log file holds `text`.
-    pub(super) fn logged(&self, text: &str) -> usize {
+    pub(crate) fn logged(&self, text: &str) -> usize {
         let log = std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
         log.lines().filter(|line| line.contains(text)).count()
     }
 }
 
 /// A SOCKS5 proxy.
-pub(super) async fn microsocks(login: Option<(&str, &str)>) -> Foreign {
+pub(crate) async fn microsocks(login: Option<(&str, &str)>) -> Foreign {
     let address = free().await;
     let port = address.port().to_string();
     let mut arguments = vec!["-i", "127.0.0.1", "-p", &port];
@@ -66,7 +66,7 @@ pub(super) async fn microsocks(login: Option<(&str, &str)>) -> Foreign {
 
 /// nginx with TLS in front of `to`: of HTTP, or of whatever passes. `certificate` and `key` are PEM;
 /// `lines` are of its server.
-pub(super) async fn nginx(
+pub(crate) async fn nginx(
     to: SocketAddr,
     (certificate, key): (&str, &str),
     http: bool,
@@ -79,7 +79,7 @@ pub(super) async fn nginx(
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temp: String = temp.iter().map(|of| format!("{of}_temp_path temp_{of};\n")).collect();
     let server = format!(
-        "listen {address} ssl;\nssl_certificate certificate.pem;\nssl_certificate_key key.pem;\n{lines}"
+        "listen {address} ssl;\nssl_protocols TLSv1.2 TLSv1.3;\nssl_certificate certificate.pem;\nssl_certificate_key key.pem;\n{lines}"
     );
     let rest = match http {
         true => format!(

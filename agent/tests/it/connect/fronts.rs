@@ -13,25 +13,25 @@ use super::{foreign::nginx, run, serves, settings};
 use crate::harness::{Edge, Upstream};
 
 /// A certificate authority of a test's own.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     home: TempDir,
 }
 
 /// What it certifies.
-pub(super) struct Certified {
+pub(crate) struct Certified {
     certificate: String,
     key: String,
 }
 
 impl Certified {
-    pub(super) fn pair(&self) -> (&str, &str) {
+    pub(crate) fn pair(&self) -> (&str, &str) {
         (&self.certificate, &self.key)
     }
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         // Two authorities of one name would be taken for one.
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -42,15 +42,15 @@ impl Authority {
         Self { issuer, home }
     }
 
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.home.path().join("ca.pem")
     }
 
-    pub(super) fn trust(&self) -> Trust {
+    pub(crate) fn trust(&self) -> Trust {
         Trust::CaFile(self.file())
     }
 
-    pub(super) fn certify(&self, name: &str) -> Certified {
+    pub(crate) fn certify(&self, name: &str) -> Certified {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =

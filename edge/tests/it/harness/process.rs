@@ -128,6 +128,12 @@ impl Process {
         within("the program ends", self.end())
     }
 
+    /// The same for one that takes longer than others.
+    pub(crate) async fn ended_within(self, bound: Duration) -> Ended {
+        let ended = tokio::time::timeout(bound, self.end()).await;
+        ended.unwrap_or_else(|_| panic!("the program has not ended within {bound:?}"))
+    }
+
     async fn end(self) -> Ended {
         let Self { mut child, out, err, readers } = self;
         let code = child.wait().await.unwrap().code();
@@ -147,8 +153,7 @@ pub(crate) fn run(command: &mut Command) -> impl Future<Output = Ended> {
 
 /// The same for one that takes longer than others.
 pub(crate) async fn run_within(command: &mut Command, bound: Duration) -> Ended {
-    let ended = tokio::time::timeout(bound, Process::start(command).end()).await;
-    ended.unwrap_or_else(|_| panic!("the program has not ended within {bound:?}"))
+    Process::start(command).ended_within(bound).await
 }
 
 async fn read_lines(from: impl AsyncRead + Unpin, into: Arc<Mutex<Vec<String>>>) {
