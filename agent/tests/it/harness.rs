@@ -50,7 +50,8 @@ pub(crate) fn eventually<T>(
 
 /// `uniroute-edge dev` on free ports; gone with its value.
 pub(crate) struct Edge {
-    pub(crate) process: Process,
+    /// Ends it when it goes.
+    _process: Process,
     pub(crate) home: tempfile::TempDir,
     pub(crate) http: SocketAddr,
 }
@@ -71,7 +72,7 @@ impl Edge {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let http = line["http"].as_str().or_else(|| line["fields"]["http"].as_str());
         let http = http.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
-        Self { process, home, http }
+        Self { _process: process, home, http }
     }
 
     pub(crate) fn url(&self) -> String {

@@ -215,7 +215,8 @@ fn import_host(
                 take_path(path, &upstream, draft);
             }
             (Some(_), _) => {
-                rule.place.note("an earlier rule is for the same host and path, so it was left out")
+                rule.place
+                    .note("an earlier rule is for the same host and path, so it was left out");
             }
         }
     }
@@ -277,14 +278,14 @@ fn take_origin(rule: &Rule<'_>, global: Option<&Place<'_>>, kind: &str, draft: &
     if let Some(limit) = find("connectTimeout").and_then(|limit| limit.read()) {
         draft.set("connect_timeout", limit);
     }
-    if find("access.required").is_some_and(|required| required.read() == Some("true")) {
-        if let Some(access) = find("access") {
-            if kind != "http" {
-                access.note("Cloudflare Access guards nothing here: the tunnel was left out");
-                return false;
-            }
-            draft.close(&access, "Cloudflare Access guards nothing here.");
+    if find("access.required").is_some_and(|required| required.read() == Some("true"))
+        && let Some(access) = find("access")
+    {
+        if kind != "http" {
+            access.note("Cloudflare Access guards nothing here: the tunnel was left out");
+            return false;
         }
+        draft.close(&access, "Cloudflare Access guards nothing here.");
     }
     if kind == "http" {
         let https = draft.get("upstream").is_some_and(|upstream| upstream.starts_with("https:"));

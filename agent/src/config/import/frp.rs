@@ -126,7 +126,7 @@ fn note(name: &str, place: &Place<'_>, why: &str) {
 }
 
 fn visitor(name: &str, place: &Place<'_>) {
-    note(name, place, &format!("it is a visitor of a secret tunnel, which there is not here"));
+    note(name, place, "it is a visitor of a secret tunnel, which there is not here");
 }
 
 fn import_client(place: &Place<'_>, drafts: &mut Drafts) {
@@ -141,13 +141,12 @@ fn import_client(place: &Place<'_>, drafts: &mut Drafts) {
     if let Some(proxy) = place.get("transport.proxyURL").or_else(|| place.get("http_proxy")) {
         import_proxy(&proxy, drafts);
     }
-    match place.get("transport.protocol").or_else(|| place.get("protocol")) {
-        Some(protocol) => match protocol.read() {
+    if let Some(protocol) = place.get("transport.protocol").or_else(|| place.get("protocol")) {
+        match protocol.read() {
             Some("quic") => drafts.agent("", "transport", "quic"),
             Some("websocket" | "wss" | "tcp" | "") => {}
             _ => protocol.note("sessions go over WebSocket here, or over QUIC"),
-        },
-        None => {}
+        }
     }
     if let Some(transport) = place.get("transport") {
         for (_, key) in transport.entries() {
@@ -292,7 +291,7 @@ fn import_one(name: &str, proxy: &Proxy<'_>, drafts: &mut Drafts) {
                 (Some(0), _) | (None, None) => {}
                 (Some(port), _) => draft.set("port", i64::from(port)),
                 (None, Some(remote)) => {
-                    remote.note("no port can be read from it: the edge chooses one")
+                    remote.note("no port can be read from it: the edge chooses one");
                 }
             }
             push(draft, proxy, drafts);
@@ -507,15 +506,14 @@ fn take_settings(proxy: &Proxy<'_>, kind: &str, draft: &mut Draft) {
             value.note(NOT_NEEDED);
         }
     }
-    match proxy.get("transport.proxyProtocolVersion", "proxy_protocol_version") {
-        Some(version) => match (version.read(), kind) {
+    if let Some(version) = proxy.get("transport.proxyProtocolVersion", "proxy_protocol_version") {
+        match (version.read(), kind) {
             (Some("v1" | "v2"), "http") => version
                 .note("a local server for http learns the visitor's address from X-Forwarded-For"),
             (Some(text @ ("v1" | "v2")), "tcp" | "tls") => draft.set("proxy_protocol", text),
             (Some(""), _) => {}
             _ => version.note("it is v1 or v2 here, of tcp and tls tunnels"),
-        },
-        None => {}
+        }
     }
     take_health(proxy, kind, draft);
     note_transport(proxy);

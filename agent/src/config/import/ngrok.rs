@@ -172,9 +172,8 @@ fn import_tunnel_keys(kind: &str, place: &Place<'_>, draft: &mut Draft) -> bool 
     if let Some(remote) = place.get("remote_addr").or_else(|| place.get("remote_port")) {
         take_port(&remote, draft);
     }
-    match place.get("proxy_proto") {
-        Some(version) => take_proxy_protocol(&version, kind, draft),
-        None => {}
+    if let Some(version) = place.get("proxy_proto") {
+        take_proxy_protocol(&version, kind, draft)
     }
     take_flag(place, "inspect", draft);
     take_flag(place, "compression", draft);
@@ -196,7 +195,7 @@ fn import_tunnel_keys(kind: &str, place: &Place<'_>, draft: &mut Draft) -> bool 
         match (all.contains(&"http"), all.contains(&"https")) {
             (false, true) => draft.set("redirect_https", true),
             (true, false) => {
-                schemes.note("visitors come in by https too, if your edge has a certificate")
+                schemes.note("visitors come in by https too, if your edge has a certificate");
             }
             _ => {}
         }
@@ -278,7 +277,7 @@ fn take_proxy_protocol(place: &Place<'_>, kind: &str, draft: &mut Draft) {
     };
     match kind {
         "http" => {
-            place.note("a local server for http learns the visitor's address from X-Forwarded-For")
+            place.note("a local server for http learns the visitor's address from X-Forwarded-For");
         }
         _ => draft.set("proxy_protocol", version),
     }
@@ -514,7 +513,7 @@ fn take_action(
             action.note("it leads to another endpoint of ngrok's; name that one's local server as `upstream` or in a route here");
         }
         _ if keeps_out => {
-            draft.close(action, &format!("the action {name} has no counterpart here."))
+            draft.close(action, &format!("the action {name} has no counterpart here."));
         }
         _ => action.note(&format!("the action {name} has no counterpart here")),
     }
