@@ -173,7 +173,7 @@ fn import_tunnel_keys(kind: &str, place: &Place<'_>, draft: &mut Draft) -> bool 
         take_port(&remote, draft);
     }
     if let Some(version) = place.get("proxy_proto") {
-        take_proxy_protocol(&version, kind, draft)
+        take_proxy_protocol(&version, kind, draft);
     }
     take_flag(place, "inspect", draft);
     take_flag(place, "compression", draft);
