@@ -49,7 +49,7 @@ pub(crate) struct Record {
     pub(crate) tunnel: Arc<str>,
     pub(crate) began: Instant,
     /// The `StreamOpen` that it came with, as bytes.
-    pub(crate) open: Box<[u8]>,
+    pub(crate) open: Bytes,
     /// The request that this one repeats.
     pub(crate) replay_of: Option<Box<str>>,
     state: Mutex<State>,
@@ -166,7 +166,7 @@ impl Capture {
             seq,
             tunnel: Arc::clone(tunnel),
             began,
-            open: open.into(),
+            open: Bytes::copy_from_slice(open),
             replay_of: replay_of.map(Into::into),
             state: Mutex::new(State::default()),
             charged: AtomicUsize::new(size_of::<Record>() + open.len() + OVERHEAD),

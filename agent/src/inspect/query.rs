@@ -57,6 +57,10 @@ impl Query {
         if self.is_empty() {
             return true;
         }
+        // Most that don't match are seen without decoding them.
+        if self.words.iter().any(|(wanted, word)| *wanted && word.is_nowhere(record)) {
+            return false;
+        }
         let view = View::new(record, inspector);
         self.words.iter().all(|(wanted, word)| word.matches(&view, inspector) == *wanted)
     }
@@ -84,6 +88,24 @@ impl Word {
             _ => None,
         };
         known.unwrap_or_else(text)
+    }
+
+    /// Whether a text is in none of the bytes that are kept.
+    fn is_nowhere(&self, record: &Record) -> bool {
+        let Self::Text(text) = self else { return false };
+        // An id or a status is not there as text.
+        if text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return false;
+        }
+        if contains(&record.open, text) || contains(record.tunnel.as_bytes(), text) {
+            return false;
+        }
+        let state = record.state();
+        let mut frames = state.frames.iter().flat_map(|log| &log.frames);
+        !(contains(&state.answer, text)
+            || contains(&state.request.kept, text)
+            || contains(&state.response.kept, text)
+            || frames.any(|frame| contains(&frame.data, text)))
     }
 
     fn matches(&self, view: &View, inspector: &Inspector) -> bool {

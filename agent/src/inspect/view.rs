@@ -104,7 +104,7 @@ impl KeptBody {
 
 impl View {
     pub(crate) fn new(record: &Arc<Record>, inspector: &Inspector) -> Self {
-        let mut open = v1::StreamOpen::decode(&record.open[..]).unwrap_or_default();
+        let mut open = v1::StreamOpen::decode(record.open.clone()).unwrap_or_default();
         let http = match open.kind.take() {
             Some(stream_open::Kind::Http(http)) => http,
             _ => v1::HttpOpen::default(),
@@ -549,7 +549,7 @@ fn body_json(body: &KeptBody, inspector: &Inspector) -> Value {
 
 /// The head of an answer in its frame.
 fn reply(frame: &bytes::Bytes) -> Option<v1::ResponseHead> {
-    let message = frame.get(HEADER_LEN..)?;
+    let message = (frame.len() >= HEADER_LEN).then(|| frame.slice(HEADER_LEN..))?;
     match v1::StreamReply::decode(message).ok()?.reply? {
         stream_reply::Reply::Head(head) | stream_reply::Reply::Informational(head) => Some(head),
         _ => None,
