@@ -28,7 +28,7 @@ export class Toolbar {
     this.field = h('input', {
       type: 'search',
       id: 'search',
-      placeholder: 'Search requests, headers, bodies',
+      placeholder: 'Search everything',
       'aria-label': 'Search requests',
       'aria-keyshortcuts': '/',
       autocomplete: 'off',
