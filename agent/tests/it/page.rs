@@ -90,5 +90,4 @@ async fn passes(program: Process, count: usize) {
     let passed = ended.out.lines().filter(|line| line.starts_with("ok ")).count();
     assert!(ended.code == Some(0), "{passed} passed\n{}\n{}", ended.out, ended.err);
     assert_eq!(passed, count, "{}", ended.out);
-    println!("{}", ended.out);
 }
