@@ -72,7 +72,7 @@ impl std::fmt::Debug for Source {
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error(transparent)]
+    #[error("{}", with_hint(.0))]
     File(#[from] ConfigError),
     /// In what the command line or the environment says of a tunnel.
     #[error("{}", flags(.0))]
@@ -126,6 +126,17 @@ fn flags(faults: &[TunnelFault]) -> String {
         key => format!("--{}: {}", key.replace(['_', '.'], "-"), fault.what),
     };
     faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// With what to do where there is no such file.
+fn with_hint(error: &ConfigError) -> String {
+    let hint = match error {
+        ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            ". `uniroute config init` writes a sample; --config FILE names another file"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 fn token_hint(error: &io::Error) -> &'static str {
@@ -308,7 +319,11 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
     let text =
         read(path).map_err(|error| SettingsError::TokenFile { path: path.to_owned(), error })?;
     // The edge's own file may hold several, and comments: the first one is ours.
-    Token::first(&text).map_err(|error| SettingsError::Token(path.display().to_string(), error))
+    let shown = match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    Token::first(&text).map_err(|error| SettingsError::Token(shown, error))
 }
 
 fn read(path: &Path) -> io::Result<String> {

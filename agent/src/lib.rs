@@ -586,12 +586,15 @@ impl Agent {
     pub async fn run(self, stop: CancellationToken) -> Result<(), AgentError> {
         let shared = self.shared;
         let first = Slot::new(Arc::clone(&shared), 0).keep(&stop);
-        let further = further_slots(&shared, &stop);
+        let further = async {
+            further_slots(&shared, &stop).await;
+            Ok(())
+        };
         let tunnels = &shared.tunnels;
         let checking = health::run(|| tunnels.checked(), random, || tunnels.tell_health());
         tokio::select! {
             // An error of the first one ends them all at once.
-            result = async { tokio::try_join!(first, async { Ok(further.await) }) } => result.map(drop),
+            result = async { tokio::try_join!(first, further) } => result.map(drop),
             () = shared.look_after() => Ok(()),
             never = checking => match never {},
         }

@@ -1,11 +1,14 @@
-//! Whether an edge takes a token, found out by a session that serves nothing.
+//! Whether an edge takes a token, found out by a handshake that gives no tunnel.
 
 use uniroute_shared::id::AgentId;
 
-use crate::{Agent, AgentError, Settings, TunnelError, TunnelSettings, slot::Slot};
+use crate::{
+    Agent, AgentError, Settings, TunnelError, TunnelSettings, slot::Slot, upstream::TargetError,
+};
 
-/// A name that no edge gives to anybody.
-const RESERVED: &str = "www";
+/// No tunnel has this name. An edge refuses a handshake that asks for no tunnel, before it looks at
+/// the token; one that asks for this it refuses only this, after it.
+const NO_NAME: &str = "-";
 
 /// Why a token can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,18 +21,19 @@ pub enum LoginError {
     Edge(#[from] AgentError),
 }
 
-/// Shakes hands with the edge of `settings` as an agent that can't get its tunnel, and leaves again:
-/// an edge gives no session to one that asks for none. The edge's name, if it takes the token.
+/// Shakes hands with the edge of `settings`, gets no tunnel, and leaves again. The edge's name, if it
+/// takes the token.
 ///
 /// # Errors
 /// [`LoginError`]
 pub async fn check_login(settings: Settings) -> Result<String, LoginError> {
-    let target = "1".parse().map_err(TunnelError::from)?;
-    let mut refused = TunnelSettings::http("login", target);
-    refused.name = Some(RESERVED.to_owned());
+    let target = "localhost:1".parse().map_err(|error: TargetError| TunnelError::from(error))?;
+    let nameless =
+        TunnelSettings { name: Some(NO_NAME.to_owned()), ..TunnelSettings::http("login", target) };
     // Not this machine's own id: an agent that runs here is to keep its session.
     let settings = Settings {
-        tunnels: vec![refused],
+        tunnels: vec![nameless],
+        sessions: 1,
         fail_fast: true,
         agent_id: AgentId::random(),
         token_file: None,

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_agent::{
-    Agent, AgentError, CheckError, Handle, LoginError, Settings, check_local,
+    Agent, AgentError, CheckError, Handle, LoginError, Settings, TunnelError, TunnelSettings,
+    check_local,
     local::{
         self, Bound, Local,
         running::{self, Registration, Running},
@@ -42,7 +43,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 enum Failure {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", with_the_way(.0))]
     Agent(AgentError),
     #[error(transparent)]
     Login(LoginError),
@@ -50,6 +51,17 @@ enum Failure {
     Local(#[from] CheckError),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
+}
+
+/// Where the edge can't be reached, with what looks at each step of the way.
+fn with_the_way(error: &AgentError) -> String {
+    let way = match error {
+        AgentError::Unreachable(_) => {
+            "\n`uniroute diagnose` looks at each step of the way to the edge"
+        }
+        _ => "",
+    };
+    format!("{error}{way}")
 }
 
 impl From<AgentError> for Failure {
@@ -70,7 +82,7 @@ impl From<LoginError> for Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Other(error) if error.is::<SettingsError>() => 3,
+            Self::Other(error) if error.is::<SettingsError>() || error.is::<TunnelError>() => 3,
             Self::Login(_) => 3,
             Self::Settings(error) => error.exit_code(),
             Self::Agent(AgentError::Token { .. }) => 4,
@@ -145,6 +157,10 @@ fn run(plan: Plan) -> Result<(), Failure> {
                 check_local(tunnel).await?;
             }
         }
+        let mut missing = JoinSet::new();
+        if !plan.require_local {
+            missing.spawn(warn_of_missing(plan.settings.tunnels.clone()));
+        }
         let bound = local::bind(plan.inspector.listen).await.map_err(anyhow::Error::from)?;
         let inspector = bound.is_some().then_some(plan.inspector.limits);
         let settings = Settings { request_events: show.is_live(), inspector, ..plan.settings };
@@ -182,6 +198,19 @@ fn run(plan: Plan) -> Result<(), Failure> {
         shown.end().await;
         result
     })
+}
+
+/// Says which local servers take no connection at the start. Their tunnels stand all the same; one
+/// with checks of its own is told of by them.
+async fn warn_of_missing(tunnels: Vec<TunnelSettings>) {
+    for tunnel in tunnels.iter().filter(|tunnel| tunnel.health.probe.is_none()) {
+        if let Err(error) = check_local(tunnel).await {
+            tracing::warn!(
+                tunnel = tunnel.key,
+                "the local server does not answer: {error}. Start it, or is its port another one? The tunnel stands, and visitors see an error until then"
+            );
+        }
+    }
 }
 
 /// Serves the local API while the first value lives; the second is the task that does.

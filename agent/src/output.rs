@@ -179,6 +179,8 @@ fn say(line: &str) {
 fn show_code(url: &str) {
     let terminal = io::stderr().is_terminal();
     let columns = if terminal { terminal::size().0 } else { usize::MAX };
-    let code = qr::lines(url, columns, terminal && Look::of_environment().colour);
+    let look =
+        if terminal { Look::of_environment() } else { Look { unicode: true, ..Look::PLAIN } };
+    let code = qr::lines(url, columns, look);
     let _ = io::stderr().write_all(code.as_bytes());
 }

@@ -509,12 +509,15 @@ impl Slot {
             }
             break ended;
         };
+        if view.carried.carrier() == Carrier::Quic {
+            self.chooser.lock().quic_failed(Instant::now());
+        }
         let reason = match ended {
             Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
             // It has waited for long enough already. Agents that lost one edge look at times of their
             // own, and so come back spread out.
             Some(Ok(end @ SessionEnd::Silent)) => {
-                warn!(reason = %end, "the session is over: connecting anew");
+                self.lost(end.to_string(), Duration::ZERO);
                 return Ok(Next::Now);
             }
             Some(Ok(end)) => end.to_string(),
@@ -522,9 +525,6 @@ impl Slot {
             None => "the session's task is gone".to_owned(),
         };
         debug!(reason, "session ended");
-        if view.carried.carrier() == Carrier::Quic {
-            self.chooser.lock().quic_failed(Instant::now());
-        }
         Ok(Next::Unreachable(reason))
     }
 

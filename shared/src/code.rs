@@ -359,7 +359,8 @@ codes! {
     UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
     title: "The local server refused the connection"
     cause: "The tunnel works, but nothing listens at the local address that it leads to."
-    fix: "Start the local server, and check that the agent was given its port."
+    fix: "Start the local server, and check that the agent was given its port. `--hold-local 10s` \
+        lets requests wait for one that is being restarted."
 
     UPSTREAM_CONNECT_TIMEOUT 3002 "upstream-connect-timeout" Upstream Info status(504) retry()
     title: "The local server could not be reached in time"

@@ -255,6 +255,8 @@ fn percent_decoded(text: &[u8]) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn redactor(limits: &Limits) -> Redactor {
@@ -308,6 +310,24 @@ mod tests {
                      Content-Disposition: form-data; name=\"a\"\r\n\r\nshown\r\n--b--";
         let shown = redactor.text("multipart/form-data", parts);
         assert!(!shown.contains("canary") && shown.contains("shown"), "{shown}");
+    }
+
+    proptest! {
+        /// Whatever a visitor sends: no panic, and a secret between others is hidden.
+        #[test]
+        fn any_text_can_be_shown(before in "[a-zä\\\\\"{}:,=&;?%\\r\\n -]{0,40}", after in ".{0,40}") {
+            let redactor = redactor(&Limits::default());
+            for kind in ["", "application/json", "application/x-www-form-urlencoded", "multipart/mixed"] {
+                redactor.text(kind, &format!("{before}{after}"));
+            }
+            let value = format!("{before}{after}");
+            for name in ["cookie", "set-cookie", "referer"] {
+                redactor.field(name.as_bytes(), value.as_bytes());
+            }
+            redactor.restore_target(value.as_bytes(), after.as_bytes());
+            let object = serde_json::json!({ "a": before, "token": "canary", "z": after }).to_string();
+            prop_assert!(!redactor.text("application/json", &object).contains("canary"));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast},
-    time::{Instant, interval, sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 use super::{App, Problem, Shared, problem};
@@ -182,8 +182,7 @@ impl Reader {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let until = Instant::now() + KEEP_ALIVE;
-        match timeout(until - Instant::now(), self.pieces.recv()).await {
+        match timeout(KEEP_ALIVE, self.pieces.recv()).await {
             Ok(Ok(piece)) => Some(piece),
             Ok(Err(broadcast::error::RecvError::Lagged(_))) => {
                 // What still waits is older than what it is to read now.

@@ -151,7 +151,7 @@ impl Live {
         let (columns, rows) = terminal::size();
         // A terminal that is gone shows nothing; the tunnels go on.
         for url in self.codes.iter_mut().flat_map(std::mem::take) {
-            let _ = screen.above(&qr::lines(&url, columns, self.look.colour).replace('\n', "\r\n"));
+            let _ = screen.above(&qr::lines(&url, columns, self.look).replace('\n', "\r\n"));
         }
         let _ = screen.draw(&self.lines(columns, rows, seen::now()), columns);
         whose

@@ -4,17 +4,22 @@ use std::fmt::Write as _;
 
 use qrcode::{Color, EcLevel, QrCode};
 
+use super::text::{Look, printable};
+
 /// Light modules around the code. The standard has four; readers of screens do with two, and the
 /// code fits more terminals.
 const MARGIN: usize = 2;
-/// Black on white, whatever the terminal's own colours are.
-const BLACK_ON_WHITE: &str = "\x1b[38;5;16m\x1b[48;5;231m";
+/// Light modules are drawn: white on black, whatever the terminal's own colours are.
+const WHITE_ON_BLACK: &str = "\x1b[38;5;231m\x1b[48;5;16m";
 
 /// The code in lines of half blocks, with the URL below; or a line that says why there is none.
 /// Without colours it is right on a dark background.
-pub(crate) fn lines(url: &str, columns: usize, colour: bool) -> String {
+pub(crate) fn lines(url: &str, columns: usize, look: Look) -> String {
+    if !look.unicode {
+        return "No QR code: this terminal has no UTF-8.\n".to_owned();
+    }
     let Ok(code) = QrCode::with_error_correction_level(url, EcLevel::L) else {
-        return format!("No QR code: {} is too long for one.\n", super::text::printable(url));
+        return format!("No QR code: {} is too long for one.\n", printable(url));
     };
     let needed = code.width() + 2 * MARGIN;
     if needed > columns {
@@ -22,8 +27,8 @@ pub(crate) fn lines(url: &str, columns: usize, colour: bool) -> String {
             "No QR code: it needs {needed} columns, and this terminal has {columns}.\n"
         );
     }
-    let mut out = draw(&code, colour);
-    let _ = writeln!(out, "{}", super::text::printable(url));
+    let mut out = draw(&code, look.colour);
+    let _ = writeln!(out, "{}", printable(url));
     out
 }
 
@@ -36,13 +41,11 @@ fn draw(code: &QrCode, colour: bool) -> String {
     let mut out = String::new();
     for y in (0..size).step_by(2) {
         if colour {
-            out.push_str(BLACK_ON_WHITE);
+            out.push_str(WHITE_ON_BLACK);
         }
         for x in 0..size {
             // What is below the last row is not drawn, so that the margin is even.
-            let (upper, lower) = (dark(x, y) == colour, dark(x, y + 1) == colour);
-            let (upper, lower) = (upper, lower && (colour || y + 1 < size));
-            out.push(match (upper, lower) {
+            out.push(match (!dark(x, y), !dark(x, y + 1) && y + 1 < size) {
                 (true, true) => '█',
                 (true, false) => '▀',
                 (false, true) => '▄',
@@ -59,13 +62,12 @@ mod tests {
     use super::*;
 
     /// What a reader sees: the modules, true where it is dark.
-    fn read(drawn: &str, colour: bool) -> Vec<Vec<bool>> {
+    fn read(drawn: &str) -> Vec<Vec<bool>> {
         let mut rows = Vec::new();
         for line in drawn.lines() {
-            let line = line.trim_start_matches(BLACK_ON_WHITE).trim_end_matches("\x1b[0m");
-            let filled = |halves: [char; 2]| {
-                line.chars().map(|c| halves.contains(&c) == colour).collect::<Vec<_>>()
-            };
+            let line = line.trim_start_matches(WHITE_ON_BLACK).trim_end_matches("\x1b[0m");
+            let filled =
+                |halves: [char; 2]| line.chars().map(|c| !halves.contains(&c)).collect::<Vec<_>>();
             rows.push(filled(['█', '▀']));
             rows.push(filled(['█', '▄']));
         }
@@ -77,7 +79,7 @@ mod tests {
         let url = "https://quick-fox.tunnel.example.com";
         let code = QrCode::with_error_correction_level(url, EcLevel::L).unwrap();
         for colour in [true, false] {
-            let rows = read(&draw(&code, colour), colour);
+            let rows = read(&draw(&code, colour));
             for y in 0..code.width() {
                 for x in 0..code.width() {
                     let dark = code[(x, y)] == Color::Dark;
@@ -91,9 +93,11 @@ mod tests {
     #[test]
     fn it_is_left_out_where_it_has_no_room() {
         let url = "https://quick-fox.tunnel.example.com";
-        let note = lines(url, 20, true);
+        let look = Look { unicode: true, ..Look::PLAIN };
+        let note = lines(url, 20, look);
         assert_eq!(note, "No QR code: it needs 33 columns, and this terminal has 20.\n");
-        assert!(lines(url, 33, true).ends_with(&format!("\n{url}\n")));
-        assert!(lines(&"x".repeat(9_000), 999, true).starts_with("No QR code: x"));
+        assert!(lines(url, 33, look).ends_with(&format!("\n{url}\n")));
+        assert!(lines(&"x".repeat(9_000), 999, look).starts_with("No QR code: x"));
+        assert!(lines(url, 33, Look::PLAIN).starts_with("No QR code: this terminal"));
     }
 }

@@ -136,7 +136,7 @@ mod keys {
             None => None,
         };
         if received.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -255,7 +255,7 @@ fn word(tunnel: &Tunnel) -> (Tone, &'static str) {
     }
 }
 
-fn address<'a>(tunnel: &'a Tunnel, page: Page) -> &'a str {
+fn address(tunnel: &Tunnel, page: Page) -> &str {
     match (&tunnel.url[..], tunnel.state) {
         ("", State::Refused | State::Deleted | State::Closed) => "no URL",
         ("", _) if page.look.unicode => "URL to come…",

@@ -219,7 +219,7 @@ async fn t20_no_secret_is_in_what_goes_with_a_bug_report() {
     }
     assert!(about.contains("\"SOMETHING_ELSE\""), "{about}");
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(ended.code, report["exit_code"].as_i64().map(|code| code as i32));
+    assert_eq!(ended.code, report["exit_code"].as_i64().and_then(|code| code.try_into().ok()));
     // Nothing is written over.
     let again = process::run(&mut command).await;
     assert!(again.code == Some(1) && again.err.contains("cannot write bug.tar.gz"), "{again:?}");

@@ -1,9 +1,11 @@
 //! What `uniroute` does, with an edge as a program beside it where one is needed.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on panics, which says where")]
 
+mod config;
 mod connect;
 mod diagnose;
 mod embed;
+mod first_run;
 mod harness;
 mod import;
 mod inspect;

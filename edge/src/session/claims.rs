@@ -84,7 +84,9 @@ pub(super) async fn claim(
     }
     let (name, grant) = named(edge, session, spec, &wish, number).await?;
     let claimed = sockets::claim(edge, session, (&name, &grant), wish, wanted).await;
-    if claimed.is_err() {
+    // At another edge this run of the agent may have the name, by the same claim.
+    let shared = session.run_id.is_some() && edge.state.is_shared();
+    if claimed.is_err() && !shared {
         edge.books.given_back(&grant);
     }
     Ok(claimed?)

@@ -459,9 +459,12 @@ async fn t22_only_what_is_said_listens() {
     let upstream = TestUpstream::saying("served").await;
     let agent =
         Process::start(edge.agent(&upstream.url()).args(["--name", "demo", "--output", "json"]));
-    agent.out_line("\"ready\"").await;
+    let ready: Value = serde_json::from_str(&agent.out_line("\"ready\"").await).unwrap();
+    let inspector = ready["inspector"].as_str().and_then(|url| url.strip_prefix("http://"));
+    let inspector: SocketAddr = inspector.unwrap().parse().unwrap();
+    assert!(inspector.ip().is_loopback(), "{inspector}");
     assert_eq!(listeners(edge.process.id()), HashSet::from([edge.http, edge.admin]));
-    assert_eq!(listeners(agent.id()), HashSet::new());
+    assert_eq!(listeners(agent.id()), HashSet::from([inspector]));
     let mut visitor = Wire::connect(edge.http).await;
     visitor.send("GET / HTTP/1.1\r\nhost: demo.localhost\r\n\r\n").await;
     visitor.answer("GET").await.assert_ok("served");

@@ -84,6 +84,7 @@ async fn through_socks_with_credentials() {
         let url = format!("{scheme}://ann:s3cret@{}", proxy.address);
         let _agent = through(url, edge.http.port()).await.unwrap();
         serves(&edge).await;
+        proxy.process.err_line("connected to").await;
     }
     for (login, says) in [("", "it wants a user"), ("ann:wr0ng@", "it does not take this user")] {
         let url = format!("socks5://{login}{}", proxy.address);

@@ -46,7 +46,14 @@ impl Serving {
 
     fn agent(&self, words: &[&str]) -> Command {
         let mut command = process::agent(self.home.path());
-        command.args(words).args(["--output", "json", "--token-file", "token"]);
+        command.args(words).args([
+            "--output",
+            "json",
+            "--token-file",
+            "token",
+            "--inspector",
+            "off",
+        ]);
         command.args(["--server", &format!("http://{}", self.address("http"))]);
         command
     }

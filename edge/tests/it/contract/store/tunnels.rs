@@ -13,6 +13,7 @@ use super::{Stores, claim, noon, on_both, seconds, tunnel, user, values};
 on_both! {
     every_column_is_written_and_read,
     a_name_is_of_one_user_and_one_agent,
+    sessions_of_one_run_share_an_epoch,
     a_reserved_name_stays_reserved,
     a_deleted_name_is_only_its_owners_for_a_while,
     what_goes_along_is_done_with_it_or_not_at_all,
@@ -168,6 +169,29 @@ async fn a_name_is_of_one_user_and_one_agent(store: Stores) {
     assert_eq!(store.tunnel(id).await.unwrap().unwrap().status, "deleted");
     taken(&store, claim(a, "one", "web", held)).await;
     assert_eq!(store.tunnel_by_name("web").await.unwrap().unwrap().id, over.row.id);
+}
+
+async fn sessions_of_one_run_share_an_epoch(store: Stores) {
+    let a = user(&store, "a@example.com").await;
+    let now = noon();
+    let of = |run: Uuid, agent: &str| Claim { run_id: Some(run), ..claim(a, agent, "web", now) };
+    let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+    assert_eq!(take(&store, of(first, "one")).await.row.epoch, 1);
+    // At another edge, and with other settings.
+    let moved = Claim { local_url: "http://127.0.0.1:4000".into(), ..of(first, "one") };
+    let row = take(&store, moved).await.row;
+    assert_eq!((row.epoch, row.local_url.as_str()), (1, "http://127.0.0.1:4000"));
+    // The agent was started again, and again by somebody who does not say so.
+    assert_eq!(take(&store, of(second, "one")).await.row.epoch, 2);
+    assert_eq!(take(&store, claim(a, "one", "web", now)).await.row.epoch, 3);
+    assert_eq!(
+        take(&store, of(second, "one")).await.row.epoch,
+        4,
+        "no claim after another's is shared"
+    );
+    // A run is of one agent.
+    let other = Claim { force: true, ..of(second, "two") };
+    assert_eq!(take(&store, other).await.row.epoch, 5);
 }
 
 async fn a_reserved_name_stays_reserved(store: Stores) {
