@@ -104,7 +104,7 @@ struct PublicName {
     /// The public name wanted; the edge chooses one otherwise. Config key `name` of the tunnel.
     #[arg(long, env = "UNIROUTE_NAME", value_name = "NAME")]
     name: Option<String>,
-    /// The public URL wanted, in place of --name: https://NAME.DOMAIN. Config key `url` of the tunnel.
+    /// The public URL wanted, in place of --name: `https://NAME.DOMAIN`. Config key `url` of the tunnel.
     #[arg(long, env = "UNIROUTE_URL", value_name = "URL")]
     url: Option<String>,
 }

@@ -51,7 +51,8 @@ pub(crate) struct FileTunnel {
     #[serde(deserialize_with = "one_or_many")]
     #[schemars(with = "OneOrMany")]
     pub(crate) upstream: Vec<String>,
-    /// The public URL wanted, in place of `name` and `port`: https://NAME.DOMAIN or tcp://DOMAIN:PORT.
+    /// The public URL wanted, in place of `name` and `port`: `https://NAME.DOMAIN` or
+    /// `tcp://DOMAIN:PORT`.
     pub(crate) url: Option<String>,
     /// The public name wanted; the edge chooses one otherwise.
     pub(crate) name: Option<String>,
