@@ -127,7 +127,9 @@ async fn run(
     };
     let mut reader = Some(reader);
     let mut capture = None;
-    let result = match (tunnel, kind) {
+    // Also while a connection that was upgraded lasts.
+    let mut _open = None;
+    let result = match (&tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
             let served = tunnel.served();
             let began = Instant::now();
@@ -137,8 +139,8 @@ async fn run(
             }
             drop(bytes);
             let tap = capture.as_ref().map(|capture| capture.tap().clone());
-            let request = StreamRequest { http, end, tunnel: &tunnel, served: &served, began, tap };
-            let _open = tunnel.begin();
+            let request = StreamRequest { http, end, tunnel, served: &served, began, tap };
+            _open = Some(tunnel.begin());
             request.forward(tunnels, &mut sender, &mut reader).await
         }
         (None, _) => {
