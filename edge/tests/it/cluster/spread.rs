@@ -43,5 +43,5 @@ async fn an_agent_is_at_two_edges_and_either_may_go() {
     }
     let disconnected = |event: &Event| matches!(event, Event::Disconnected { .. }).then_some(());
     assert!(agent.seen(disconnected).await.is_empty(), "it has a session all the while");
-    agent.stop().await;
+    agent.stop().await.unwrap();
 }
