@@ -300,7 +300,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         (
             "upstream_health_figures",
             Control::UpstreamHealth(v1::UpstreamHealth {
-                tunnel_id: tunnel_id.clone(),
+                tunnel_id,
                 healthy: true,
                 reason: String::new(),
                 latency_ms: 12,
