@@ -18,6 +18,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 pub(super) const SHORT_SILENCE: Duration = Duration::from_secs(2);
 /// Looks for which what moves counts as control frames' own.
 const CONTROL_LOOKS: u8 = 2;
+/// Bytes in one look that are more than control frames.
+const CONTROL_BYTES: u64 = 16 * 1024;
 /// The network is looked at in every so many looks.
 const NETWORK_LOOKS: u8 = 3;
 
@@ -89,12 +91,10 @@ impl Life {
     }
 
     fn is_quiet(&mut self, moved: u64, silent: Duration) -> bool {
-        let moves = std::mem::replace(&mut self.moved, moved) != moved;
-        if self.control > 0 {
-            self.control -= 1;
-        } else if moves {
-            self.busy = true;
-        }
+        let moves = moved.abs_diff(std::mem::replace(&mut self.moved, moved));
+        let control = if self.control > 0 { CONTROL_BYTES } else { 0 };
+        self.control = self.control.saturating_sub(1);
+        self.busy |= moves > control;
         let quiet = self.busy && silent >= QUIET;
         if quiet {
             self.busy = false;
@@ -131,6 +131,14 @@ mod tests {
             }
             assert!(!life.is_quiet(moved, SECOND * (second % 30)), "{second}");
         }
+    }
+
+    #[test]
+    fn a_burst_beside_control_frames_is_no_control_frame() {
+        let mut life = Life::new("127.0.0.1:1".parse().unwrap());
+        assert!(!life.is_quiet(1_000_000, Duration::ZERO), "right after the handshake");
+        assert!(!life.is_quiet(1_000_000, SECOND));
+        assert!(life.is_quiet(1_000_000, QUIET));
     }
 
     #[test]
