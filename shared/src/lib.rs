@@ -23,3 +23,4 @@ pub mod session;
 pub mod shutdown;
 pub mod stream;
 pub mod telemetry;
+pub mod verifier;
