@@ -23,7 +23,7 @@ use uniroute_shared::{
     message::Fields,
     session::{Receiver, Sender, StreamError},
     stream::{
-        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_token,
+        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_name,
     },
 };
 
@@ -382,7 +382,7 @@ struct Answer {
 impl Request {
     fn new(http: v1::HttpOpen, end: bool, tap: Option<Tap>) -> Result<Self, ForwardError> {
         let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
-        if http.method.is_empty() || !http.method.iter().all(|byte| is_token(*byte)) {
+        if !is_name(&http.method) {
             return Err(wrong("the method is no token"));
         }
         let visible = http.target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);

@@ -29,6 +29,7 @@ use uniroute_shared::{
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
+    task::Owned,
 };
 
 use bytes::Bytes;
@@ -375,19 +376,20 @@ impl Session {
             control.ask_later(refused);
         }
         let streams = accept_streams(acceptor, shared);
-        let controlled = async {
+        // A task of its own: what moves a request's bytes does not ask control's timers each time.
+        let closing = carried.clone();
+        let mut controlled = Owned::spawn(async move {
             let Err(end) = control.run().await;
             match end {
                 SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
-                    carried.close();
+                    closing.close();
                     let _ = timeout(SILENCE, control.lanes.finish()).await;
                 }
-                _ => carried.abort(4000, end.to_string()),
+                _ => closing.abort(4000, end.to_string()),
             }
             end
-        };
+        });
         // The driver ends last: what control said at the end still has to go out.
-        let mut controlled = std::pin::pin!(controlled);
         let driven = async {
             tokio::select! {
                 ended = &mut driving => ended,
