@@ -22,9 +22,7 @@ use uniroute_shared::{
     http1::{BodyReader, Incoming, Length, ReadFault, StatusLine},
     message::Fields,
     session::{Receiver, Sender, StreamError},
-    stream::{
-        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_name,
-    },
+    stream::{BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_name},
 };
 
 mod http2;
@@ -95,7 +93,7 @@ async fn opening(
         return Err(CodecError::Unexpected { expected: "StreamOpen", got: frame.kind }.into());
     }
     let bytes = if wanted { frame.payload.clone() } else { Bytes::new() };
-    Ok((codec::parse("StreamOpen", frame.payload)?, frame.end, bytes))
+    Ok((head::read::stream_open(frame.payload)?, frame.end, bytes))
 }
 
 async fn run(

@@ -148,13 +148,24 @@ impl FrameReader {
         what: &'static str,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(M, bool), ReadError>> {
+        let (payload, end) = ready!(self.poll_payload(what, cx))?;
+        Poll::Ready(Ok((codec::parse(what, payload)?, end)))
+    }
+
+    /// The next message's bytes, as [`FrameReader::poll_message`] has them.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `what` names the message in it.
+    pub fn poll_payload(
+        &mut self,
+        what: &'static str,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Bytes, bool), ReadError>> {
         let frame = ready!(self.poll_frame(cx))?.ok_or(ReadError::Truncated)?;
-        if frame.kind != Kind::Message {
-            return Poll::Ready(Err(
-                CodecError::Unexpected { expected: what, got: frame.kind }.into()
-            ));
+        match frame.kind {
+            Kind::Message => Poll::Ready(Ok((frame.payload, frame.end))),
+            got => Poll::Ready(Err(CodecError::Unexpected { expected: what, got }.into())),
         }
-        Poll::Ready(Ok((codec::parse(what, frame.payload)?, frame.end)))
     }
 
     /// [`FrameReader::poll_message`], awaited.

@@ -430,14 +430,13 @@ impl Exchange {
             let Way::Stream(target, reader) = &mut self.way else {
                 return Poll::Ready(Err(ProxyError::Offline));
             };
-            let Poll::Ready(reply) = reader.poll_message::<v1::StreamReply>("StreamReply", cx)
-            else {
+            let Poll::Ready(reply) = reader.poll_payload("StreamReply", cx) else {
                 let (target, uploading) = (Arc::clone(target), self.is_uploading());
                 let starved = self.starved;
                 return self.clock.poll(cx, timer, &target, uploading, starved).map(Err);
             };
             let (reply, end) = reply?;
-            match reply.reply {
+            match head::read::stream_reply(reply).map_err(ReadError::from)?.reply {
                 Some(v1::stream_reply::Reply::Head(head)) => {
                     return Poll::Ready(self.answer(head, end).map(Reply::Final));
                 }
