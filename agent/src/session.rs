@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 use uniroute_proto::{
     codec,
-    handshake::{AgentHandshake, AgentStep, Established, frame_name},
+    handshake::{AgentHandshake, AgentStep, Established, frame_name, suffices, too_old},
     v1::{self, ControlFrame, control_frame::Frame},
 };
 use uniroute_shared::{
@@ -282,7 +282,11 @@ async fn shake(
         }
         match handshake.on_frame(frame)? {
             AgentStep::Wait => {}
-            AgentStep::Send(frame) => stream.send(*frame).await.map_err(|error| lost(&error))?,
+            AgentStep::Send(frames) => {
+                for frame in frames {
+                    stream.send(frame).await.map_err(|error| lost(&error))?;
+                }
+            }
             AgentStep::Done(established) => return Ok(*established),
         }
     }
@@ -354,6 +358,7 @@ impl Session {
         let mut control = Control {
             carried: carried.clone(),
             stream,
+            features: established.features,
             lanes,
             shared: Arc::clone(&shared),
             heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
@@ -429,6 +434,8 @@ async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>) {
 struct Control {
     carried: session::Session,
     stream: Stream,
+    /// Of the edge.
+    features: Vec<String>,
     lanes: lane::Lanes,
     shared: Arc<Shared>,
     heartbeat: Duration,
@@ -620,16 +627,8 @@ impl Control {
             }
             Frame::TunnelCreated(created) => self.on_created(created).await,
             Frame::TunnelRefused(refused) => {
-                if let Some(tunnel) = self.unanswered.pop_front() {
-                    tunnel.refused(&refused.message);
-                }
-                warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
-                self.shared.tunnels.event(|| Event::Refused {
-                    key: refused.key.clone(),
-                    code: u16::try_from(refused.code).unwrap_or_default(),
-                    message: refused.message.clone(),
-                });
-                self.ask_later(refused);
+                let tunnel = self.unanswered.pop_front();
+                self.on_refused(tunnel.as_deref(), refused);
                 Ok(())
             }
             Frame::LanesWanted(wanted) => {
@@ -656,6 +655,19 @@ impl Control {
                 Ok(())
             }
         }
+    }
+
+    fn on_refused(&mut self, tunnel: Option<&Tunnel>, refused: v1::TunnelRefused) {
+        if let Some(tunnel) = tunnel {
+            tunnel.refused(&refused.message);
+        }
+        warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
+        self.shared.tunnels.event(|| Event::Refused {
+            key: refused.key.clone(),
+            code: u16::try_from(refused.code).unwrap_or_default(),
+            message: refused.message.clone(),
+        });
+        self.ask_later(refused);
     }
 
     /// Keeps a refused tunnel in mind that may be had later.
@@ -702,8 +714,13 @@ impl Control {
 
     /// Asks for a tunnel; for one that this session serves already, that changes it at once.
     async fn open(&mut self, tunnel: &Arc<Tunnel>) -> Result<(), SessionEnd> {
+        let spec = tunnel.spec();
+        if !suffices(&self.features, &spec) {
+            self.on_refused(Some(tunnel), too_old(spec.key));
+            return Ok(());
+        }
         self.unanswered.push_back(Arc::clone(tunnel));
-        let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
+        let open = v1::OpenTunnel { tunnel: Some(spec) };
         self.stream.send(Frame::OpenTunnel(open).into()).await
     }
 

@@ -100,7 +100,7 @@ fn say(text: &str) -> Result<(), SettingsError> {
 
 /// Of the file that was named, of the environment, or what is typed or piped in.
 fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
-    if file.is_some() || std::env::var_os("UNIROUTE_TOKEN").is_some() {
+    if file.is_some() || config::variable(config::TOKEN).is_some() {
         return config::token(file);
     }
     if !io::stdin().is_terminal() {

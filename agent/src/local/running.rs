@@ -25,6 +25,9 @@ pub struct Running {
     pub started_ms: u64,
     /// The config file that it runs with, if it has one.
     pub config: Option<PathBuf>,
+    /// The local servers that it began with, so that people tell it from others.
+    #[serde(default)]
+    pub upstreams: Vec<String>,
 }
 
 impl Running {
@@ -32,7 +35,14 @@ impl Running {
     #[must_use]
     pub fn this(inspector: Option<String>, config: Option<PathBuf>) -> Self {
         let started_ms = crate::status::now_ms();
-        Self { pid: std::process::id(), inspector, started_ms, config }
+        let upstreams = Vec::new();
+        Self { pid: std::process::id(), inspector, started_ms, config, upstreams }
+    }
+
+    /// With the local servers that it begins with.
+    #[must_use]
+    pub fn serving(self, upstreams: Vec<String>) -> Self {
+        Self { upstreams, ..self }
     }
 }
 

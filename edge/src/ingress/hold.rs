@@ -61,9 +61,14 @@ impl Hold {
         Self { time, most, held, bytes, by_tunnel: Mutex::default() }
     }
 
-    /// For how long a request waits at most.
+    /// For how long a request for any tunnel waits at most.
     pub(crate) fn time(&self) -> Duration {
         self.time
+    }
+
+    /// The same for this one.
+    pub(crate) fn of(&self, tunnel: &Tunnel) -> Duration {
+        tunnel.hold(self.time)
     }
 
     /// How many wait for which tunnel; once with 0 when nobody does any more.
@@ -91,7 +96,7 @@ impl Place {
         bytes: usize,
     ) -> Result<Self, ProxyError> {
         let hold = &edge.hold;
-        if hold.time.is_zero() {
+        if hold.of(tunnel).is_zero() {
             return Err(ProxyError::Offline);
         }
         let held = hold.held.fetch_add(1, Ordering::Relaxed);
@@ -122,16 +127,17 @@ impl Drop for Place {
 /// # Errors
 /// [`ProxyError`] when they are and nothing waits here.
 pub(crate) fn open(edge: &Shared, target: Arc<Target>) -> Result<Option<Found>, ProxyError> {
-    match stream(target) {
+    let waits = || !edge.hold.of(&target.tunnel).is_zero();
+    match stream(&target) {
         Ok(found) => Ok(Some(found)),
-        Err(error @ OpenError::TooManyStreams) if edge.hold.time.is_zero() => Err(error.into()),
+        Err(error @ OpenError::TooManyStreams) if !waits() => Err(error.into()),
         Err(_) => Ok(None),
     }
 }
 
-fn stream(target: Arc<Target>) -> Result<Found, OpenError> {
+fn stream(target: &Arc<Target>) -> Result<Found, OpenError> {
     let (sender, receiver) = target.session.carried.open()?;
-    Ok((target, sender, receiver))
+    Ok((Arc::clone(target), sender, receiver))
 }
 
 /// Waits for an agent that serves `tunnel`, and has a stream for it.
@@ -145,7 +151,7 @@ pub(crate) async fn wait(
     _place: Place,
 ) -> Result<Found, ProxyError> {
     let began = Instant::now();
-    let deadline = began + edge.hold.time;
+    let deadline = began + edge.hold.of(&tunnel);
     edge.metrics.held.inc();
     loop {
         // Enrolled before the look, so that nobody who comes in between is missed.
@@ -153,7 +159,7 @@ pub(crate) async fn wait(
         arrived.as_mut().enable();
         let found = match edge.registry.lookup(tunnel.name.as_str()) {
             // Whoever has the name by now may be somebody else.
-            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(target)),
+            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(&target)),
             Lookup::Offline(..) => None,
             Lookup::Live(_) | Lookup::Unknown => return Err(ProxyError::Offline),
         };

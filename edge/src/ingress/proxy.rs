@@ -298,8 +298,17 @@ impl Exchange {
         let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
         let limited = tunnel.account.bandwidth.is_limited();
         let clock = Clock::start();
+        let entered = tunnel.enter();
+        let mut record = Record::new(Arc::clone(visitor), tunnel, asked, clock.began);
+        match entered {
+            Ok(place) => record.under_way = place,
+            Err(code) => {
+                record.failed(code);
+                return Err(ProxyError::Access(code));
+            }
+        }
         let mut exchange = Self {
-            record: Record::new(Arc::clone(visitor), tunnel, asked, clock.began),
+            record,
             open,
             kind,
             way: Way::Over,
