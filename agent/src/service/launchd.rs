@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Action, Call, Scope, Service, call};
+use super::{Action, Call, Scope, Service, call, xml_text};
 
 /// Seconds between two starts.
 const THROTTLE: u32 = 5;
@@ -35,7 +35,7 @@ fn label(service: &Service) -> String {
 pub(super) fn plist(service: &Service) -> String {
     let mut arguments = String::new();
     let mut argument = |text: &str| {
-        let _ = writeln!(arguments, "    <string>{}</string>", escaped(text));
+        let _ = writeln!(arguments, "    <string>{}</string>", xml_text(text));
     };
     argument(&service.program.to_string_lossy());
     ["start", "--all", "--config"].into_iter().for_each(&mut argument);
@@ -46,12 +46,12 @@ pub(super) fn plist(service: &Service) -> String {
     }
     let user = match &service.scope {
         Scope::System { run_as: Some(user) } => {
-            format!("  <key>UserName</key>\n  <string>{}</string>\n", escaped(user))
+            format!("  <key>UserName</key>\n  <string>{}</string>\n", xml_text(user))
         }
         _ => String::new(),
     };
     let log = log_path(service);
-    let log = escaped(&log.to_string_lossy());
+    let log = xml_text(&log.to_string_lossy());
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \
@@ -70,26 +70,8 @@ pub(super) fn plist(service: &Service) -> String {
          \x20 <key>StandardOutPath</key>\n  <string>{log}</string>\n\
          \x20 <key>StandardErrorPath</key>\n  <string>{log}</string>\n\
          </dict>\n</plist>\n",
-        label = escaped(&label(service)),
+        label = xml_text(&label(service)),
     )
-}
-
-/// Text in XML. What XML can't hold at all is left out.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\t' | '\n' | '\r' => {
-                let _ = write!(out, "&#{};", u32::from(c));
-            }
-            c if c.is_ascii_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 pub(super) fn calls(service: &Service, action: Action) -> Vec<Call> {
