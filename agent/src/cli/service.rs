@@ -167,6 +167,12 @@ fn install(manager: Manager, service: &Service) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| cannot("make", folder))?;
     }
+    if manager == Manager::Launchd && path.exists() {
+        // It loads nothing twice; what is not loaded can't be unloaded, and that is as well.
+        for command in manager.calls(service, Action::Stop) {
+            let _ = call(&command);
+        }
+    }
     fs::write(&path, text).with_context(|| cannot("write", &path))?;
     manager.calls(service, Action::Install).iter().try_for_each(call)?;
     let name = service.full_name();

@@ -84,12 +84,25 @@ pub(super) fn calls(service: &Service, action: Action) -> Vec<Call> {
     let load = call(&["launchctl", "bootstrap", &domain, &path.to_string_lossy()]);
     let unload = call(&["launchctl", "bootout", &target]);
     match action {
-        Action::Install | Action::Start => vec![load],
+        Action::Install => {
+            let mut calls = owned(service);
+            calls.push(load);
+            calls
+        }
+        Action::Start => vec![load],
         Action::Stop | Action::Uninstall => vec![unload],
         Action::Restart => vec![call(&["launchctl", "kickstart", "-k", &target])],
         Action::Status => vec![call(&["launchctl", "print", &target])],
         Action::Uninstalled => Vec::new(),
     }
+}
+
+/// A daemon that runs as somebody reads its token and writes its log as that one.
+fn owned(service: &Service) -> Vec<Call> {
+    let Scope::System { run_as: Some(user) } = &service.scope else { return Vec::new() };
+    let (token, log) = (service.token_path(), log_path(service));
+    let (token, log) = (token.to_string_lossy(), log.to_string_lossy());
+    vec![call(&["touch", &log]), call(&["chown", user, &token, &log])]
 }
 
 #[cfg(test)]
@@ -116,6 +129,16 @@ mod tests {
         assert!(plist.contains("<string>/etc/a &amp; &lt;b&gt;.toml</string>"), "{plist}");
         assert!(plist.contains("<key>UserName</key>\n  <string>a&lt;b&amp;c</string>"), "{plist}");
         assert!(plist.contains("<string>/etc/uniroute/uniroute-shop.token</string>"), "{plist}");
+        let install: Vec<_> =
+            calls(&service, Action::Install).iter().map(|call| call.join(" ")).collect();
+        assert_eq!(
+            install[..2],
+            [
+                "touch /Library/Logs/uniroute-shop.log",
+                "chown a<b&c /etc/uniroute/uniroute-shop.token /Library/Logs/uniroute-shop.log",
+            ]
+        );
+        assert!(install[2].starts_with("launchctl bootstrap system "), "{install:?}");
         let call = &calls(&service, Action::Uninstall)[0];
         assert_eq!(*call, ["launchctl", "bootout", "system/org.uniroute.uniroute-shop"]);
     }
