@@ -326,6 +326,8 @@ pub(crate) struct Target {
     pub(crate) policy: Option<Arc<Policy>>,
     /// A connection or flow on which nothing moves for this long is ended.
     pub(crate) idle_timeout: Option<Duration>,
+    /// The agent is told how long each request was here.
+    pub(crate) wants_times: bool,
 }
 
 /// What a name leads to.
@@ -369,6 +371,7 @@ pub(crate) struct Claim {
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) wants_times: bool,
 }
 
 /// What a session wishes for.
@@ -381,6 +384,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) wants_times: bool,
 }
 
 #[derive(Debug, Default)]
@@ -509,6 +513,7 @@ impl Registry {
                 response_timeout: claim.response_timeout,
                 policy: claim.policy.clone(),
                 idle_timeout: claim.idle_timeout,
+                wants_times: claim.wants_times,
             }));
             claim.tunnel.arrived.notify_waiters();
             if old.as_ref().is_none_or(|old| old.session.id != session.id) {
@@ -746,9 +751,9 @@ impl Table {
         tunnel.fence.fetch_max(grant.fence, Ordering::Relaxed);
         tunnel.limit(grant.rate);
         tunnel.pause(grant.paused);
-        let Wish { response_timeout, idle_timeout, .. } = *wish;
+        let Wish { response_timeout, idle_timeout, wants_times, .. } = *wish;
         let policy = wish.policy.clone();
-        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy })
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, wants_times, policy })
     }
 
     /// Takes a name from the session that serves it: it is another tunnel's now.
@@ -864,6 +869,7 @@ mod tests {
             response_timeout: None,
             policy: None,
             idle_timeout: None,
+            wants_times: false,
         }
     }
 
