@@ -136,6 +136,11 @@ impl View {
     pub(crate) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }
+
+    /// What counts them.
+    pub(crate) fn moved_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.moved)
+    }
 }
 
 /// Shakes hands over a fresh connection.
@@ -363,7 +368,7 @@ impl Session {
             shared: Arc::clone(&shared),
             heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
             began: Instant::now(),
-            rtt_us,
+            rtt_us: Arc::clone(&rtt_us),
             asked: None,
             life,
             moved,
@@ -380,7 +385,7 @@ impl Session {
         for refused in established.refused {
             control.ask_later(refused);
         }
-        let streams = accept_streams(acceptor, shared);
+        let streams = accept_streams(acceptor, shared, Arc::clone(&rtt_us));
         // A task of its own: what moves a request's bytes does not ask control's timers each time.
         let closing = carried.clone();
         let mut controlled = Owned::spawn(async move {
@@ -419,11 +424,12 @@ impl Session {
 }
 
 /// One task for each stream. The streams end with the session, and the tasks with their streams.
-async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>) {
+async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>, rtt_us: Arc<AtomicU64>) {
     let tasks = TaskTracker::new();
     while let Some((sender, receiver)) = acceptor.accept().await {
         // Boxed: spawning moves its future around several times, and this one is large.
-        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver)));
+        let rtt_us = u32::try_from(rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver, rtt_us)));
     }
     tasks.close();
     if timeout(SILENCE, tasks.wait()).await.is_err() {
@@ -472,6 +478,8 @@ impl Control {
         let mut changes = shared.tunnels.changes();
         // What has changed since the handshake began.
         changes.mark_changed();
+        // The first round trip is known at once, and not after half a minute.
+        self.beat().await?;
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             let later_at = self.later_at;
@@ -538,6 +546,11 @@ impl Control {
                 self.asked = Some((std::time::Instant::now(), by));
             }
         }
+        self.beat().await
+    }
+
+    /// Measures the round trip.
+    async fn beat(&mut self) -> Result<(), SessionEnd> {
         self.life.control();
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let rtt_us = u32::try_from(self.rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);

@@ -43,6 +43,8 @@ fn open(payload: &Bytes) -> Option<v1::StreamOpen> {
             (5, Value::Bytes(http)) if open.kind.is_none() => {
                 open.kind = Some(stream_open::Kind::Http(http_open(payload, http)?));
             }
+            (9, Value::Number(edge)) => open.edge_us = u32::try_from(edge).ok()?,
+            (10, Value::Number(held)) => open.held_us = u32::try_from(held).ok()?,
             _ => return None,
         }
     }
@@ -195,6 +197,8 @@ mod tests {
             tunnel_id: vec![1; 16].into(),
             request_id: vec![2; 16].into(),
             visitor: "203.0.113.9".into(),
+            edge_us: 1_300,
+            held_us: 7,
             kind: Some(stream_open::Kind::Http(v1::HttpOpen {
                 method: "GET".into(),
                 target: "/".into(),
