@@ -426,7 +426,7 @@ async fn metrics() {
         ("captures_missed_total", 0.0),
         ("capture_recording", 1.0),
         ("replays", 0.0),
-        ("api_connections", 1.0),
+        ("api_connections_limit", 64.0),
         ("api_event_readers", 0.0),
         ("api_event_readers_limit", 16.0),
         ("events_missed_total", 0.0),
