@@ -396,6 +396,16 @@ pub(crate) struct Figures {
     pub(crate) recording: bool,
 }
 
+/// Any bytes into any of the decoders of what is captured; the first two choose.
+#[cfg(fuzzing)]
+pub(crate) fn try_out(data: &[u8]) {
+    let [which, step, bytes @ ..] = data else { return };
+    match which % 4 {
+        0 => decode::try_out(*step, bytes),
+        which => frames::try_out(which, bytes, usize::from(*step)),
+    }
+}
+
 /// Changes are noted while it lives.
 #[derive(Debug)]
 pub(crate) struct Watch(Arc<Inspector>);

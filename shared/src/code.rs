@@ -178,8 +178,7 @@ codes! {
     NAME_TAKEN 1101 "name-taken" Agent Info status() retry()
     title: "The name is already in use"
     cause: "The tunnel name belongs to someone else, or another agent of yours is serving it."
-    fix: "Choose another name, or stop the other agent first: `uniroute status` shows those of your \
-        user on this machine."
+    fix: "Choose another name, or stop the other agent first."
 
     NAME_RESERVED 1102 "name-reserved" Agent Info status() retry()
     title: "The name is reserved"

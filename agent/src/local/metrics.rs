@@ -52,7 +52,10 @@ impl Scrape {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl Into<Number>) {
-        self.gauges(name, help, [(Labels::new(), value)]);
+        let Number(value) = value.into();
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        self.0.register(name, help, gauge);
     }
 
     /// Times, which are seconds.
@@ -81,7 +84,10 @@ impl Scrape {
     }
 
     fn counter(&mut self, name: &str, help: &str, value: impl Into<Number>) {
-        self.counters(name, help, [(Labels::new(), value)]);
+        let Number(value) = value.into();
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
     }
 }
 
@@ -129,8 +135,8 @@ fn about(scrape: &mut Scrape, app: &App) {
     let status = app.handle.status();
     let version = vec![("version", status.version.to_owned())];
     scrape.gauges("info", "The agent's version", [(version, true)]);
-    let started = [(Labels::new(), status.started_ms.saturating_mul(1000))];
-    scrape.seconds("start_time_seconds", "When the agent began, since 1970", started);
+    let started = status.started_ms / 1000;
+    scrape.gauge("start_time_seconds", "When the agent began, since 1970", started);
     let missed = app.handle.shared.tunnels.missed_events();
     scrape.counter("events_missed", "Events for whom the agent's display was too slow", missed);
 }
