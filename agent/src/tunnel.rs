@@ -889,7 +889,7 @@ mod tests {
         let hold_reconnect = Some(Duration::from_secs(60));
         let settings = TunnelSettings { hold_reconnect, ..named("a", "1") };
         let (sender, mut events) = mpsc::channel(64);
-        let tunnels = Tunnels::new(vec![settings], sender, false).unwrap();
+        let tunnels = Tunnels::new(vec![settings], sender, false, false).unwrap();
         let mut told = |hold_ms| {
             let tunnel = &tunnels.all()[0];
             tunnels.created(tunnel, &v1::TunnelCreated { hold_ms, ..Default::default() });
