@@ -42,10 +42,11 @@ struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     /// The edge may keep one of the names for this id.
-    SameNames,
-    NoNames,
+    Same,
+    /// No name is kept for it.
+    Free,
     /// It may keep others, whose agent may come back.
-    OtherNames,
+    Others,
 }
 
 impl Identity {
@@ -170,11 +171,11 @@ fn fit(path: &Path, names: &[String]) -> Fit {
     let text = File::open(path).and_then(|file| read(&file)).unwrap_or_default();
     let mut kept = text.lines().skip(1).peekable();
     if kept.peek().is_none() {
-        return Fit::NoNames;
+        return Fit::Free;
     }
     match kept.any(|name| names.iter().any(|wanted| wanted == name)) {
-        true => Fit::SameNames,
-        false => Fit::OtherNames,
+        true => Fit::Same,
+        false => Fit::Others,
     }
 }
 

@@ -105,10 +105,8 @@ async fn so_many_requests_are_under_way_and_no_more() {
         assert_eq!(status, 200, "{answer}");
     }
     // Also of one whose visitor has left.
-    eventually("all places are free", async || {
-        (ask(&edge, 3).await.0 == [200; 3]).then_some(())
-    })
-    .await;
+    eventually("all places are free", async || (ask(&edge, 3).await.0 == [200; 3]).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -124,10 +122,8 @@ async fn so_many_requests_a_second_and_no_more() {
     }
     config(&edge, &upstream, "");
     agent.signal("HUP").await;
-    eventually("there is no limit", async || {
-        (ask(&edge, 24).await.0 == [200; 24]).then_some(())
-    })
-    .await;
+    eventually("there is no limit", async || (ask(&edge, 24).await.0 == [200; 24]).then_some(()))
+        .await;
 }
 
 /// While its agent is away, a tunnel that is not to be waited for says so at once.

@@ -127,17 +127,18 @@ impl Drop for Place {
 /// # Errors
 /// [`ProxyError`] when they are and nothing waits here.
 pub(crate) fn open(edge: &Shared, target: Arc<Target>) -> Result<Option<Found>, ProxyError> {
-    let waits = || !edge.hold.of(&target.tunnel).is_zero();
-    match stream(&target) {
-        Ok(found) => Ok(Some(found)),
-        Err(error @ OpenError::TooManyStreams) if !waits() => Err(error.into()),
+    match target.session.carried.open() {
+        Ok((sender, receiver)) => Ok(Some((target, sender, receiver))),
+        Err(error @ OpenError::TooManyStreams) if edge.hold.of(&target.tunnel).is_zero() => {
+            Err(error.into())
+        }
         Err(_) => Ok(None),
     }
 }
 
-fn stream(target: &Arc<Target>) -> Result<Found, OpenError> {
+fn stream(target: Arc<Target>) -> Result<Found, OpenError> {
     let (sender, receiver) = target.session.carried.open()?;
-    Ok((Arc::clone(target), sender, receiver))
+    Ok((target, sender, receiver))
 }
 
 /// Waits for an agent that serves `tunnel`, and has a stream for it.
@@ -159,7 +160,7 @@ pub(crate) async fn wait(
         arrived.as_mut().enable();
         let found = match edge.registry.lookup(tunnel.name.as_str()) {
             // Whoever has the name by now may be somebody else.
-            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(&target)),
+            Lookup::Live(target) if Arc::ptr_eq(&target.tunnel, &tunnel) => Some(stream(target)),
             Lookup::Offline(..) => None,
             Lookup::Live(_) | Lookup::Unknown => return Err(ProxyError::Offline),
         };
