@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 
-use uniroute_shared::message::Fields;
+use uniroute_proto::v1::Header;
+use uniroute_shared::message::{self, Fields};
 
 use super::capture::Side;
 
@@ -73,10 +74,8 @@ impl Log {
             let decoder = || Decoder::WebSocket(WebSocket::default());
             return websocket.then(|| Self::new("websocket", decoder(), decoder()));
         }
-        let kind = fields.get("content-type")?;
-        let events = b"text/event-stream";
-        let is = kind.get(..events.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(events));
-        let readable = is && !fields.contains("content-encoding");
+        let is = |field: &Header| is_events(&field.value) && message::is(field, "content-type");
+        let readable = fields.0.iter().any(is) && !fields.contains("content-encoding");
         readable.then(|| Self::new("sse", Decoder::None, Decoder::Events(Events::default())))
     }
 
@@ -120,6 +119,14 @@ impl Log {
         });
         *count > before
     }
+}
+
+/// Whether a content type is that of an event stream. Every answer's fields are looked at: one byte tells
+/// most of them apart.
+fn is_events(kind: &[u8]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    kind.get(5).is_some_and(|byte| byte | 0x20 == EVENTS[5])
+        && kind.get(..EVENTS.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(EVENTS))
 }
 
 fn signed(bytes: usize) -> isize {
@@ -514,9 +521,9 @@ mod tests {
 
     #[test]
     fn the_last_ones_are_kept() {
-        let fields = Fields(vec![uniroute_proto::v1::Header {
+        let fields = Fields(vec![Header {
             name: "Content-Type".into(),
-            value: "text/event-stream; charset=utf-8".into(),
+            value: "Text/Event-Stream; charset=utf-8".into(),
         }]);
         let mut log = Log::of_answer(200, &fields).unwrap();
         let mut charged = 0;
