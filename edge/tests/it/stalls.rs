@@ -118,14 +118,12 @@ async fn sixty_four_stopped_readers_hold_their_windows_and_nobody_up() {
         false => SESSION_WINDOW + streams * FIRST_WINDOW,
     };
     assert!(window <= most, "{window}");
-    let beside = small_requests(&edge, 100).await;
-    // Unchanged but for what a busy machine adds.
-    assert!(
-        beside[90] <= alone[90] * 5 + Duration::from_millis(50),
-        "alone {:?}, beside {:?}",
-        alone[90],
-        beside[90],
-    );
+    // Unchanged but for what a busy machine adds: who waits for a reader waits in each round.
+    let most = alone[90] * 5 + Duration::from_millis(50);
+    eventually("small requests beside them", async || {
+        (small_requests(&edge, 100).await[90] <= most).then_some(())
+    })
+    .await;
     drop(readers);
     eventually("the readers' streams are over", async || {
         (session_figure(&edge, "streams").await == 1).then_some(())
