@@ -407,12 +407,12 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
 
 /// Where the config file is when nobody says otherwise.
 pub(crate) fn default_path() -> PathBuf {
-    folder(CONFIG).join("uniroute.toml")
+    folder(&CONFIG).join("uniroute.toml")
 }
 
 /// Where the agent keeps what outlives it.
 pub(crate) fn state_dir(said: Option<&Path>) -> PathBuf {
-    said.map_or_else(|| folder(STATE), Path::to_owned)
+    said.map_or_else(|| folder(&STATE), Path::to_owned)
 }
 
 /// A folder of the user's: below what a variable names, or in the home folder.
@@ -432,7 +432,7 @@ const STATE: Place = match cfg!(windows) {
     false => Place { variable: "XDG_STATE_HOME", in_home: ".local/state", ours: "uniroute" },
 };
 
-fn folder(place: Place) -> PathBuf {
+fn folder(place: &Place) -> PathBuf {
     let in_home = || home().map(|home| home.join(place.in_home));
     let said = variable(place.variable).map(PathBuf::from);
     let folder = said.or_else(in_home).unwrap_or_else(std::env::temp_dir);

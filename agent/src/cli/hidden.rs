@@ -8,10 +8,10 @@ use std::io;
 /// When there is no terminal, or the user gives up (Ctrl-C: [`io::ErrorKind::Interrupted`]).
 #[cfg(unix)]
 pub(super) fn ask(question: &str) -> io::Result<String> {
-    let quiet = unix::Quiet::new()?;
-    quiet.say(question)?;
-    let line = unix::line(&quiet);
-    drop(quiet);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let line = runtime.block_on(unix::line(question));
+    // The thread that reads may still do so, and ends with the process.
+    runtime.shutdown_background();
     line
 }
 
@@ -63,25 +63,23 @@ mod unix {
     }
 
     /// The next line, unless a signal comes before it.
-    pub(super) fn line(quiet: &Quiet) -> io::Result<String> {
+    pub(super) async fn line(question: &str) -> io::Result<String> {
+        // Before anything is changed: from now on a signal finds it changed back.
+        let mut signals = Signals::new()?;
+        let quiet = Quiet::new()?;
         let mut terminal = BufReader::new(quiet.terminal.try_clone()?);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let line = runtime.block_on(async {
-            let mut signals = Signals::new()?;
-            let reading = tokio::task::spawn_blocking(move || {
-                let mut line = String::new();
-                terminal.read_line(&mut line).map(|_| line)
-            });
-            tokio::select! {
-                line = reading => line.map_err(io::Error::other)?,
-                () = signals.next() => Err(io::ErrorKind::Interrupted.into()),
-            }
+        quiet.say(question)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            terminal.read_line(&mut line).map(|_| line)
         });
-        if line.is_err() {
-            let _ = quiet.say("\n");
+        tokio::select! {
+            biased;
+            () = signals.next() => {
+                quiet.say("\n")?;
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            line = reading => line.map_err(io::Error::other)?,
         }
-        // Its thread may still read, and ends with the process.
-        runtime.shutdown_background();
-        line
     }
 }

@@ -1,6 +1,6 @@
 //! What the agent shows, and what it tells service managers and scripts.
 
-use std::{os::unix::net::UnixDatagram, path::Path, time::Duration};
+use std::{io::Write as _, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use axum::{Json, Router, routing::get};
 use serde_json::json;
@@ -238,14 +238,15 @@ async fn logged_in(edge: &Edge, keys: &str) -> process::Ended {
     // The shell is not ended by what is typed, and says how it finds the terminal afterwards.
     let run = format!("trap : INT; {program} login --server {}; echo code $?; stty -a", edge.url());
     command.args(["-qefc", &run, "shown"]).env("TERM", "xterm").env("PATH", "/usr/bin:/bin");
-    let mut terminal = Process::start(command.stdin(std::process::Stdio::piped()));
+    let (input, mut fingers) = std::io::pipe().unwrap();
+    let terminal = Process::start(command.stdin(input));
     // Not a whole line, so it is looked for in the record.
     eventually("the question", async || {
         let shown = std::fs::read_to_string(home.join("shown")).ok()?;
         shown.contains("Token (it is not shown): ").then_some(())
     })
     .await;
-    terminal.tell(keys).await;
+    fingers.write_all(keys.as_bytes()).unwrap();
     terminal.ended().await
 }
 
@@ -255,7 +256,7 @@ async fn a_token_that_is_typed_is_not_shown() {
     let token = std::fs::read_to_string(edge.token_file()).unwrap();
     let token = token.trim();
     // As pasted from somewhere, with a slip of the fingers that is taken back.
-    let ended = logged_in(&edge, &format!("  {token}x\x7f \t")).await;
+    let ended = logged_in(&edge, &format!("  {token}x\x7f \t\n")).await;
     assert!(ended.out.contains("Logged in at ") && ended.out.contains("code 0"), "{ended:?}");
     assert!(!ended.out.contains(token), "{ended:?}");
     assert!(!ended.out.contains("-echo ") && !ended.out.contains("-isig"), "{ended:?}");
