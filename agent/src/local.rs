@@ -437,10 +437,11 @@ mod limited {
 
         async fn accept(&mut self) -> (Connection, SocketAddr) {
             loop {
+                let (io, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+                // One more is taken in, and waits: what has a place is what is counted.
                 let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else {
                     std::future::pending().await
                 };
-                let (io, peer) = axum::serve::Listener::accept(&mut self.listener).await;
                 if io.set_nodelay(true).is_ok() {
                     return (Connection { io, _place: place }, peer);
                 }
