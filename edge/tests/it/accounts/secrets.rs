@@ -125,7 +125,7 @@ async fn t20_secrets_are_in_no_log_no_database_and_no_metric() {
     command.args(["http", &upstream.url(), "--name", "shop", "--token-file", "token", "--server"]);
     command.arg(format!("http://{}", serving.http)).args(["--log-level", "trace"]);
     let agent = Process::start(&mut command);
-    agent.out_line("http").await;
+    agent.out_line("ready http").await;
     let visit = format!(
         "GET /page?token={QUERY}&x=visible-part HTTP/1.1\r\nhost: shop.localhost\r\n\
          authorization: Bearer {HEADER}\r\ncookie: session={HEADER}\r\nconnection: close\r\n\r\n"
