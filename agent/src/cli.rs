@@ -5,6 +5,7 @@ mod common;
 mod config;
 mod diagnose;
 mod generate;
+mod hidden;
 mod import;
 mod inspect;
 mod login;
@@ -14,7 +15,11 @@ mod service;
 mod status;
 mod tunnels;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsStr;
+
+use clap::{
+    Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable,
+};
 
 pub(crate) use self::common::{Output, Plan};
 use self::{
@@ -35,6 +40,30 @@ use self::{
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Variables that keep visitors out. One of them that is empty is a mistake, and not a tunnel for
+/// everybody.
+const GUARDS: [&str; 4] =
+    ["UNIROUTE_ALLOW", "UNIROUTE_DENY", "UNIROUTE_BASIC_AUTH_FILE", "UNIROUTE_WEBHOOK"];
+
+impl Cli {
+    /// What the command line and the environment say; ends the process where that can't be read, or
+    /// help is wanted. An empty variable counts as not set.
+    pub(crate) fn of_process() -> Self {
+        let matches = without_empty(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+fn without_empty(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let guards = |name: &OsStr| GUARDS.iter().any(|guard| name == *guard);
+    let arg = |arg: Arg| match arg.get_env() {
+        Some(name) if is_empty(name) && !guards(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    };
+    command.mut_args(arg).mut_subcommands(without_empty)
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! What people write (flags, environment, file) and what the agent uses, apart from each other.
 
 pub(crate) mod agent;
+pub(crate) mod identity;
 pub(crate) mod import;
 pub(crate) mod inspector;
 pub(crate) mod policy;
@@ -10,6 +11,7 @@ pub(crate) mod values;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ffi::OsString,
     fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
@@ -20,7 +22,7 @@ use serde::Deserialize;
 use uniroute_agent::TunnelSettings;
 use uniroute_shared::{
     config_file::{self, ConfigError, Fault},
-    id::{AgentId, Token, TokenError},
+    id::{Token, TokenError},
 };
 
 use self::{
@@ -31,6 +33,9 @@ pub(crate) use self::{inspector::InspectorPlan, tunnel::FileTunnel};
 
 /// The file that `config init` writes.
 pub(crate) const SAMPLE: &str = include_str!("uniroute.sample.toml");
+
+/// The variable with a token.
+pub(crate) const TOKEN: &str = "UNIROUTE_TOKEN";
 
 /// Keys that were at the top of the file before there was a section for them.
 const MOVED: [&str; 6] =
@@ -94,6 +99,8 @@ pub(crate) enum SettingsError {
     Import(String),
     #[error("no answer can be read: {0}")]
     Ask(io::Error),
+    #[error("given up: nothing is stored")]
+    GivenUp,
     #[error("no tunnel {name:?} in {file}; there are: {known}")]
     NoTunnel { name: String, file: String, known: String },
     #[error("{0} has no tunnels: add [tunnels.NAME] with upstream = \"3000\"")]
@@ -114,6 +121,8 @@ impl SettingsError {
             | Self::NoToken
             | Self::NoServer
             | Self::WhichTunnels { .. } => 2,
+            // As a shell says it of what Ctrl-C has ended.
+            Self::GivenUp => 130,
             _ => 3,
         }
     }
@@ -123,7 +132,10 @@ impl SettingsError {
 fn flags(faults: &[TunnelFault]) -> String {
     let line = |fault: &TunnelFault| match fault.key.as_str() {
         "upstream" => fault.what.clone(),
-        key => format!("--{}: {}", key.replace(['_', '.'], "-"), fault.what),
+        key => {
+            let flag = key.strip_prefix("limits.").unwrap_or(key).replace(['_', '.'], "-");
+            format!("--{flag}: {}", fault.what)
+        }
     };
     faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -273,6 +285,18 @@ impl Selection {
     /// # Errors
     /// Every fault of the file, or a name that it does not have (any more).
     pub(crate) fn load(&self) -> Result<(File, Vec<TunnelSettings>), SettingsError> {
+        let (file, tunnels) = self.load_any()?;
+        match tunnels.is_empty() {
+            true => Err(SettingsError::NoTunnels(self.path.display().to_string())),
+            false => Ok((file, tunnels)),
+        }
+    }
+
+    /// The same for an agent that runs: of all tunnels there may be none for a while.
+    ///
+    /// # Errors
+    /// As [`Selection::load`].
+    pub(crate) fn load_any(&self) -> Result<(File, Vec<TunnelSettings>), SettingsError> {
         let file = File::load(&self.path)?;
         file.check()?;
         let tunnels = self.tunnels(&file)?;
@@ -285,6 +309,9 @@ impl Selection {
     fn tunnels(&self, file: &File) -> Result<Vec<TunnelSettings>, SettingsError> {
         let name = self.path.display().to_string();
         let known = || file.tunnels.keys().cloned().collect::<Vec<_>>().join(", ");
+        if file.tunnels.is_empty() && self.all {
+            return Ok(Vec::new());
+        }
         if file.tunnels.is_empty() {
             return Err(SettingsError::NoTunnels(name));
         }
@@ -311,8 +338,8 @@ impl Selection {
 
 /// The token: from the environment, from the file of the flag, or from the config file's.
 pub(crate) fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
-    if let Ok(token) = std::env::var("UNIROUTE_TOKEN") {
-        let parsed = Token::parse(token.trim());
+    if let Some(token) = variable(TOKEN) {
+        let parsed = Token::parse(token.to_string_lossy().trim());
         return parsed.map_err(|error| SettingsError::Token("UNIROUTE_TOKEN".into(), error));
     }
     let path = file.ok_or(SettingsError::NoToken)?;
@@ -349,13 +376,7 @@ fn write(path: &Path, text: &str, rights: Option<fs::Permissions>) -> io::Result
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    if !folder.exists() {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(folder)?;
-    }
+    make_folder(folder)?;
     // Such a file is its owner's alone from the beginning.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(text.as_bytes())?;
@@ -366,36 +387,61 @@ fn write(path: &Path, text: &str, rights: Option<fs::Permissions>) -> io::Result
     file.persist(path).map(drop).map_err(|error| error.error)
 }
 
-/// Where the config file is when nobody says otherwise.
-pub(crate) fn default_path() -> PathBuf {
-    folder("XDG_CONFIG_HOME", ".config").join("uniroute/uniroute.toml")
+/// For this user only, if it is not there.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
 }
 
-fn folder(variable: &str, in_home: &str) -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(in_home));
-    std::env::var_os(variable).map(PathBuf::from).or_else(home).unwrap_or_else(std::env::temp_dir)
+/// A variable of the environment. One that is empty counts as not set, as files of variables and
+/// compose files have it.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Where the config file is when nobody says otherwise.
+pub(crate) fn default_path() -> PathBuf {
+    folder(&CONFIG).join("uniroute.toml")
 }
 
 /// Where the agent keeps what outlives it.
 pub(crate) fn state_dir(said: Option<&Path>) -> PathBuf {
-    said.map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned)
+    said.map_or_else(|| folder(&STATE), Path::to_owned)
 }
 
-/// This machine's agent id: made once, kept in the user's state folder, so that a restarted agent
-/// takes its names back.
-///
-/// # Errors
-/// When the folder can't be written; the caller goes on with an id of this run's own.
-pub(crate) fn agent_id(state_dir: &Path) -> io::Result<AgentId> {
-    let path = state_dir.join("agent-id");
-    if let Ok(text) = fs::read_to_string(&path)
-        && let Ok(id) = AgentId::parse(text.trim())
-    {
-        return Ok(id);
-    }
-    let id = AgentId::random();
-    write_private(&path, &format!("{id}\n"))?;
-    Ok(id)
+/// A folder of the user's: below what a variable names, or in the home folder.
+struct Place {
+    variable: &'static str,
+    in_home: &'static str,
+    ours: &'static str,
+}
+
+const CONFIG: Place = match cfg!(windows) {
+    true => Place { variable: "APPDATA", in_home: "AppData/Roaming", ours: "uniroute" },
+    false => Place { variable: "XDG_CONFIG_HOME", in_home: ".config", ours: "uniroute" },
+};
+/// The machine's own: Windows carries what is in `APPDATA` from one machine to the other.
+const STATE: Place = match cfg!(windows) {
+    true => Place { variable: "LOCALAPPDATA", in_home: "AppData/Local", ours: "uniroute/state" },
+    false => Place { variable: "XDG_STATE_HOME", in_home: ".local/state", ours: "uniroute" },
+};
+
+fn folder(place: &Place) -> PathBuf {
+    let in_home = || home().map(|home| home.join(place.in_home));
+    let said = variable(place.variable).map(PathBuf::from);
+    let folder = said.or_else(in_home).unwrap_or_else(std::env::temp_dir);
+    folder.join(Path::new(place.ours).iter().collect::<PathBuf>())
+}
+
+/// This user's folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
 }
 
 #[cfg(test)]
@@ -470,6 +516,13 @@ mod tests {
         assert_eq!(select(&[], true).unwrap().len(), 2);
         assert!(select(&[], false).unwrap_err().to_string().contains("a, b"));
         assert!(select(&["c"], false).unwrap_err().to_string().contains("a, b"));
+
+        // An agent that runs all of them goes on without any.
+        fs::write(&path, "version = 1\n").unwrap();
+        let all = Selection::new(path.clone(), Vec::new(), true);
+        assert!(all.load_any().unwrap().1.is_empty());
+        assert!(all.load().unwrap_err().to_string().contains("has no tunnels"));
+        assert!(Selection::new(path, vec!["a".to_owned()], false).load_any().is_err());
     }
 
     #[test]
@@ -543,6 +596,35 @@ mod tests {
         assert_eq!((t.health.interval.as_secs(), t.health.timeout.as_secs()), (2, 5));
         assert_eq!((t.health.fall, t.health.rise), (3, 1));
         assert_eq!((t.hold_local.as_secs(), t.inspect, t.further.len()), (10, false, 1));
+        assert_eq!((t.hold_reconnect, t.limits), (None, uniroute_agent::TunnelLimits::default()));
+    }
+
+    #[test]
+    fn limits_and_the_edges_hold_are_the_tunnels_own() {
+        let settings = |text: &str| {
+            let file = file(&format!("[tunnels.t]\nupstream = \"1\"\n{text}")).unwrap();
+            file.settings("t", &Hashes::none()).unwrap().unwrap()
+        };
+        let t =
+            settings("limits = { requests_per_second = 50, in_flight = 8 }\nhold.reconnect = 4");
+        assert_eq!((t.limits.requests_per_second, t.limits.in_flight), (Some(50), Some(8)));
+        assert_eq!(t.hold_reconnect.unwrap().as_secs(), 4);
+        for off in ["\"off\"", "0"] {
+            let t = settings(&format!("hold.reconnect = {off}"));
+            assert!(t.hold_reconnect.unwrap().is_zero());
+        }
+        let error = wrong(
+            "[tunnels.t]\nupstream = \"1\"\n[tunnels.t.hold]\nreconnect = \"10m\"\n[tunnels.t.limits]\nin_flight = 0\nrequests_per_second = 0",
+        );
+        for part in [
+            "uniroute.toml:5:13: tunnels.t.hold.reconnect: no edge lets a request wait longer",
+            "uniroute.toml:7:13: tunnels.t.limits.in_flight: 0 would let nobody in",
+            "uniroute.toml:8:23: tunnels.t.limits.requests_per_second: 0 would",
+        ] {
+            assert!(error.contains(part), "{part} in\n{error}");
+        }
+        let error = wrong("[tunnels.t]\nupstream = \"1\"\nlimits.in_flght = 1");
+        assert!(error.contains("in_flght") && error.contains("in_flight"), "{error}");
     }
 
     #[test]
@@ -571,6 +653,9 @@ mod tests {
             ("upstream = \"1\"\nhealth.fall = 0", "from 1 to 100"),
             ("upstream = \"1\"\nhealth.interval = 0", "a tenth of a second"),
             ("kind = \"udp\"\nupstream = \"1\"\nhold.local = 1", "not for udp"),
+            ("kind = \"udp\"\nupstream = \"1\"\nhold.reconnect = 1", "not for udp"),
+            ("upstream = \"1\"\nhold.reconnect = \"of\"", "no length of time"),
+            ("upstream = \"1\"\nlimits.in_flight = -1", "in_flight"),
             ("kind = \"tcp\"\nupstream = \"1\"\nallow = [\"10.0.0.0/8\"]", "not for tcp"),
             ("upstream = \"1\"\nbasic_auth_env = \"NO_SUCH_VARIABLE\"", "is not set"),
             (

@@ -22,9 +22,7 @@ use uniroute_shared::{
     http1::{BodyReader, Incoming, Length, ReadFault, StatusLine},
     message::Fields,
     session::{Receiver, Sender, StreamError},
-    stream::{
-        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_token,
-    },
+    stream::{BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_name},
 };
 
 mod http2;
@@ -97,7 +95,7 @@ async fn opening(
         return Err(CodecError::Unexpected { expected: "StreamOpen", got: frame.kind }.into());
     }
     let bytes = if wanted { frame.payload.clone() } else { Bytes::new() };
-    Ok((codec::parse("StreamOpen", frame.payload)?, frame.end, bytes))
+    Ok((head::read::stream_open(frame.payload)?, frame.end, bytes))
 }
 
 async fn run(
@@ -393,7 +391,7 @@ struct Answer {
 impl<'a> Request<'a> {
     fn new(http: v1::HttpOpen, end: bool, tap: Option<&'a Tap>) -> Result<Self, ForwardError> {
         let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
-        if http.method.is_empty() || !http.method.iter().all(|byte| is_token(*byte)) {
+        if !is_name(&http.method) {
             return Err(wrong("the method is no token"));
         }
         let visible = http.target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);

@@ -70,7 +70,7 @@ pub use self::{
     status::Status,
     tls::{Identity, Pin, PinError, TlsError, WrongKey},
     transport::{Policy, Transport, TransportError},
-    tunnel::{Applied, TunnelKind},
+    tunnel::{Applied, TunnelKind, TunnelLimits},
 };
 use self::{
     connect::{ConnectError, ServerUrl},
@@ -187,6 +187,11 @@ pub struct TunnelSettings {
     /// How long a request waits for a local server that takes no connection, such as one that is being
     /// restarted; 0: it fails at once.
     pub hold_local: Duration,
+    /// How long the edge lets a request wait for this agent while it is away; 0: it fails at once,
+    /// `None`: as long as the edge has it. It is never longer than that.
+    pub hold_reconnect: Option<Duration>,
+    /// How much the edge lets in.
+    pub limits: TunnelLimits,
     /// Requests and answers are kept for the inspector, if there is one.
     pub inspect: bool,
     /// Whose word its certificate is taken on.
@@ -251,6 +256,8 @@ impl TunnelSettings {
             further: Vec::new(),
             health: HealthCheck::default(),
             hold_local: Duration::ZERO,
+            hold_reconnect: None,
+            limits: TunnelLimits::default(),
             inspect: true,
             trust: Trust::System,
             protocol: Protocol::Auto,
@@ -477,7 +484,9 @@ pub enum AgentError {
     #[error("{0}")]
     Unreachable(ConnectError),
     /// Another agent with the same id has taken all names.
-    #[error("another agent with this agent's id has taken over its names; this one ends")]
+    #[error(
+        "another agent with this agent's id has taken over its names; this one ends. Two machines must not have the same id: where one has a copy of the other's state folder, delete the files agent-id* in it"
+    )]
     Replaced,
 }
 

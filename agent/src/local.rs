@@ -97,12 +97,23 @@ impl fmt::Display for Listen {
 /// It can't be where it is to be.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the inspector can't listen at {address}: {error}. `ss -ltnp 'sport = :{}'` shows who does; choose another place with `--inspector ADDRESS:PORT` (port 0: any that is free), or `--inspector off`",
-    address.port()
+    "the inspector can't listen at {address}: {error}. `{}` shows who does; choose another place with `--inspector ADDRESS:PORT` (port 0: any that is free), or `--inspector off`",
+    who_listens(address.port())
 )]
 pub struct BindError {
     address: SocketAddr,
     error: io::Error,
+}
+
+/// The command that shows which program listens on a port.
+fn who_listens(port: u16) -> String {
+    if cfg!(windows) {
+        format!("netstat -ano | findstr :{port}")
+    } else if cfg!(target_os = "linux") {
+        format!("ss -ltnp 'sport = :{port}'")
+    } else {
+        format!("lsof -nP -iTCP:{port} -sTCP:LISTEN")
+    }
 }
 
 /// Its place is taken.

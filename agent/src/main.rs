@@ -13,23 +13,22 @@ use std::{
     sync::Arc,
 };
 
-use clap::Parser as _;
 use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uniroute_agent::{
-    Agent, AgentError, CheckError, Handle, LoginError, Settings, TunnelError, TunnelSettings,
-    check_local,
+    Agent, AgentError, CheckError, Handle, LoginError, Refusal, Settings, TunnelError,
+    TunnelSettings, check_local,
     local::{
         self, Bound, Local,
         running::{self, Registration, Running},
     },
 };
-use uniroute_shared::{shutdown::Signals, telemetry};
+use uniroute_shared::{code::Code, shutdown::Signals, telemetry};
 
 use crate::{
-    cli::{Cli, Command, Plan},
-    config::{Selection, SettingsError},
+    cli::{Cli, Command, Plan, agents},
+    config::{Selection, SettingsError, identity::Identity},
     output::{Show, Shown, seen::Snapshot},
     reload::Reloader,
     service::notify::Notifier,
@@ -45,6 +44,9 @@ enum Failure {
     Settings(#[from] SettingsError),
     #[error("{}", with_the_way(.0))]
     Agent(AgentError),
+    /// The same, and which agents of this machine have what was refused.
+    #[error("{error}{here}")]
+    Taken { error: AgentError, here: String },
     #[error(transparent)]
     Login(LoginError),
     #[error("the local server is not there: {0}")]
@@ -87,7 +89,7 @@ impl Failure {
             Self::Settings(error) => error.exit_code(),
             Self::Agent(AgentError::Token { .. }) => 4,
             Self::Agent(AgentError::Unreachable(_)) => 5,
-            Self::Agent(AgentError::Refused(_)) => 6,
+            Self::Agent(AgentError::Refused(_)) | Self::Taken { .. } => 6,
             Self::Local(_) => 7,
             Self::Agent(AgentError::Version(_)) => 8,
             Self::Agent(AgentError::Replaced) | Self::Other(_) => 1,
@@ -96,7 +98,7 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::of_process().command {
         Command::Http(http) => http.plan().map_err(Failure::from).and_then(run),
         Command::Tcp(tcp) => tcp.plan().map_err(Failure::from).and_then(run),
         Command::Tls(tls) => tls.plan().map_err(Failure::from).and_then(run),
@@ -144,8 +146,8 @@ fn run(plan: Plan) -> Result<(), Failure> {
         None => telemetry::init(&level, plan.log_format),
     };
     logging.map_err(anyhow::Error::from)?;
-    if let Some(error) = &plan.id_error {
-        tracing::warn!(%error, "the agent's id can't be kept: a restarted agent gets its names back only after a while");
+    if let Some(trouble) = plan.identity.trouble() {
+        tracing::warn!("{trouble}");
     }
     // One thread: a session and its requests share it, so nobody wakes another thread.
     let runtime =
@@ -162,14 +164,19 @@ fn run(plan: Plan) -> Result<(), Failure> {
             missing.spawn(warn_of_missing(plan.settings.tunnels.clone()));
         }
         let bound = local::bind(plan.inspector.listen).await.map_err(anyhow::Error::from)?;
+        let moved = bound.as_ref().is_some_and(Bound::has_moved);
+        let tunnels = &plan.settings.tunnels;
+        let upstreams = tunnels.iter().map(|tunnel| tunnel.target.to_string()).collect();
         let inspector = bound.is_some().then_some(plan.inspector.limits);
         let settings = Settings { request_events: show.is_live(), inspector, ..plan.settings };
         let (agent, events) = Agent::new(settings).map_err(anyhow::Error::from)?;
         let handle = agent.handle();
         let url = bound.as_ref().map(Bound::url);
-        let _found = register(&plan.state_dir, url.clone(), plan.selection.as_ref());
+        let this = Running::this(url.clone(), plan.selection.as_ref().map(|s| s.path.clone()));
+        let _found = register(&plan.state_dir, &this.serving(upstreams));
         let (notifier, mut watch) = Notifier::from_environment();
-        let reload_by = |selection| reload_by(selection, handle.clone(), &notifier);
+        let identity = plan.identity;
+        let reload_by = |selection| reload_by(selection, handle.clone(), &identity, &notifier);
         let (reloading, reload) = plan.selection.map(reload_by).unzip();
         let local = Local::new(handle.clone());
         let local = match reload {
@@ -181,10 +188,10 @@ fn run(plan: Plan) -> Result<(), Failure> {
         let ask = Box::new(move || Snapshot::of(&asked.status()));
         let shown = show.start(events, ask).map_err(anyhow::Error::from)?;
         if let Some(url) = &url {
-            shown.inspector(url);
+            shown.inspector(url, moved);
         }
         let result = tokio::select! {
-            result = until_signalled(agent, &shown, &notifier) => result,
+            result = until_signalled(agent, &shown, &identity, &notifier) => result,
             () = watch.run(|| handle.status()) => Ok(()),
         };
         watch.end();
@@ -196,8 +203,28 @@ fn run(plan: Plan) -> Result<(), Failure> {
         }
         // The last events are still to be shown.
         shown.end().await;
-        result
+        match result {
+            Err(Failure::Agent(AgentError::Refused(refusals))) => {
+                let here = holders(&plan.state_dir, &refusals).await;
+                Err(Failure::Taken { error: AgentError::Refused(refusals), here })
+            }
+            result => result,
+        }
     })
+}
+
+/// Which agents of this machine have the names that this one was refused; in lines of their own.
+async fn holders(state_dir: &Path, refusals: &[Refusal]) -> String {
+    let mut lines = String::new();
+    for Refusal { name, .. } in refusals.iter().filter(|r| r.code == Code::NAME_TAKEN.number) {
+        if let Some(holder) = agents::serving(state_dir, name).await {
+            let pid = holder.pid;
+            lines += &format!(
+                "\nName {name:?} is served on this machine by process {pid} (`uniroute status --pid {pid}`)"
+            );
+        }
+    }
+    lines
 }
 
 /// Says which local servers take no connection at the start. Their tunnels stand all the same; one
@@ -225,9 +252,10 @@ fn serve_locally(bound: Bound, local: Local) -> (DropGuard, JoinHandle<()>) {
 fn reload_by(
     selection: Selection,
     handle: Handle,
+    identity: &Arc<Identity>,
     notifier: &Notifier,
 ) -> (JoinSet<()>, local::Reload) {
-    let (reloader, asker) = Reloader::new(selection, handle);
+    let (reloader, asker) = Reloader::new(selection, handle, Arc::clone(identity));
     let (before, after) = (notifier.clone(), notifier.clone());
     let mut running = JoinSet::new();
     running.spawn(reloader.run(move || before.reloading(), move |_| after.reloaded()));
@@ -235,21 +263,20 @@ fn reload_by(
 }
 
 /// Lets `uniroute status` and others find this agent while the value lives.
-fn register(
-    state_dir: &Path,
-    inspector: Option<String>,
-    selection: Option<&Selection>,
-) -> Option<Registration> {
-    let config = selection.map(|selection| selection.path.clone());
-    let registered = running::register(state_dir, &Running::this(inspector, config));
-    registered
+fn register(state_dir: &Path, this: &Running) -> Option<Registration> {
+    running::register(state_dir, this)
         .inspect_err(|error| {
             tracing::warn!(%error, "`uniroute status` and `uniroute inspect` won't find this agent");
         })
         .ok()
 }
 
-async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Result<(), Failure> {
+async fn until_signalled(
+    agent: Agent,
+    shown: &Shown,
+    identity: &Identity,
+    notifier: &Notifier,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let stop = CancellationToken::new();
     let mut running = std::pin::pin!(agent.run(stop.clone()));
@@ -259,6 +286,8 @@ async fn until_signalled(agent: Agent, shown: &Shown, notifier: &Notifier) -> Re
         () = shown.gone() => stop.cancel(),
     }
     shown.draining();
+    // It only finishes what it has: one that is started meanwhile takes its names over.
+    identity.release();
     notifier.stopping();
     tokio::select! {
         result = running => Ok(result?),

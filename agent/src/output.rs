@@ -34,6 +34,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub(crate) struct Program {
     /// Where the inspector is.
     pub(crate) inspector: Option<String>,
+    /// Its usual port was taken.
+    pub(crate) moved: bool,
     /// A signal came.
     pub(crate) draining: bool,
     /// The agent is no more.
@@ -51,10 +53,10 @@ impl Show {
     /// `logs`: the log was asked for, and goes to standard error. To be called while the process has
     /// one thread: only then the time of day is known.
     pub(crate) fn new(output: Output, qr: bool, logs: bool, settings: &Settings) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         // Log lines and a live view in one terminal don't go together.
         let log_here = logs && io::stderr().is_terminal();
-        let live = output == Output::Text && io::stdout().is_terminal() && !dumb && !log_here;
+        let live = output == Output::Text && io::stdout().is_terminal() && !log_here;
+        let live = live && terminal::takes_codes();
         let live = (live && terminal::whose() == terminal::Whose::Ours)
             .then(|| Live::new(settings, Look::of_environment(), qr));
         Self { output, live, qr }
@@ -103,9 +105,11 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// The inspector is there.
-    pub(crate) fn inspector(&self, url: &str) {
-        self.program.send_modify(|program| program.inspector = Some(url.to_owned()));
+    /// The inspector is there; `moved`: not at its usual port, which is taken.
+    pub(crate) fn inspector(&self, url: &str, moved: bool) {
+        self.program.send_modify(|program| {
+            (program.inspector, program.moved) = (Some(url.to_owned()), moved);
+        });
     }
 
     /// Waits until the terminal of a live view was closed: nobody is there to end the agent.
@@ -130,7 +134,9 @@ async fn show_lines(
     mut program: watch::Receiver<Program>,
     mut lines: Lines,
 ) {
-    let mut known = program.borrow_and_update().clone();
+    // What was told before this thread began is to be shown too.
+    program.mark_changed();
+    let mut known = Program::default();
     while !known.ended {
         tokio::select! {
             biased;

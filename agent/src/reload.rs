@@ -10,7 +10,7 @@ use tokio::{
 use tracing::{info, warn};
 use uniroute_agent::{Applied, Handle};
 
-use crate::config::Selection;
+use crate::config::{Selection, identity::Identity};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,13 +39,18 @@ impl Asker {
 pub(crate) struct Reloader {
     selection: Arc<Selection>,
     handle: Handle,
+    identity: Arc<Identity>,
     asked: mpsc::Receiver<oneshot::Sender<Reloaded>>,
 }
 
 impl Reloader {
-    pub(crate) fn new(selection: Selection, handle: Handle) -> (Self, Asker) {
+    pub(crate) fn new(
+        selection: Selection,
+        handle: Handle,
+        identity: Arc<Identity>,
+    ) -> (Self, Asker) {
         let (asker, asked) = mpsc::channel(WAITING);
-        (Self { selection: Arc::new(selection), handle, asked }, Asker(asker))
+        (Self { selection: Arc::new(selection), handle, identity, asked }, Asker(asker))
     }
 
     /// For ever. `begins` and `ended` hear of each reload.
@@ -90,8 +95,10 @@ impl Reloader {
     async fn reload(&self) -> Reloaded {
         let selection = Arc::clone(&self.selection);
         // Reads files, and hashes passwords for a good while.
-        let loaded = tokio::task::spawn_blocking(move || selection.load()).await;
+        let loaded = tokio::task::spawn_blocking(move || selection.load_any()).await;
         let (_, tunnels) = loaded.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        // Before anything is asked for: a crash in between must not lose names.
+        self.identity.serves(&tunnels);
         self.handle.apply(tunnels).map_err(|error| error.to_string())
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 use uniroute_proto::{
     codec,
-    handshake::{AgentHandshake, AgentStep, Established, frame_name},
+    handshake::{AgentHandshake, AgentStep, Established, frame_name, suffices, too_old},
     v1::{self, ControlFrame, control_frame::Frame},
 };
 use uniroute_shared::{
@@ -29,6 +29,7 @@ use uniroute_shared::{
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
+    task::Owned,
 };
 
 use bytes::Bytes;
@@ -286,7 +287,11 @@ async fn shake(
         }
         match handshake.on_frame(frame)? {
             AgentStep::Wait => {}
-            AgentStep::Send(frame) => stream.send(*frame).await.map_err(|error| lost(&error))?,
+            AgentStep::Send(frames) => {
+                for frame in frames {
+                    stream.send(frame).await.map_err(|error| lost(&error))?;
+                }
+            }
             AgentStep::Done(established) => return Ok(*established),
         }
     }
@@ -358,6 +363,7 @@ impl Session {
         let mut control = Control {
             carried: carried.clone(),
             stream,
+            features: established.features,
             lanes,
             shared: Arc::clone(&shared),
             heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
@@ -380,19 +386,20 @@ impl Session {
             control.ask_later(refused);
         }
         let streams = accept_streams(acceptor, shared, Arc::clone(&rtt_us));
-        let controlled = async {
+        // A task of its own: what moves a request's bytes does not ask control's timers each time.
+        let closing = carried.clone();
+        let mut controlled = Owned::spawn(async move {
             let Err(end) = control.run().await;
             match end {
                 SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
-                    carried.close();
+                    closing.close();
                     let _ = timeout(SILENCE, control.lanes.finish()).await;
                 }
-                _ => carried.abort(4000, end.to_string()),
+                _ => closing.abort(4000, end.to_string()),
             }
             end
-        };
+        });
         // The driver ends last: what control said at the end still has to go out.
-        let mut controlled = std::pin::pin!(controlled);
         let driven = async {
             tokio::select! {
                 ended = &mut driving => ended,
@@ -433,6 +440,8 @@ async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>, rtt_us: Arc
 struct Control {
     carried: session::Session,
     stream: Stream,
+    /// Of the edge.
+    features: Vec<String>,
     lanes: lane::Lanes,
     shared: Arc<Shared>,
     heartbeat: Duration,
@@ -631,16 +640,8 @@ impl Control {
             }
             Frame::TunnelCreated(created) => self.on_created(created).await,
             Frame::TunnelRefused(refused) => {
-                if let Some(tunnel) = self.unanswered.pop_front() {
-                    tunnel.refused(&refused.message);
-                }
-                warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
-                self.shared.tunnels.event(|| Event::Refused {
-                    key: refused.key.clone(),
-                    code: u16::try_from(refused.code).unwrap_or_default(),
-                    message: refused.message.clone(),
-                });
-                self.ask_later(refused);
+                let tunnel = self.unanswered.pop_front();
+                self.on_refused(tunnel.as_deref(), refused);
                 Ok(())
             }
             Frame::LanesWanted(wanted) => {
@@ -667,6 +668,19 @@ impl Control {
                 Ok(())
             }
         }
+    }
+
+    fn on_refused(&mut self, tunnel: Option<&Tunnel>, refused: v1::TunnelRefused) {
+        if let Some(tunnel) = tunnel {
+            tunnel.refused(&refused.message);
+        }
+        warn!(tunnel = refused.key, code = refused.code, "a tunnel was refused");
+        self.shared.tunnels.event(|| Event::Refused {
+            key: refused.key.clone(),
+            code: u16::try_from(refused.code).unwrap_or_default(),
+            message: refused.message.clone(),
+        });
+        self.ask_later(refused);
     }
 
     /// Keeps a refused tunnel in mind that may be had later.
@@ -713,8 +727,13 @@ impl Control {
 
     /// Asks for a tunnel; for one that this session serves already, that changes it at once.
     async fn open(&mut self, tunnel: &Arc<Tunnel>) -> Result<(), SessionEnd> {
+        let spec = tunnel.spec();
+        if !suffices(&self.features, &spec) {
+            self.on_refused(Some(tunnel), too_old(spec.key));
+            return Ok(());
+        }
         self.unanswered.push_back(Arc::clone(tunnel));
-        let open = v1::OpenTunnel { tunnel: Some(tunnel.spec()) };
+        let open = v1::OpenTunnel { tunnel: Some(spec) };
         self.stream.send(Frame::OpenTunnel(open).into()).await
     }
 

@@ -18,7 +18,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uniroute_proto::{FEATURE_HTTP_POLICY, FEATURE_LANES, handshake::HandshakeError, v1};
+use uniroute_proto::{
+    FEATURE_HTTP_POLICY, FEATURE_LANES, FEATURE_TUNNEL_LIMITS, handshake::HandshakeError, v1,
+};
 use uniroute_shared::{
     backoff::Backoff,
     carrier::quic::endpoint as quic,
@@ -55,6 +57,8 @@ const STABLE: Duration = Duration::from_secs(10);
 /// Answers to a token that no later try changes.
 const TOKEN_IS_OVER: [Code; 4] =
     [Code::TOKEN_REFUSED, Code::TOKEN_REVOKED, Code::TOKEN_EXPIRED, Code::TOKEN_ADDRESS];
+/// The optional features that an agent speaks.
+const FEATURES: [&str; 3] = [FEATURE_LANES, FEATURE_HTTP_POLICY, FEATURE_TUNNEL_LIMITS];
 /// How often the token file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks after which idle connections to local servers are looked at too.
@@ -518,7 +522,7 @@ impl Slot {
             token: shared.token.lock().expose().to_owned(),
             agent_id: shared.settings.agent_id.to_string(),
             tunnels: tunnels.iter().map(|(tunnel, _)| tunnel.spec()).collect(),
-            features: vec![FEATURE_LANES.to_owned(), FEATURE_HTTP_POLICY.to_owned()],
+            features: FEATURES.map(str::to_owned).to_vec(),
             metadata: Some(v1::AgentMetadata {
                 name: shared.settings.agent_name.clone(),
                 region: String::new(),
@@ -594,7 +598,10 @@ impl Slot {
             self.chooser.lock().quic_failed(Instant::now());
         }
         let reason = match ended {
-            Some(Ok(SessionEnd::Replaced)) => return Err(AgentError::Replaced),
+            // One that is to end has given its id up: the next agent may be there already.
+            Some(Ok(SessionEnd::Replaced)) if !stop.is_cancelled() => {
+                return Err(AgentError::Replaced);
+            }
             // It has waited for long enough already. Agents that lost one edge look at times of their
             // own, and so come back spread out.
             Some(Ok(end @ SessionEnd::Silent)) => {

@@ -33,6 +33,9 @@ const MAX_IDS: usize = 8;
 /// Streams that were opened before a tunnel went come no later than this.
 const LATE: Duration = Duration::from_secs(30);
 
+/// Of [`Tunnel::told_hold`].
+const NOT_TOLD: u64 = u64::MAX;
+
 /// How much longer the edge waits for an answer than the agent.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -96,6 +99,26 @@ impl TunnelKind {
     }
 }
 
+/// How much of a tunnel's visitors the edge lets in; `None`: as many as its own limits do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelLimits {
+    /// Requests a second, of kinds without requests new connections or flows; a second's worth may
+    /// come at once.
+    pub requests_per_second: Option<u32>,
+    /// Requests under way at a time, of other kinds open connections or flows.
+    pub in_flight: Option<u32>,
+}
+
+impl TunnelLimits {
+    fn wire(self) -> Option<v1::TunnelLimits> {
+        let Self { requests_per_second, in_flight } = self;
+        (self != Self::default()).then(|| v1::TunnelLimits {
+            requests_per_second: requests_per_second.unwrap_or(0),
+            in_flight: in_flight.unwrap_or(0),
+        })
+    }
+}
+
 /// A tunnel that this agent serves.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
@@ -110,6 +133,9 @@ pub(crate) struct Tunnel {
     paused: AtomicBool,
     /// Its owner was told why its local server turns visitors away.
     hinted: AtomicBool,
+    /// For how many milliseconds its edge lets requests wait, as its owner was told, because he wants
+    /// more; [`NOT_TOLD`] if he does not.
+    told_hold: AtomicU64,
     /// Requests and connections that are over, by the class of the answer's status; the first: there
     /// was no answer, or none with a status.
     over: [AtomicU64; CLASSES],
@@ -252,6 +278,7 @@ impl Tunnel {
             deleted: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             hinted: AtomicBool::new(false),
+            told_hold: AtomicU64::new(NOT_TOLD),
             over: Default::default(),
             failed: AtomicU64::new(0),
             open: AtomicU64::new(0),
@@ -322,6 +349,8 @@ impl Tunnel {
             idle_timeout_ms: millis(wanted.idle_timeout),
             wants_times: served.inspect.is_some(),
             http: served.policy.clone(),
+            limits: wanted.limits.wire(),
+            hold_ms: wanted.hold_reconnect.map(whole_millis),
         }
     }
 
@@ -435,7 +464,11 @@ pub(crate) struct Said {
 
 /// Nothing is 0, and nothing else is.
 fn millis(limit: Option<Duration>) -> u32 {
-    limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).max(1))
+    limit.map_or(0, |limit| whole_millis(limit).max(1))
+}
+
+fn whole_millis(length: Duration) -> u32 {
+    u32::try_from(length.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What a change of settings has done, by the tunnels' keys.
@@ -581,6 +614,29 @@ impl Tunnels {
             upstream: tunnel.target(),
         });
         self.paused(tunnel, created.state());
+        self.tell_hold(tunnel, created.hold_ms);
+    }
+
+    /// Tells, once, that requests wait for a shorter time than the tunnel's owner wants.
+    fn tell_hold(&self, tunnel: &Tunnel, granted: Option<u32>) {
+        let wanted = tunnel.served().settings.hold_reconnect.map(whole_millis);
+        let short = wanted.filter(|wanted| granted.is_none_or(|granted| granted < *wanted));
+        let told = short.map_or(NOT_TOLD, |_| granted.unwrap_or(0).into());
+        let before = tunnel.told_hold.swap(told, Ordering::Relaxed);
+        let Some(wanted) = short.filter(|_| before != told) else { return };
+        let time = |ms: u32| Duration::from_millis(ms.into());
+        let (title, raise) = match granted {
+            Some(0) => ("this edge lets no request wait for its agent".to_owned(), true),
+            Some(ms) => (format!("this edge lets requests wait for {:?} at most", time(ms)), true),
+            None => ("this edge is too old for hold.reconnect".to_owned(), false),
+        };
+        let ask = if raise { "raise `limits.hold_seconds`" } else { "update it" };
+        let fix = format!(
+            "hold.reconnect asks for {:?}: lower it, or ask the edge's operator to {ask}",
+            time(wanted)
+        );
+        warn!(tunnel = tunnel.key, fix, "{title}");
+        self.event(|| Event::Hint { key: tunnel.key.clone(), title, fix });
     }
 
     /// Those that the edge is asked for.
@@ -814,6 +870,43 @@ mod tests {
             Tunnel::new(settings).unwrap().spec().response_timeout_ms
         };
         assert_eq!((spec(Some(Duration::from_secs(2))), spec(None)), (13_000, 0));
+    }
+
+    #[test]
+    fn limits_and_the_hold_are_told_to_the_edge() {
+        let plain = Tunnel::new(named("a", "1")).unwrap().spec();
+        assert_eq!((plain.limits, plain.hold_ms), (None, None));
+        let limits = TunnelLimits { in_flight: Some(8), ..TunnelLimits::default() };
+        let hold_reconnect = Some(Duration::ZERO);
+        let settings = TunnelSettings { limits, hold_reconnect, ..named("a", "1") };
+        let spec = Tunnel::new(settings).unwrap().spec();
+        let limits = v1::TunnelLimits { requests_per_second: 0, in_flight: 8 };
+        assert_eq!((spec.limits, spec.hold_ms), (Some(limits), Some(0)));
+    }
+
+    #[test]
+    fn a_shorter_hold_than_wanted_is_told_once() {
+        let hold_reconnect = Some(Duration::from_secs(60));
+        let settings = TunnelSettings { hold_reconnect, ..named("a", "1") };
+        let (sender, mut events) = mpsc::channel(64);
+        let tunnels = Tunnels::new(vec![settings], sender, false, false).unwrap();
+        let mut told = |hold_ms| {
+            let tunnel = &tunnels.all()[0];
+            tunnels.created(tunnel, &v1::TunnelCreated { hold_ms, ..Default::default() });
+            let mut titles = Vec::new();
+            while let Ok(event) = events.try_recv() {
+                if let Event::Hint { title, .. } = event {
+                    titles.push(title);
+                }
+            }
+            titles.concat()
+        };
+        assert_eq!(told(Some(60_000)), "");
+        assert_eq!(told(Some(10_000)), "this edge lets requests wait for 10s at most");
+        assert_eq!(told(Some(10_000)), "", "it is known");
+        assert!(told(None).contains("too old"));
+        assert_eq!(told(Some(90_000)), "");
+        assert!(told(Some(0)).contains("no request wait"));
     }
 
     #[test]

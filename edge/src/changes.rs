@@ -15,8 +15,8 @@ use uuid::Uuid;
 use crate::{
     Shared,
     events::{Event, Kind, Numbered, Since},
+    limits::lower,
     registry::{Claim, SessionHandle, Tunnel},
-    session::claims::lower,
     store::{StoreError, Timestamp},
 };
 

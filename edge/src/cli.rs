@@ -4,7 +4,7 @@ mod accounts;
 mod store;
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write as _},
     net::SocketAddr,
     num::NonZeroUsize,
@@ -12,7 +12,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Arg, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable,
+};
 use uniroute_edge::config::{self, File, Https, SAMPLE, Settings, SettingsError};
 use uniroute_shared::{id::Token, network::Networks, telemetry::LogFormat};
 
@@ -22,6 +24,26 @@ use uniroute_shared::{id::Token, network::Networks, telemetry::LogFormat};
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What the command line and the environment say; ends the process where that can't be read, or
+    /// help is wanted. A variable that is empty counts as not set, as files of variables and compose
+    /// files have it.
+    pub(crate) fn of_process() -> Self {
+        let matches = without_empty(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+fn without_empty(command: clap::Command) -> clap::Command {
+    let arg = |arg: Arg| match arg.get_env() {
+        Some(name) if env::var_os(name).is_some_and(|value| value.is_empty()) => {
+            arg.env(Resettable::Reset)
+        }
+        _ => arg,
+    };
+    command.mut_args(arg).mut_subcommands(without_empty)
 }
 
 #[derive(Debug, Subcommand)]

@@ -95,7 +95,7 @@ fn look_up(edge: &Arc<Shared>, head: &RequestHead) -> Result<Place, ProxyError> 
             Ok(Place::Tunnel(tunnel, hold::open(edge, target)?))
         }
         // Only for a while: a tunnel whose agent is off all day is not worth any wait.
-        Lookup::Offline(_, Some(since)) if since.elapsed() >= edge.hold.time() => {
+        Lookup::Offline(tunnel, Some(since)) if since.elapsed() >= edge.hold.of(&tunnel) => {
             Err(ProxyError::Offline)
         }
         Lookup::Offline(tunnel, _) => Ok(match tunnel.policy() {

@@ -123,6 +123,14 @@ pub(crate) fn check(gate: &Gate, code: &'static Code) -> Result<(), ProxyError> 
     gate.pass(Instant::now()).map_err(|wait| ProxyError::Limited(code, wait))
 }
 
+/// The lower one of two limits.
+pub(crate) fn lower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
 /// How long the month goes on (UTC).
 pub(crate) fn to_next_month() -> Duration {
     let now = time::OffsetDateTime::now_utc();

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser as _;
 use tracing::{info, warn};
 use uniroute_edge::{Edge, config::SettingsError};
 use uniroute_shared::{shutdown::Signals, telemetry};
@@ -27,7 +26,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 const CONFIG_INVALID: u8 = 3;
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match Cli::of_process().command {
         Command::Dev(dev) => dev.plan().and_then(run),
         Command::Serve(serve) => serve.plan().map_err(Into::into).and_then(run),
         Command::Config(command) => command.run(),

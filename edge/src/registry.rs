@@ -31,7 +31,7 @@ use uniroute_shared::{
 
 use self::ports::{Kind, Port, PortWish};
 use crate::{
-    limits::{Gate, accounts::Account},
+    limits::{Gate, accounts::Account, lower},
     policy::Policy,
     session::permit::Permit,
     traffic::Counts,
@@ -43,6 +43,8 @@ pub(crate) const NAME_HOLD: Duration = Duration::from_secs(600);
 pub(crate) const MAX_NAMES: usize = 100_000;
 /// Names that nobody came back for are looked for no more often than this.
 const SWEEP: Duration = Duration::from_secs(1);
+/// In [`Tunnel::hold_ms`]: its agent has no wish.
+const EDGES_HOLD: u32 = u32::MAX;
 /// Recent times to the first byte that a tunnel's median is taken from.
 const LATENCIES: usize = 32;
 
@@ -70,6 +72,17 @@ pub(crate) struct Tunnel {
     /// Its own limit of requests a second.
     pub(crate) gate: Gate,
     rate: AtomicU32,
+    /// What the store and the plan allow, and what its agent wishes for; 0: any number. The lower one
+    /// is its limit.
+    granted_rate: AtomicU32,
+    wished_rate: AtomicU32,
+    /// Most requests, connections or flows at a time, as its agent wishes; 0: any number.
+    most_in_flight: AtomicU32,
+    /// Requests under way that count towards that.
+    in_flight: AtomicU32,
+    /// For how many milliseconds requests wait for its agent, as that one wishes; [`EDGES_HOLD`]: as
+    /// long as the edge has it.
+    hold_ms: AtomicU32,
     /// Its owner lets nobody in for now.
     paused: AtomicBool,
     /// Of the last claim in the store: whoever has a lower one writes nothing there.
@@ -84,6 +97,31 @@ pub(crate) struct Tunnel {
     policy: Mutex<Option<Arc<Policy>>>,
     /// As its agent last said.
     local: Mutex<Local>,
+}
+
+/// A request of a tunnel that has a limit of them, while it is under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Tunnel>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How much an agent wants to be let in to its tunnel, and for how long it is waited for; beside what
+/// the edge allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wished {
+    pub(crate) requests_per_second: Option<u32>,
+    /// Requests, connections or flows at a time.
+    pub(crate) in_flight: Option<u32>,
+    /// `None`: as long as the edge has it.
+    pub(crate) hold: Option<Duration>,
+}
+
+fn limit_in(number: &AtomicU32) -> Option<u32> {
+    Some(number.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
 }
 
 /// What an agent says of a tunnel's local servers.
@@ -122,6 +160,11 @@ impl Tunnel {
             counts: Counts::default(),
             gate: Gate::default(),
             rate: AtomicU32::new(0),
+            granted_rate: AtomicU32::new(0),
+            wished_rate: AtomicU32::new(0),
+            most_in_flight: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
+            hold_ms: AtomicU32::new(EDGES_HOLD),
             paused: AtomicBool::new(grant.paused),
             fence: AtomicU64::new(grant.fence),
             arrived: Notify::new(),
@@ -135,16 +178,61 @@ impl Tunnel {
         tunnel
     }
 
-    /// Requests a second that are let through from now on; `None`: any number.
+    /// Requests a second that the store and the plan allow from now on; `None`: any number.
     pub(crate) fn limit(&self, rate: Option<u32>) {
+        self.granted_rate.store(rate.unwrap_or(0), Ordering::Relaxed);
+        self.set_rate();
+    }
+
+    /// What its agent wishes for from now on.
+    fn wish(&self, wished: &Wished) {
+        let any = |limit: Option<u32>| limit.unwrap_or(0);
+        self.wished_rate.store(any(wished.requests_per_second), Ordering::Relaxed);
+        self.set_rate();
+        self.most_in_flight.store(any(wished.in_flight), Ordering::Relaxed);
+        let ms = |hold: Duration| u32::try_from(hold.as_millis()).unwrap_or(EDGES_HOLD);
+        self.hold_ms.store(wished.hold.map_or(EDGES_HOLD, ms), Ordering::Relaxed);
+    }
+
+    fn set_rate(&self) {
+        let rate = lower(self.granted_rate(), limit_in(&self.wished_rate));
         if self.rate.swap(rate.unwrap_or(0), Ordering::Relaxed) != rate.unwrap_or(0) {
             self.gate.set(rate, 1.0);
         }
     }
 
-    /// See [`Tunnel::limit`].
+    /// Requests a second that are let through; `None`: any number.
     pub(crate) fn rate(&self) -> Option<u32> {
-        Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+        limit_in(&self.rate)
+    }
+
+    /// See [`Tunnel::limit`].
+    fn granted_rate(&self) -> Option<u32> {
+        limit_in(&self.granted_rate)
+    }
+
+    /// Connections or flows that it may have at a time, of `edges` that the edge allows.
+    pub(crate) fn most_connections(&self, edges: usize) -> usize {
+        limit_in(&self.most_in_flight).map_or(edges, |most| edges.min(most as usize))
+    }
+
+    /// A place among the requests that are under way; `None`: they are not counted.
+    ///
+    /// # Errors
+    /// There are as many as its owner allows.
+    pub(crate) fn enter(self: &Arc<Self>) -> Result<Option<UnderWay>, &'static Code> {
+        let Some(most) = limit_in(&self.most_in_flight) else { return Ok(None) };
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = UnderWay(Arc::clone(self));
+        if before < most { Ok(Some(place)) } else { Err(&Code::IN_FLIGHT_LIMIT) }
+    }
+
+    /// For how long requests wait for its agent, where the edge lets them wait for `edges`.
+    pub(crate) fn hold(&self, edges: Duration) -> Duration {
+        match self.hold_ms.load(Ordering::Relaxed) {
+            EDGES_HOLD => edges,
+            ms => edges.min(Duration::from_millis(ms.into())),
+        }
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -358,7 +446,7 @@ struct Entry {
 impl Entry {
     /// Nobody came back for it.
     fn is_expired(&self, hold: Duration) -> bool {
-        let held = if self.closed { hold } else { NAME_HOLD };
+        let held = if self.closed { self.tunnel.hold(hold) } else { NAME_HOLD };
         self.offline_since.is_some_and(|at| at.elapsed() >= held)
     }
 }
@@ -371,6 +459,7 @@ pub(crate) struct Claim {
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) wished: Wished,
     pub(crate) wants_times: bool,
 }
 
@@ -384,6 +473,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) response_timeout: Option<Duration>,
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) wished: Wished,
     pub(crate) wants_times: bool,
 }
 
@@ -465,7 +555,7 @@ impl Registry {
             id: tunnel.id,
             fence: tunnel.fence(),
             account: Arc::clone(&tunnel.account),
-            rate: tunnel.rate(),
+            rate: tunnel.granted_rate(),
             paused: tunnel.is_paused(),
         })
     }
@@ -507,6 +597,7 @@ impl Registry {
             }
             entry.offline_since = None;
             claim.tunnel.policy.lock().clone_from(&claim.policy);
+            claim.tunnel.wish(&claim.wished);
             let old = entry.target.replace(Arc::new(Target {
                 tunnel: Arc::clone(&claim.tunnel),
                 session: Arc::clone(session),
@@ -555,6 +646,7 @@ impl Registry {
     /// The owner gave the name up: it is free at once, and nobody is routed to it.
     pub(crate) fn close(&self, session: SessionId, tunnel: TunnelId) -> bool {
         let mut table = self.table.write();
+        let hold = table.hold;
         // Seldom, and perhaps after the session was released: so all names are looked at.
         let mut mine = table.names.values_mut();
         let entry = mine.find(|entry| entry.tunnel.id == tunnel && entry.claimant == session);
@@ -562,7 +654,7 @@ impl Registry {
         let name = entry.tunnel.name.clone();
         (entry.closed, entry.target) = (true, None);
         entry.offline_since.get_or_insert_with(Instant::now);
-        if table.hold.is_zero() {
+        if entry.tunnel.hold(hold).is_zero() {
             table.names.remove(&name);
         }
         true
@@ -751,9 +843,9 @@ impl Table {
         tunnel.fence.fetch_max(grant.fence, Ordering::Relaxed);
         tunnel.limit(grant.rate);
         tunnel.pause(grant.paused);
-        let Wish { response_timeout, idle_timeout, wants_times, .. } = *wish;
+        let Wish { response_timeout, idle_timeout, wished, wants_times, .. } = *wish;
         let policy = wish.policy.clone();
-        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, wants_times, policy })
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy, wished, wants_times })
     }
 
     /// Takes a name from the session that serves it: it is another tunnel's now.
@@ -869,6 +961,7 @@ mod tests {
             response_timeout: None,
             policy: None,
             idle_timeout: None,
+            wished: Wished::default(),
             wants_times: false,
         }
     }
@@ -889,6 +982,65 @@ mod tests {
             registry.table.read().names["demo"].offline_since.is_some(),
             "it is held for a while"
         );
+    }
+
+    #[test]
+    fn the_lower_one_of_two_rates_holds() {
+        let registry = Registry::default();
+        let session = session("a");
+        let wished = Wished { requests_per_second: Some(5), ..Wished::default() };
+        let got = claim(&registry, &session, "demo", &Wish { wished, ..wish() }).unwrap();
+        let tunnel = Arc::clone(&got.tunnel);
+        assert_eq!(tunnel.rate(), None, "not before it is ready");
+        registry.activate(&session, &[got]);
+        assert_eq!(tunnel.rate(), Some(5));
+        tunnel.limit(Some(3));
+        assert_eq!(tunnel.rate(), Some(3));
+        tunnel.limit(Some(9));
+        assert_eq!((tunnel.rate(), tunnel.granted_rate()), (Some(5), Some(9)));
+        let again = claim(&registry, &session, "demo", &wish()).unwrap();
+        registry.activate(&session, &[again]);
+        assert_eq!(tunnel.rate(), None, "neither of them has a limit now");
+    }
+
+    #[test]
+    fn so_many_requests_are_under_way_and_no_more() {
+        let registry = Registry::default();
+        let session = session("a");
+        let got = claim(&registry, &session, "demo", &wish()).unwrap();
+        let tunnel = Arc::clone(&got.tunnel);
+        registry.activate(&session, &[got]);
+        let uncounted = tunnel.enter().unwrap();
+        assert!(uncounted.is_none());
+        tunnel.wish(&Wished { in_flight: Some(2), ..Wished::default() });
+        let first = tunnel.enter().unwrap();
+        let second = tunnel.enter().unwrap();
+        assert_eq!(tunnel.enter().unwrap_err(), &Code::IN_FLIGHT_LIMIT);
+        drop(first);
+        let third = tunnel.enter().unwrap();
+        tunnel.wish(&Wished { in_flight: Some(1), ..Wished::default() });
+        drop(second);
+        assert!(tunnel.enter().is_err(), "one is still there");
+        drop(third);
+        drop(uncounted);
+        assert!(tunnel.enter().unwrap().is_some());
+        assert_eq!(tunnel.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!((tunnel.most_connections(5), tunnel.most_connections(0)), (1, 0));
+    }
+
+    #[test]
+    fn a_tunnel_waits_no_longer_than_the_edge() {
+        let registry = Registry::default();
+        let session = session("a");
+        let tunnel = claim(&registry, &session, "demo", &wish()).unwrap().tunnel;
+        let (edges, seconds) = (Duration::from_secs(10), Duration::from_secs);
+        assert_eq!(tunnel.hold(edges), edges);
+        for (wished, held) in [(0, 0), (4, 4), (60, 10)] {
+            tunnel.wish(&Wished { hold: Some(seconds(wished)), ..Wished::default() });
+            assert_eq!(tunnel.hold(edges), seconds(held));
+        }
+        tunnel.wish(&Wished { hold: Some(Duration::MAX), ..Wished::default() });
+        assert_eq!(tunnel.hold(edges), edges);
     }
 
     fn serving(registry: &Registry, name: &str) -> Option<SessionId> {

@@ -8,12 +8,13 @@
 //! edge  → agent   ReadyAck (session id, resume token)
 //! ```
 //!
-//! No request reaches a tunnel before its session's `Ready`. Time limits are the caller's.
+//! An agent that asks for no tunnel sends `Ready` right behind `Init`. No request reaches a tunnel before
+//! its session's `Ready`. Time limits are the caller's.
 
 use bytes::Bytes;
 
 use crate::{
-    FEATURE_HTTP_POLICY, VERSION,
+    FEATURE_HTTP_POLICY, FEATURE_TUNNEL_LIMITS, VERSION,
     v1::{self, ControlFrame, control_frame::Frame},
 };
 
@@ -160,9 +161,6 @@ impl EdgeHandshake {
     fn check(&self, init: &v1::Init) -> Result<(), HandshakeError> {
         self.check_challenge(init.version, &init.nonce)?;
         let count = init.tunnels.len();
-        if count == 0 {
-            return Err(HandshakeError::Invalid("no tunnel was asked for".into()));
-        }
         if count > MAX_TUNNELS {
             return Err(HandshakeError::Invalid(format!("{count} tunnels, at most {MAX_TUNNELS}")));
         }
@@ -194,8 +192,8 @@ enum AgentState {
 /// What the agent has to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AgentStep {
-    /// Send this frame.
-    Send(Box<ControlFrame>),
+    /// Send these frames.
+    Send(Vec<ControlFrame>),
     /// Wait for the next frame.
     Wait,
     /// The session stands.
@@ -209,6 +207,8 @@ pub struct Established {
     pub edge_id: String,
     /// Where it takes sessions over QUIC, if it does.
     pub quic: Option<v1::QuicOffer>,
+    /// The features that it speaks.
+    pub features: Vec<String>,
     /// Its name for the session.
     pub ack: v1::ReadyAck,
     /// Tunnels that exist.
@@ -241,12 +241,12 @@ impl AgentHandshake {
             (AgentState::Tunnels, Some(Frame::TunnelCreated(created))) => {
                 self.answered(&created.key)?;
                 self.session.created.push(created);
-                Ok(self.ready_if_complete())
+                Ok(self.ready_or_wait())
             }
             (AgentState::Tunnels, Some(Frame::TunnelRefused(refused))) => {
                 self.answered(&refused.key)?;
                 self.session.refused.push(refused);
-                Ok(self.ready_if_complete())
+                Ok(self.ready_or_wait())
             }
             (AgentState::Ack, Some(Frame::ReadyAck(ack))) => {
                 self.session.ack = ack;
@@ -260,35 +260,26 @@ impl AgentHandshake {
 
     fn on_challenge(&mut self, challenge: v1::AuthChallenge) -> Result<AgentStep, HandshakeError> {
         check_version(&challenge)?;
-        if !challenge.features.iter().any(|feature| feature == FEATURE_HTTP_POLICY) {
-            self.hold_back_policies()?;
-        }
+        self.hold_back(&challenge.features)?;
         self.session.edge_id = challenge.edge_id;
         self.session.quic = challenge.quic;
+        self.session.features = challenge.features;
         self.init.version = VERSION;
         self.init.nonce = challenge.nonce;
         self.state = AgentState::Tunnels;
-        Ok(AgentStep::Send(Box::new(Frame::Init(std::mem::take(&mut self.init)).into())))
+        let mut frames = vec![Frame::Init(std::mem::take(&mut self.init)).into()];
+        frames.extend(self.ready_if_complete());
+        Ok(AgentStep::Send(frames))
     }
 
-    /// The edge knows no policies, so it would let everybody in: tunnels with one are not asked for.
-    fn hold_back_policies(&mut self) -> Result<(), HandshakeError> {
-        const MESSAGE: &str = "the edge is too old for the settings of this tunnel";
-        let held_back = self.init.tunnels.extract_if(.., |tunnel| tunnel.http.is_some());
-        let refused = held_back.map(|tunnel| v1::TunnelRefused {
-            key: tunnel.key,
-            code: POLICY_REFUSED,
-            message: MESSAGE.into(),
-        });
-        self.session.refused.extend(refused);
+    /// Tunnels that the edge knows not enough for are not asked for.
+    fn hold_back(&mut self, features: &[String]) -> Result<(), HandshakeError> {
+        let held_back = self.init.tunnels.extract_if(.., |tunnel| !suffices(features, tunnel));
+        self.session.refused.extend(held_back.map(|tunnel| too_old(tunnel.key)));
         self.waiting.retain(|key| self.session.refused.iter().all(|refused| refused.key != *key));
         if self.waiting.is_empty() && !self.session.refused.is_empty() {
-            let message = MESSAGE.into();
-            return Err(HandshakeError::Refused {
-                code: POLICY_REFUSED,
-                message,
-                retry_after_ms: None,
-            });
+            let v1::TunnelRefused { code, message, .. } = too_old(String::new());
+            return Err(HandshakeError::Refused { code, message, retry_after_ms: None });
         }
         Ok(())
     }
@@ -302,13 +293,33 @@ impl AgentHandshake {
         Ok(())
     }
 
-    fn ready_if_complete(&mut self) -> AgentStep {
+    fn ready_or_wait(&mut self) -> AgentStep {
+        self.ready_if_complete().map_or(AgentStep::Wait, |ready| AgentStep::Send(vec![ready]))
+    }
+
+    fn ready_if_complete(&mut self) -> Option<ControlFrame> {
         if !self.waiting.is_empty() {
-            return AgentStep::Wait;
+            return None;
         }
         self.state = AgentState::Ack;
-        AgentStep::Send(Box::new(Frame::Ready(v1::Ready {}).into()))
+        Some(Frame::Ready(v1::Ready {}).into())
     }
+}
+
+/// Whether an edge that speaks `features` may be asked for `tunnel`: one that knows no policies or no
+/// limits would let in whom they keep out.
+#[must_use]
+pub fn suffices(features: &[String], tunnel: &v1::TunnelSpec) -> bool {
+    let speaks = |feature: &str| features.iter().any(|spoken| spoken == feature);
+    (tunnel.http.is_none() || speaks(FEATURE_HTTP_POLICY))
+        && (tunnel.limits.is_none() || speaks(FEATURE_TUNNEL_LIMITS))
+}
+
+/// What the edge would say of a tunnel for which its features do not suffice, if it knew.
+#[must_use]
+pub fn too_old(key: String) -> v1::TunnelRefused {
+    let message = "the edge is too old for the settings of this tunnel".into();
+    v1::TunnelRefused { key, code: POLICY_REFUSED, message }
 }
 
 fn check_version(challenge: &v1::AuthChallenge) -> Result<(), HandshakeError> {
@@ -411,7 +422,7 @@ mod tests {
 
     fn sent(step: AgentStep) -> ControlFrame {
         match step {
-            AgentStep::Send(frame) => *frame,
+            AgentStep::Send(mut frames) => frames.remove(0),
             other => panic!("{other:?}"),
         }
     }
@@ -472,6 +483,34 @@ mod tests {
             panic!("no Init")
         };
         assert!(hello.tunnels[0].http.is_some());
+    }
+
+    #[test]
+    fn tunnels_with_limits_are_kept_from_edges_without() {
+        let mut init = init(&["a", "b"]);
+        init.tunnels[1].limits = Some(v1::TunnelLimits { in_flight: 1, ..Default::default() });
+        let hello = |features: &[&str]| {
+            let (_, challenge) = EdgeHandshake::new([1; 16], "", features, None);
+            let mut agent = AgentHandshake::new(init.clone());
+            match sent(agent.on_frame(challenge).unwrap()).frame {
+                Some(Frame::Init(hello)) => hello.tunnels.len(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((hello(&[]), hello(&[FEATURE_TUNNEL_LIMITS])), (1, 2));
+    }
+
+    #[test]
+    fn both_sides_meet_without_a_tunnel() {
+        let (mut edge, challenge) = EdgeHandshake::new([7; 16], "edge-1", &[], None);
+        let mut agent = AgentHandshake::new(init(&[]));
+        let AgentStep::Send(frames) = agent.on_frame(challenge).unwrap() else { panic!() };
+        let [hello, ready] = <[ControlFrame; 2]>::try_from(frames).unwrap();
+        assert!(matches!(edge.on_frame(hello).unwrap(), EdgeStep::Decide(_)));
+        edge.decided();
+        assert_eq!(edge.on_frame(ready).unwrap(), EdgeStep::Ready);
+        let ack = Frame::ReadyAck(v1::ReadyAck::default());
+        assert!(matches!(agent.on_frame(ack.into()).unwrap(), AgentStep::Done(_)));
     }
 
     #[test]

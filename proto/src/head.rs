@@ -5,6 +5,8 @@
 //! from protobuf and may hold any bytes; [`header_count`] and the `http` crate's own parsing decide
 //! what becomes a header (T10: no CR, LF or NUL can pass).
 
+pub mod read;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::encoded_len_varint;
 

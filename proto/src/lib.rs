@@ -35,5 +35,8 @@ pub const FEATURE_LANES: &str = "lanes";
 /// The feature of tunnels with an `HttpPolicy`: an edge without it would let everybody through.
 pub const FEATURE_HTTP_POLICY: &str = "http-policy";
 
+/// The feature of tunnels with `TunnelLimits`: an edge without it would let in any number.
+pub const FEATURE_TUNNEL_LIMITS: &str = "tunnel-limits";
+
 /// Where agents connect, on the edge's own host.
 pub const TUNNEL_PATH: &str = "/tunnel";

@@ -126,6 +126,12 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         idle_timeout_ms: 60_000,
         ..Default::default()
     };
+    let limited = v1::TunnelSpec {
+        limits: Some(v1::TunnelLimits { requests_per_second: 50, in_flight: 8 }),
+        hold_ms: Some(0),
+        name_is_hint: false,
+        ..spec.clone()
+    };
     let with_times = v1::TunnelSpec { wants_times: true, ..spec.clone() };
     let with_policy = v1::TunnelSpec { http: Some(policy()), name_is_hint: false, ..spec.clone() };
     vec![
@@ -175,6 +181,16 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             }),
         ),
         (
+            "init_empty",
+            Control::Init(v1::Init {
+                version: 1,
+                nonce: NONCE.into(),
+                token: "ur_example".into(),
+                agent_id: "agent-1".into(),
+                ..Default::default()
+            }),
+        ),
+        (
             "init_error",
             Control::InitError(v1::InitError {
                 code: 4001,
@@ -192,6 +208,20 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 state: v1::TunnelState::Active.into(),
                 epoch: 7,
                 port: 0,
+                hold_ms: None,
+            }),
+        ),
+        (
+            "tunnel_created_hold",
+            Control::TunnelCreated(v1::TunnelCreated {
+                key: "web".into(),
+                tunnel_id: tunnel_id.clone(),
+                name: "demo".into(),
+                public_url: "https://demo.example.com".into(),
+                state: v1::TunnelState::Active.into(),
+                epoch: 7,
+                port: 0,
+                hold_ms: Some(10_000),
             }),
         ),
         (
@@ -204,6 +234,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
                 state: v1::TunnelState::Active.into(),
                 epoch: 7,
                 port: 20_432,
+                hold_ms: None,
             }),
         ),
         (
@@ -262,6 +293,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
             Control::HeartbeatAck(v1::HeartbeatAck { timestamp_us: 1_700_000_000_000_000 }),
         ),
         ("open_tunnel", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(spec) })),
+        ("open_tunnel_limits", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(limited) })),
         ("open_tunnel_times", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_times) })),
         ("open_tunnel_policy", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_policy) })),
         ("open_tunnel_tcp", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(tcp) })),

@@ -756,16 +756,26 @@ codes! {
 
     TUNNEL_CONNECTION_LIMIT 5010 "tunnel-connection-limit" Edge Warn status() retry()
     title: "Too many connections to one tunnel"
-    cause: "The tunnel has as many connections open as one tunnel may, so the next one was closed."
-    fix: "Close idle ones, or give the tunnel an idle timeout. The edge's operator can raise the \
-        limit (`limits.tunnel_connections`)."
+    cause: "The tunnel has as many connections open as one tunnel may, or as its own `limits.in_flight` \
+        allows, so the next one was closed."
+    fix: "Close idle ones, or give the tunnel an idle timeout. Raise `limits.in_flight` where it is set; \
+        the edge's operator can raise the limit of all tunnels (`limits.tunnel_connections`)."
 
     FLOW_LIMIT 5012 "flow-limit" Edge Warn status() retry()
     title: "Too many flows of datagrams"
-    cause: "The UDP tunnel has as many visitors at once as it may, all of them busy, so a new one's \
-        datagram was dropped."
-    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels. The \
-        edge's operator can raise the limit (`limits.tunnel_flows`)."
+    cause: "The UDP tunnel has as many visitors at once as it may, or as its own `limits.in_flight` \
+        allows, all of them busy, so a new one's datagram was dropped."
+    fix: "Give the tunnel a shorter idle timeout, or spread the visitors over several tunnels. Raise \
+        `limits.in_flight` where it is set; the edge's operator can raise the limit of all tunnels \
+        (`limits.tunnel_flows`)."
+
+    IN_FLIGHT_LIMIT 5014 "in-flight-limit" Visitor Info status(503) retry(1)
+    title: "The tunnel has as many requests under way as its owner allows"
+    cause: "The tunnel's `limits.in_flight` is reached: that many requests wait for their answers, or \
+        are being answered, at this edge. WebSockets and event streams count for as long as they are \
+        open."
+    fix: "Try again in a moment. If the tunnel is yours, raise `limits.in_flight`, or see why the local \
+        server takes long: `uniroute inspect tail` shows how long each request has taken."
 
     BODY_TOO_LARGE 5020 "body-too-large" Visitor Debug status(413) retry()
     title: "The body of the request is too large"
@@ -804,7 +814,9 @@ codes! {
     TUNNEL_RATE 5031 "tunnel-rate" Visitor Debug status(429) retry()
     title: "Too many requests to this tunnel"
     cause: "More requests a second come to the tunnel than its owner or his plan allows."
-    fix: "Wait for as long as `retry-after` says. The owner may raise the tunnel's limit."
+    fix: "Wait for as long as `retry-after` says. The owner may raise the tunnel's limit: \
+        `limits.requests_per_second` in the agent's config file, or the one that the API and the \
+        dashboard show; the lower one holds."
 
     USER_RATE 5032 "user-rate" Visitor Debug status(429) retry()
     title: "Too many requests to this owner's tunnels"

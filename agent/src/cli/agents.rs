@@ -1,6 +1,10 @@
 //! The agents that run here, asked over their local APIs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process,
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::Value;
@@ -85,6 +89,20 @@ impl Agents {
         };
         config::state_dir(self.state_dir.clone().or_else(of_file).as_deref())
     }
+}
+
+/// The agent of this machine that serves the public name `name`, beside this process.
+pub(crate) async fn serving(state_dir: &Path, name: &str) -> Option<Running> {
+    let others = running::find(state_dir).into_iter().filter(|other| other.pid != process::id());
+    for other in others {
+        let Some(address) = &other.inspector else { continue };
+        let Ok(status) = status(address).await else { continue };
+        let mut tunnels = status["tunnels"].as_array().into_iter().flatten();
+        if tunnels.any(|tunnel| tunnel["name"] == name) {
+            return Some(other);
+        }
+    }
+    None
 }
 
 impl Asked {

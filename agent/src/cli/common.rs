@@ -2,21 +2,19 @@
 //! and the config file.
 
 use std::{
-    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
-use uniroute_agent::{Identity, Settings, TunnelSettings, upstream::Trust};
-use uniroute_shared::{
-    id::{AgentId, Token},
-    telemetry::LogFormat,
-};
+use uniroute_agent::{Settings, TunnelSettings, upstream::Trust};
+use uniroute_shared::{id::Token, telemetry::LogFormat};
 
 pub(crate) use crate::config::agent::Output;
 use crate::config::{
     self, File, FileTunnel, InspectorPlan, Selection, SettingsError,
     agent::AgentSection,
+    identity::Identity,
     tunnel::Hashes,
     values::{Over as _, Span, Written},
 };
@@ -50,8 +48,8 @@ pub(crate) struct Plan {
     pub(crate) inspector: InspectorPlan,
     /// The tunnels of the config file that run, to be read again when it changes.
     pub(crate) selection: Option<Selection>,
-    /// The id could not be kept: names are not taken back after a restart.
-    pub(crate) id_error: Option<io::Error>,
+    /// Which agent this process is, for as long as it runs.
+    pub(crate) identity: Arc<Identity>,
 }
 
 impl Common {
@@ -81,12 +79,9 @@ impl Common {
         let agent = self.agent.over_file(file)?;
         let settings = settings(&agent, tunnels)?;
         let state_dir = config::state_dir(agent.state_dir.as_deref());
-        let (agent_id, id_error) = match config::agent_id(&state_dir) {
-            Ok(id) => (id, None),
-            Err(error) => (AgentId::random(), Some(error)),
-        };
+        let identity = Identity::take(&state_dir, &settings.tunnels);
         Ok(Plan {
-            settings: Settings { agent_id, ..settings },
+            settings: Settings { agent_id: identity.id().clone(), ..settings },
             output: agent.output.unwrap_or(Output::Text),
             qr: agent.qr.unwrap_or(false),
             require_local: agent.require_local.unwrap_or(false),
@@ -96,7 +91,7 @@ impl Common {
             inspector: agent.inspector.plan(&state_dir),
             state_dir,
             selection: None,
-            id_error,
+            identity: Arc::new(identity),
         })
     }
 }
@@ -120,7 +115,7 @@ pub(super) fn settings(
     tunnels: Vec<TunnelSettings>,
 ) -> Result<Settings, SettingsError> {
     let token = config::token(agent.token_file.as_deref())?;
-    let from_file = std::env::var_os("UNIROUTE_TOKEN").is_none();
+    let from_file = config::variable(config::TOKEN).is_none();
     let token_file =
         agent.token_file.as_deref().filter(|path| from_file && *path != Path::new("-"));
     let settings = settings_with(agent, token, tunnels)?;
@@ -154,7 +149,8 @@ pub(super) fn settings_with(
     settings.trust = agent.server_ca.clone().map_or(Trust::System, Trust::CaFile);
     settings.pins = agent.server_pin.iter().map(|Written(pin)| *pin).collect();
     if let (Some(certificate), Some(key)) = (&agent.client_certificate, &agent.client_key) {
-        settings.identity = Some(Identity { certificate: certificate.clone(), key: key.clone() });
+        settings.identity =
+            Some(uniroute_agent::Identity { certificate: certificate.clone(), key: key.clone() });
     }
     settings.proxy = agent.proxy()?;
     Ok(settings)

@@ -154,9 +154,9 @@ impl Which {
 fn table_of(all: &[Running]) -> String {
     let line = |running: &Running| {
         let config = running.config.as_deref().map(Path::display);
-        let config = config.map(|path| path.to_string()).unwrap_or_default();
+        let what = config.map_or_else(|| running.upstreams.join(", "), |path| path.to_string());
         let url = running.inspector.as_deref().unwrap_or("no local API");
-        format!("  --pid {:<8} {url}  {config}", running.pid)
+        format!("  --pid {:<8} {url}  {what}", running.pid)
     };
     all.iter().map(line).collect::<Vec<_>>().join("\n")
 }

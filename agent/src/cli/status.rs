@@ -52,13 +52,16 @@ impl StatusCommand {
             bail!("{}", self.agents.none());
         }
         let mut silent = Vec::new();
+        let several = asked.len() > 1;
         for (number, asked) in asked.into_iter().enumerate() {
             match (&asked.status, self.output) {
                 (Err(why), _) => silent.push(format!("{}: {why}", asked.label())),
                 (Ok(status), Form::Json) => say(&with_place(status, &asked))?,
                 (Ok(status), Form::Text) => {
                     let gap = if number == 0 { "" } else { "\n" };
-                    say(&format!("{gap}{}", table(status, &asked, offset)?))?;
+                    let which =
+                        if several { format!("{}\n", asked.label()) } else { String::new() };
+                    say(&format!("{gap}{which}{}", table(status, &asked, offset)?))?;
                 }
             }
         }

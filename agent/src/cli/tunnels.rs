@@ -12,8 +12,8 @@ use super::{
 };
 use crate::config::{
     self, FileTunnel, Selection, SettingsError,
-    tunnel::{FileHealth, FileHold, Probe},
-    values::{Span, Written},
+    tunnel::{FileHealth, FileHold, FileLimits, Probe},
+    values::{Span, SpanOrOff, Written},
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +51,8 @@ pub(crate) struct Http {
     #[command(flatten)]
     local: Local,
     #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     policy: PolicyFlags,
     #[command(flatten)]
     common: Common,
@@ -67,6 +69,8 @@ pub(crate) struct Tcp {
     #[command(flatten)]
     local: Local,
     #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -81,6 +85,8 @@ pub(crate) struct Tls {
     #[command(flatten)]
     local: Local,
     #[command(flatten)]
+    limits: Limits,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -94,6 +100,8 @@ pub(crate) struct Udp {
     /// that one is over. Config key `idle_timeout` of the tunnel. Default: 60s.
     #[arg(long, env = "UNIROUTE_IDLE_TIMEOUT", value_name = "TIME")]
     idle_timeout: Option<Span>,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     common: Common,
 }
@@ -190,10 +198,37 @@ struct Local {
     /// being restarted; 120s at most. Config key `hold.local` of the tunnel. Default: 0.
     #[arg(long, env = "UNIROUTE_HOLD_LOCAL", value_name = "TIME")]
     hold_local: Option<Span>,
+    /// How long the edge lets a request wait for this agent while it is away; `off` or 0: it fails at
+    /// once. Never longer than the edge's own time. Config key `hold.reconnect` of the tunnel. Default:
+    /// the edge's.
+    #[arg(long, env = "UNIROUTE_HOLD_RECONNECT", value_name = "TIME|off")]
+    hold_reconnect: Option<SpanOrOff>,
     /// Keep nothing of this tunnel's requests for the inspector. Config key `inspect = false` of the
     /// tunnel.
     #[arg(long, env = "UNIROUTE_NO_INSPECT")]
     no_inspect: bool,
+}
+
+/// How much the edge lets in.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How much comes in")]
+struct Limits {
+    /// Requests a second that the edge lets in, of tcp, tls and udp new connections or flows; a
+    /// second's worth may come at once. Config key `limits.requests_per_second` of the tunnel. Default:
+    /// the edge's own limits.
+    #[arg(long, env = "UNIROUTE_REQUESTS_PER_SECOND", value_name = "N")]
+    requests_per_second: Option<u32>,
+    /// Requests that may be under way at a time, of tcp, tls and udp open connections or flows.
+    /// Config key `limits.in_flight` of the tunnel. Default: the edge's own limits.
+    #[arg(long, env = "UNIROUTE_IN_FLIGHT", value_name = "N")]
+    in_flight: Option<u32>,
+}
+
+impl Limits {
+    fn of(&self, tunnel: FileTunnel) -> FileTunnel {
+        let Self { requests_per_second, in_flight } = *self;
+        FileTunnel { limits: FileLimits { requests_per_second, in_flight }, ..tunnel }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -218,21 +253,24 @@ impl Http {
             response_timeout: self.response_timeout,
             ..self.policy.tunnel()
         };
-        self.common.plan_one(&self.public.of(self.local.of(self.upstream, tunnel)))
+        let tunnel = self.limits.of(self.local.of(self.upstream, tunnel));
+        self.common.plan_one(&self.public.of(tunnel))
     }
 }
 
 impl Tcp {
     pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
         let tunnel = self.connections.tunnel(TunnelKind::Tcp);
-        self.common.plan_one(&self.public.of(self.local.of(self.upstream, tunnel)))
+        let tunnel = self.limits.of(self.local.of(self.upstream, tunnel));
+        self.common.plan_one(&self.public.of(tunnel))
     }
 }
 
 impl Tls {
     pub(crate) fn plan(self) -> Result<Plan, SettingsError> {
         let tunnel = self.connections.tunnel(TunnelKind::Tls);
-        self.common.plan_one(&self.public.of(self.local.of(self.upstream, tunnel)))
+        let tunnel = self.limits.of(self.local.of(self.upstream, tunnel));
+        self.common.plan_one(&self.public.of(tunnel))
     }
 }
 
@@ -244,7 +282,7 @@ impl Udp {
             idle_timeout: self.idle_timeout,
             ..FileTunnel::default()
         };
-        self.common.plan_one(&self.public.of(tunnel))
+        self.common.plan_one(&self.public.of(self.limits.of(tunnel)))
     }
 }
 
@@ -286,7 +324,7 @@ impl Local {
                 rise: self.health_rise,
                 fall: self.health_fall,
             },
-            hold: FileHold { local: self.hold_local },
+            hold: FileHold { local: self.hold_local, reconnect: self.hold_reconnect },
             ..tunnel
         }
     }

@@ -333,8 +333,8 @@ impl AgentSection {
     }
 
     fn proxy_credentials(&self) -> Result<Option<String>, SettingsError> {
-        if let Ok(credentials) = std::env::var(CREDENTIALS) {
-            return Ok(Some(credentials));
+        if let Some(credentials) = super::variable(CREDENTIALS) {
+            return Ok(Some(credentials.to_string_lossy().into_owned()));
         }
         let Some(path) = &self.proxy_credentials_file else { return Ok(None) };
         let bytes = super::policy::read_bounded(path, MAX_CREDENTIALS);

@@ -109,6 +109,8 @@ mod tests {
             ("version = 1\n[tunnels.a]\nupstream = \"1\"\nkind = \"ftp\"", ".tunnels.a.kind"),
             ("version = 1\n[tunnels.a]\nupstream = \"1\"\nhold.locl = 1", ".locl: unknown"),
             ("version = 1\n[tunnels.a]\nupstream = \"1\"\nmax_body = true", ".max_body"),
+            ("version = 1\n[tunnels.a]\nupstream = \"1\"\nlimits.in_flight = 0", ".in_flight"),
+            ("version = 1\n[tunnels.a]\nupstream = \"1\"\nhold.reconnect = true", ".reconnect"),
         ] {
             let error = validate(text).unwrap_err();
             assert!(error.contains(place), "{text}: {error}");
@@ -139,7 +141,7 @@ mod tests {
     fn the_schema_has_each_key_that_the_reader_knows() {
         let schema = schema();
         let resolve = |value: &Value| resolve(value, &schema);
-        let tables: [(&str, &[&str]); 11] = [
+        let tables: [(&str, &[&str]); 12] = [
             ("", &[]),
             ("[agent]", &["agent"]),
             ("[agent.log]", &["agent", "log"]),
@@ -147,6 +149,7 @@ mod tests {
             ("[tunnels.t]", &["tunnels", "*"]),
             ("[tunnels.t.health]", &["tunnels", "*", "health"]),
             ("[tunnels.t.hold]", &["tunnels", "*", "hold"]),
+            ("[tunnels.t.limits]", &["tunnels", "*", "limits"]),
             ("[tunnels.t.webhook]", &["tunnels", "*", "webhook"]),
             ("[tunnels.t.request_headers]", &["tunnels", "*", "request_headers"]),
             ("[tunnels.t.response_headers]", &["tunnels", "*", "response_headers"]),

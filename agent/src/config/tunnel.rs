@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use uniroute_agent::{
-    FileSettings, HealthCheck, HealthProbe, TunnelKind, TunnelSettings,
+    FileSettings, HealthCheck, HealthProbe, TunnelKind, TunnelLimits, TunnelSettings,
     upstream::{Place, Protocol, Scheme, Target, Trust},
 };
 use uniroute_proto::v1;
@@ -21,11 +21,13 @@ use uniroute_shared::{id::Subdomain, network::Network, policy::password, proxy_p
 use super::{
     agent::OneOrMany,
     policy::{FileHeaders, FileRoute, FileWebhook, HostHeader, User},
-    values::{Size, Span, Written, from_folder, one_or_many},
+    values::{Size, Span, SpanOrOff, Written, from_folder, one_or_many},
 };
 
 /// Longest time that a request waits for its local server.
 const MAX_HOLD: Duration = Duration::from_secs(120);
+/// Longest time that any edge lets a request wait for its agent.
+const MAX_RECONNECT: Duration = Duration::from_secs(300);
 /// Local servers of one tunnel.
 const MAX_UPSTREAMS: usize = 32;
 /// How often a local server is looked at.
@@ -63,9 +65,12 @@ pub(crate) struct FileTunnel {
     /// How the local server's health is found out.
     #[serde(default)]
     pub(crate) health: FileHealth,
-    /// What waits for a local server that is not there.
+    /// What waits for a local server, or for the agent, that is not there.
     #[serde(default)]
     pub(crate) hold: FileHold,
+    /// How much the edge lets in.
+    #[serde(default)]
+    pub(crate) limits: FileLimits,
     /// For which nothing may move on a connection or flow, or, of http, while a body is under way; 0:
     /// for ever.
     pub(crate) idle_timeout: Option<Span>,
@@ -181,6 +186,24 @@ pub(crate) struct FileHold {
     /// How long a request waits for a local server that takes no connection, such as one that is
     /// being restarted; 120 seconds at most. Default: 0: it fails at once.
     pub(crate) local: Option<Span>,
+    /// How long the edge lets a request wait for this agent while it is away, such as for a
+    /// connection that broke; off or 0: it fails at once. Never longer than the edge's own time, which
+    /// is the default.
+    pub(crate) reconnect: Option<SpanOrOff>,
+}
+
+/// `[tunnels.NAME.limits]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct FileLimits {
+    /// Requests a second, of tcp, tls and udp new connections or flows; a second's worth may come at
+    /// once. Default: as many as the edge's own limits let in.
+    #[schemars(range(min = 1))]
+    pub(crate) requests_per_second: Option<u32>,
+    /// Requests that are under way at a time, of tcp, tls and udp open connections or flows. Default:
+    /// as many as the edge's own limits let in.
+    #[schemars(range(min = 1))]
+    pub(crate) in_flight: Option<u32>,
 }
 
 /// One thing wrong with a tunnel.
@@ -328,6 +351,11 @@ impl FileTunnel {
         if settings.hold_local > MAX_HOLD {
             faults.say("hold.local", "a request waits 120 seconds at most");
         }
+        settings.hold_reconnect = self.hold.reconnect.map(|SpanOrOff(length)| length);
+        if settings.hold_reconnect.is_some_and(|length| length > MAX_RECONNECT) {
+            faults.say("hold.reconnect", "no edge lets a request wait longer than 300 seconds");
+        }
+        settings.limits = self.limits.check(faults);
         settings.proxy_protocol = self.proxy_protocol.as_ref().map(|Written(version)| *version);
         settings.trust = match (&self.upstream_ca, self.insecure_upstream) {
             (Some(_), true) => {
@@ -467,7 +495,7 @@ impl FileTunnel {
     /// A key that means nothing for this kind was meant for something else.
     fn check_kind(&self, faults: &mut Faults) {
         use TunnelKind::{Http, Tcp, Tls, Udp};
-        let rules: [(&str, bool, &[TunnelKind]); 9] = [
+        let rules: [(&str, bool, &[TunnelKind]); 10] = [
             ("port", self.port.is_some(), &[Tcp, Udp]),
             ("upstream_protocol", self.upstream_protocol.is_some(), &[Http]),
             ("proxy_protocol", self.proxy_protocol.is_some(), &[Tcp, Tls]),
@@ -476,6 +504,7 @@ impl FileTunnel {
             ("response_timeout", self.response_timeout.is_some(), &[Http]),
             ("health", self.health != FileHealth::default(), &[Http, Tcp, Tls]),
             ("hold", self.hold.local.is_some(), &[Http, Tcp, Tls]),
+            ("hold.reconnect", self.hold.reconnect.is_some(), &[Http, Tcp, Tls]),
             ("file_fallback", self.file_fallback.is_some(), &[Http]),
         ];
         let kind = self.kind();
@@ -522,6 +551,20 @@ fn strip_tunnel(error: &str) -> (&str, &str) {
     match rest.split_once(": ") {
         Some((key, what)) if !key.contains(' ') => (key, what),
         _ => ("routes", rest),
+    }
+}
+
+impl FileLimits {
+    fn check(self, faults: &mut Faults) -> TunnelLimits {
+        let Self { requests_per_second, in_flight } = self;
+        for (key, limit) in
+            [("limits.requests_per_second", requests_per_second), ("limits.in_flight", in_flight)]
+        {
+            if limit == Some(0) {
+                faults.say(key, "0 would let nobody in: leave it out for no limit of its own");
+            }
+        }
+        TunnelLimits { requests_per_second, in_flight }
     }
 }
 

@@ -15,6 +15,8 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
+use crate::config;
+
 /// Longest time that can be written.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -56,30 +58,76 @@ impl FromStr for Span {
     }
 }
 
+/// A length of time as it is written in the file; as a text it may be what `T` knows beside.
+struct WrittenSpan<T>(PhantomData<T>);
+
+impl<T: FromStr + From<Span>> Visitor<'_> for WrittenSpan<T>
+where
+    T::Err: Display,
+{
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("seconds, or a text such as \"500ms\", \"10s\", \"5m\" or \"1h\"")
+    }
+
+    fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<T, E> {
+        #[expect(clippy::cast_precision_loss, reason = "a day has fewer seconds than f64")]
+        Span::of_seconds(seconds as f64, seconds).map(T::from).map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<T, E> {
+        Span::of_seconds(seconds, seconds).map(T::from).map_err(E::custom)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Written;
-        impl Visitor<'_> for Written {
-            type Value = Span;
+        deserializer.deserialize_any(WrittenSpan(PhantomData))
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("seconds, or a text such as \"500ms\", \"10s\", \"5m\" or \"1h\"")
-            }
+/// The same, or `off`, which is no time at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpanOrOff(pub(crate) Duration);
 
-            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
-                #[expect(clippy::cast_precision_loss, reason = "a day has fewer seconds than f64")]
-                Span::of_seconds(seconds as f64, seconds).map_err(E::custom)
-            }
+impl From<Span> for SpanOrOff {
+    fn from(Span(length): Span) -> Self {
+        Self(length)
+    }
+}
 
-            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Span, E> {
-                Span::of_seconds(seconds, seconds).map_err(E::custom)
-            }
+impl FromStr for SpanOrOff {
+    type Err = SpanError;
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_any(Written)
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        if text == "off" { Ok(Self(Duration::ZERO)) } else { text.parse().map(Span::into) }
+    }
+}
+
+impl<'de> Deserialize<'de> for SpanOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WrittenSpan(PhantomData))
+    }
+}
+
+impl JsonSchema for SpanOrOff {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TimeOrOff".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Seconds, a text with a unit (500ms, 10s, 5m, 1h), or off.",
+            "anyOf": [
+                { "type": "number", "minimum": 0, "maximum": 86400 },
+                { "type": "string", "pattern": "^([0-9]+([.][0-9]+)?(ms|s|m|h)?|off)$" },
+            ],
+        })
     }
 }
 
@@ -286,8 +334,8 @@ pub(crate) fn from_folder(path: &Path, folder: &Path) -> PathBuf {
     if path == Path::new("-") {
         return path.to_owned();
     }
-    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
-        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+    match (path.strip_prefix("~"), config::home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
         _ => folder.join(path),
     }
 }

@@ -14,7 +14,7 @@ use uniroute_shared::{
     message::{Fields, Source as _},
     mux,
     session::{Receiver, Sender},
-    stream::{BodySender, SendError, is_token, is_value},
+    stream::{BodySender, SendError, is_name, is_value},
 };
 
 use super::{Inspector, View, capture::Side};
@@ -129,7 +129,7 @@ fn open(
 ) -> Result<Bytes, ReplayError> {
     let wrong = |what: String| ReplayError::changes(what);
     let method = changes.method.as_ref().map_or(&view.http.method[..], |method| method.as_bytes());
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    if !is_name(method) {
         return Err(wrong(format!("the method {:?} is no token", String::from_utf8_lossy(method))));
     }
     let target = match &changes.path {
@@ -182,7 +182,7 @@ fn fields(view: &View, inspector: &Inspector, changes: &Changes) -> Result<Field
     let Some(wanted) = &changes.headers else { return Ok(original) };
     let mut fields = Fields::default();
     for (name, value) in wanted {
-        if name.is_empty() || !name.bytes().all(is_token) || !is_value(value.as_bytes()) {
+        if !is_name(name.as_bytes()) || !is_value(value.as_bytes()) {
             return Err(ReplayError::changes(format!("the header {name:?} can't be sent")));
         }
         let real = inspector.redactor.restore(

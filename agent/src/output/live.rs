@@ -132,6 +132,7 @@ impl Live {
 
     fn program(&mut self, program: &Program) {
         self.seen.inspector.clone_from(&program.inspector);
+        self.seen.moved = program.moved;
         if program.draining {
             self.seen.phase_is(Phase::Draining);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use uniroute_agent::{Applied, Event};
+use uniroute_agent::{Applied, Event, local::DEFAULT_PORT};
 use uniroute_shared::code::Code;
 
 use super::{Program, text::printable};
@@ -37,7 +37,8 @@ impl Plain {
             return lines;
         }
         if let Some(url) = now.inspector.as_ref().filter(|_| before.inspector != now.inspector) {
-            lines.push(format!("inspector {url}"));
+            let taken = format!(" (port {DEFAULT_PORT} is taken)");
+            lines.push(format!("inspector {url}{}", if now.moved { &taken } else { "" }));
         }
         if now.draining && !before.draining {
             lines.push("draining: open requests are finished; a second signal ends at once".into());

@@ -185,6 +185,8 @@ pub(crate) struct Seen {
     pub(crate) phase: Phase,
     pub(crate) agent: Snapshot,
     pub(crate) inspector: Option<String>,
+    /// The inspector's usual port was taken.
+    pub(crate) moved: bool,
     pub(crate) requests: VecDeque<Request>,
     /// Times of the last answers.
     answers: VecDeque<Duration>,
@@ -217,6 +219,7 @@ impl Seen {
             phase,
             agent,
             inspector: None,
+            moved: false,
             requests: VecDeque::new(),
             answers: VecDeque::new(),
             messages: VecDeque::new(),

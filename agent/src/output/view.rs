@@ -1,6 +1,7 @@
 //! The lines that show an agent, for a terminal of any size.
 
 use time::{OffsetDateTime, UtcOffset};
+use uniroute_agent::local::DEFAULT_PORT;
 
 use super::{
     seen::{HINT, Level, MESSAGE, Millis, Phase, Request, Seen, Session, State, Tunnel},
@@ -311,7 +312,11 @@ fn facts(seen: &Seen, page: Page) -> Vec<Line> {
     }
     lines.extend(row("Requests", counts, page));
     if let Some(inspector) = &seen.inspector {
-        lines.extend(row("Inspector", vec![Line::of(Tone::Url, inspector)], page));
+        let mut items = vec![Line::of(Tone::Url, inspector)];
+        if seen.moved {
+            items.push(Line::of(Tone::Plain, &format!("port {DEFAULT_PORT} is taken")));
+        }
+        lines.extend(row("Inspector", items, page));
     }
     lines
 }

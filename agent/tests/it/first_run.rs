@@ -164,7 +164,10 @@ async fn wrong_steps_with_an_edge() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_port = taken.local_addr().unwrap().port().to_string();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let mut said = Said::new(&[
+        // A machine may have no name.
+        (&format!("of yours on {},", host.trim()), "of yours,"),
         (&edge.url(), "http://EDGE"),
         (&edge.http.port().to_string(), "EDGEPORT"),
         (&upstream.port(), "LOCALPORT"),

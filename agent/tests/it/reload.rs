@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uniroute_agent::{Agent, Event, Handle, Settings, TunnelSettings};
 
-use crate::harness::{Edge, Upstream, eventually, within};
+use crate::harness::{Edge, Upstream, eventually, process::Process, within};
 
 /// An agent of this process; it drains when its value goes.
 struct Running {
@@ -88,6 +88,53 @@ async fn tunnels_come_change_and_go() {
     // It is held for its agent a while, which may only be restarting; then nobody has it.
     assert!(matches!(edge.get("b", "/").await.0, 404 | 503));
     agent.end().await;
+}
+
+/// An agent without tunnels has its session all the same, and what is opened later works.
+#[tokio::test]
+async fn an_agent_may_have_no_tunnel_for_a_while() {
+    let edge = Edge::start().await;
+    let one = Upstream::saying("one").await;
+    let mut agent = Running::start(&edge, Vec::new()).await;
+    let connected = async {
+        while let Some(event) = agent.events.recv().await {
+            if matches!(event, Event::Connected { .. }) {
+                return;
+            }
+        }
+        panic!("the agent has ended");
+    };
+    within("a session without a tunnel", connected).await;
+    agent.handle.apply(vec![tunnel("a", &one)]).unwrap();
+    agent.ready("a").await;
+    assert_eq!(edge.get("a", "/").await.0, 200);
+    agent.handle.apply(Vec::new()).unwrap();
+    eventually("a is gone", async || (edge.get("a", "/").await.0 != 200).then_some(())).await;
+    agent.handle.apply(vec![tunnel("b", &one)]).unwrap();
+    agent.ready("b").await;
+    assert_eq!(agent.handle.status().sessions.len(), 1);
+    agent.end().await;
+}
+
+/// `start --all` with a config file that loses its last tunnel, and gets one again.
+#[tokio::test]
+async fn a_config_file_may_have_no_tunnel_for_a_while() {
+    let edge = Edge::start().await;
+    let one = Upstream::saying("one").await;
+    let path = edge.home.path().join("uniroute.toml");
+    let tunnel = format!("[tunnels.a]\nupstream = {:?}\nname = \"a\"\n", one.port());
+    std::fs::write(&path, format!("version = 1\n{tunnel}")).unwrap();
+    let mut command = edge.agent(&["start", "--all", "--config", "uniroute.toml"]);
+    let agent = Process::start(command.args(["--log-level", "info"]));
+    agent.out_line("ready a").await;
+    std::fs::write(&path, "version = 1\n").unwrap();
+    agent.signal("HUP").await;
+    agent.out_line("reloaded: removed a;").await;
+    let more = tunnel.replace("\"a\"", "\"b\"").replace("tunnels.a", "tunnels.b");
+    std::fs::write(&path, format!("version = 1\n{more}")).unwrap();
+    agent.signal("HUP").await;
+    agent.out_line("ready b").await;
+    assert_eq!(edge.get("b", "/").await.0, 200);
 }
 
 #[tokio::test]

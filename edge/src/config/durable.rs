@@ -245,7 +245,8 @@ fn store_url(key: &'static str, url: &str) -> Result<StoreUrl, SettingsError> {
 /// A folder of this user's state.
 #[must_use]
 pub fn default_data_dir() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let state = variable("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
     state.unwrap_or_else(std::env::temp_dir).join("uniroute/edge")
 }

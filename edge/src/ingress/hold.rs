@@ -61,9 +61,14 @@ impl Hold {
         Self { time, most, held, bytes, by_tunnel: Mutex::default() }
     }
 
-    /// For how long a request waits at most.
+    /// For how long a request for any tunnel waits at most.
     pub(crate) fn time(&self) -> Duration {
         self.time
+    }
+
+    /// The same for this one.
+    pub(crate) fn of(&self, tunnel: &Tunnel) -> Duration {
+        tunnel.hold(self.time)
     }
 
     /// How many wait for which tunnel; once with 0 when nobody does any more.
@@ -91,7 +96,7 @@ impl Place {
         bytes: usize,
     ) -> Result<Self, ProxyError> {
         let hold = &edge.hold;
-        if hold.time.is_zero() {
+        if hold.of(tunnel).is_zero() {
             return Err(ProxyError::Offline);
         }
         let held = hold.held.fetch_add(1, Ordering::Relaxed);
@@ -122,9 +127,11 @@ impl Drop for Place {
 /// # Errors
 /// [`ProxyError`] when they are and nothing waits here.
 pub(crate) fn open(edge: &Shared, target: Arc<Target>) -> Result<Option<Found>, ProxyError> {
-    match stream(target) {
-        Ok(found) => Ok(Some(found)),
-        Err(error @ OpenError::TooManyStreams) if edge.hold.time.is_zero() => Err(error.into()),
+    match target.session.carried.open() {
+        Ok((sender, receiver)) => Ok(Some((target, sender, receiver))),
+        Err(error @ OpenError::TooManyStreams) if edge.hold.of(&target.tunnel).is_zero() => {
+            Err(error.into())
+        }
         Err(_) => Ok(None),
     }
 }
@@ -145,7 +152,7 @@ pub(crate) async fn wait(
     _place: Place,
 ) -> Result<Found, ProxyError> {
     let began = Instant::now();
-    let deadline = began + edge.hold.time;
+    let deadline = began + edge.hold.of(&tunnel);
     edge.metrics.held.inc();
     loop {
         // Enrolled before the look, so that nobody who comes in between is missed.

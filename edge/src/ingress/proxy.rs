@@ -300,8 +300,17 @@ impl Exchange {
         let open = asked.open_frame(visitor, &tunnel, kind.is_bodyless(), guard.as_deref())?;
         let limited = tunnel.account.bandwidth.is_limited();
         let clock = Clock::start();
+        let entered = tunnel.enter();
+        let mut record = Record::new(Arc::clone(visitor), tunnel, asked, clock.began);
+        match entered {
+            Ok(place) => record.under_way = place,
+            Err(code) => {
+                record.failed(code);
+                return Err(ProxyError::Access(code));
+            }
+        }
         let mut exchange = Self {
-            record: Record::new(Arc::clone(visitor), tunnel, asked, clock.began),
+            record,
             open,
             kind,
             way: Way::Over,
@@ -448,14 +457,13 @@ impl Exchange {
             let Way::Stream(target, reader) = &mut self.way else {
                 return Poll::Ready(Err(ProxyError::Offline));
             };
-            let Poll::Ready(reply) = reader.poll_message::<v1::StreamReply>("StreamReply", cx)
-            else {
+            let Poll::Ready(reply) = reader.poll_payload("StreamReply", cx) else {
                 let (target, uploading) = (Arc::clone(target), self.is_uploading());
                 let starved = self.starved;
                 return self.clock.poll(cx, timer, &target, uploading, starved).map(Err);
             };
             let (reply, end) = reply?;
-            match reply.reply {
+            match head::read::stream_reply(reply).map_err(ReadError::from)?.reply {
                 Some(v1::stream_reply::Reply::Head(head)) => {
                     return Poll::Ready(self.answer(head, end).map(Reply::Final));
                 }

@@ -15,7 +15,11 @@ use tokio::{
 use uniroute_shared::{code::Code, id::RequestId, message::Fields};
 
 use super::{proxy::Asked, visitor::Visitor};
-use crate::{limits::bandwidth::Pacer, registry::Tunnel, traffic::Finished};
+use crate::{
+    limits::bandwidth::Pacer,
+    registry::{Tunnel, UnderWay},
+    traffic::Finished,
+};
 
 /// See the module. Dropping it is the end of the request.
 pub(crate) struct Record {
@@ -33,6 +37,8 @@ pub(crate) struct Record {
     error: Option<&'static Code>,
     bytes_in: u64,
     bytes_out: u64,
+    /// Its place among the tunnel's requests, where they are counted.
+    pub(crate) under_way: Option<UnderWay>,
 }
 
 impl Record {
@@ -55,6 +61,7 @@ impl Record {
             error: None,
             bytes_in: 0,
             bytes_out: 0,
+            under_way: None,
         }
     }
 

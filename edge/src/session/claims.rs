@@ -14,9 +14,11 @@ use uniroute_shared::{
 };
 
 use crate::{
-    Shared, names,
+    Shared,
+    limits::lower,
+    names,
     policy::{Policy, PolicyRefused},
-    registry::{Claim, Grant, NAME_HOLD, SessionHandle, Tunnel, Wish, ports::Kind},
+    registry::{Claim, Grant, Lookup, NAME_HOLD, SessionHandle, Tunnel, Wish, Wished, ports::Kind},
     sockets::{self, WantedPort},
     store::{Claim as StoreClaim, ClaimError, StoreError, Timestamp},
 };
@@ -25,6 +27,8 @@ use crate::{
 const RANDOM_TRIES: usize = 8;
 /// Characters of a local address that are kept for people to look at.
 const MAX_URL: usize = 255;
+/// Characters of an agent's name in a refusal.
+const MAX_AGENT_NAME: usize = 64;
 /// Characters of a region.
 const MAX_REGION: usize = 10;
 
@@ -35,6 +39,9 @@ pub(super) enum Refusal {
     Code(&'static Code),
     #[error("{title}: {0}", title = Code::POLICY_REFUSED.title)]
     Policy(#[from] PolicyRefused),
+    /// Another agent of the same user has the name.
+    #[error("{title} by another agent of yours{0}", title = Code::NAME_TAKEN.title)]
+    OtherAgent(String),
 }
 
 impl From<&'static Code> for Refusal {
@@ -48,6 +55,7 @@ impl Refusal {
         match self {
             Self::Code(code) => code,
             Self::Policy(_) => &Code::POLICY_REFUSED,
+            Self::OtherAgent(_) => &Code::NAME_TAKEN,
         }
     }
 }
@@ -74,6 +82,7 @@ pub(super) async fn claim(
         idle_timeout: limit(spec.idle_timeout_ms),
         wants_times: http && spec.wants_times,
         policy: Policy::compile(spec.http.as_ref(), &edge.policies)?,
+        wished: wished_of(spec),
     };
     let ports = sockets::ports(edge, wish.kind)?;
     let wanted = WantedPort { number, is_hint: spec.port_is_hint };
@@ -93,6 +102,16 @@ pub(super) async fn claim(
     Ok(claimed?)
 }
 
+fn wished_of(spec: &v1::TunnelSpec) -> Wished {
+    let limits = spec.limits.unwrap_or_default();
+    let limit = |number: u32| (number > 0).then_some(number);
+    Wished {
+        requests_per_second: limit(limits.requests_per_second),
+        in_flight: limit(limits.in_flight),
+        hold: spec.hold_ms.map(|ms| Duration::from_millis(ms.into())),
+    }
+}
+
 /// The name that the session gets, and what the store says of it.
 async fn named(
     edge: &Arc<Shared>,
@@ -100,7 +119,7 @@ async fn named(
     spec: &v1::TunnelSpec,
     wish: &Wish<'_>,
     port: u16,
-) -> Result<(Subdomain, Grant), &'static Code> {
+) -> Result<(Subdomain, Grant), Refusal> {
     let of_port = Some(port).filter(|port| *port != 0 && spec.name.is_empty());
     let of_port =
         of_port.and_then(|port| edge.registry.name_of_port(&session.identity, wish.kind, port));
@@ -113,17 +132,19 @@ async fn named(
     for _ in 0..RANDOM_TRIES {
         if !session.permit.allows_name(name.as_str()) {
             // A token for certain names gives no other ones.
-            return Err(&Code::OUT_OF_SCOPE);
+            return Err(Refusal::Code(&Code::OUT_OF_SCOPE));
         }
         match granted(edge, session, &name, wish).await {
-            Err(&Code::NAME_TAKEN) if random || spec.name_is_hint => {
+            Err(refusal)
+                if *refusal.code() == Code::NAME_TAKEN && (random || spec.name_is_hint) =>
+            {
                 random = true;
                 name = names::random_name();
             }
             result => return Ok((name, result?)),
         }
     }
-    Err(&Code::TOO_MANY_TUNNELS)
+    Err(Refusal::Code(&Code::TOO_MANY_TUNNELS))
 }
 
 fn wished(name: &str) -> Result<Subdomain, &'static Code> {
@@ -139,7 +160,7 @@ async fn granted(
     session: &SessionHandle,
     name: &Subdomain,
     wish: &Wish<'_>,
-) -> Result<Grant, &'static Code> {
+) -> Result<Grant, Refusal> {
     let account = &session.permit.account;
     let allowance = account.allowance();
     let now = Timestamp::now();
@@ -177,7 +198,7 @@ async fn granted(
                 paused: row.status == "paused",
             })
         }
-        Err(ClaimError::Taken) => Err(&Code::NAME_TAKEN),
+        Err(ClaimError::Taken) => Err(taken(edge, session, name).await),
         Err(ClaimError::Store(error)) => match edge.registry.known(&session.identity, name) {
             Some(grant) => {
                 warn!(%error, name = name.as_str(), "the store can't be asked; the agent gets what it had");
@@ -185,10 +206,29 @@ async fn granted(
             }
             None => {
                 warn!(%error, name = name.as_str(), "a name can't be given out");
-                Err(&Code::STORE_UNAVAILABLE)
+                Err(Refusal::Code(&Code::STORE_UNAVAILABLE))
             }
         },
     }
+}
+
+/// Who has the name, as far as that is the user's to know.
+async fn taken(edge: &Shared, session: &SessionHandle, name: &Subdomain) -> Refusal {
+    let row = edge.store.tunnel_by_name(name.as_str()).await.ok().flatten();
+    if row.is_none_or(|row| row.user_id != session.permit.account.user) {
+        return Refusal::Code(&Code::NAME_TAKEN);
+    }
+    let minutes = NAME_HOLD.as_secs() / 60;
+    let Lookup::Live(target) = edge.registry.lookup(name.as_str()) else {
+        return Refusal::OtherAgent(format!(
+            ", which is not connected here now: until it has been gone for {minutes} minutes the name is kept for it"
+        ));
+    };
+    let holder = &target.session;
+    let plain = holder.agent_name.chars().filter(|c| !c.is_control()).take(MAX_AGENT_NAME);
+    let host: String = plain.collect();
+    let host = if host.is_empty() { String::new() } else { format!(" on {host}") };
+    Refusal::OtherAgent(format!("{host}, connected from {}", holder.peer.ip().to_canonical()))
 }
 
 /// Whether the user may have one more tunnel, if this would be one more.
@@ -211,14 +251,6 @@ async fn check_plan(edge: &Shared, claim: &StoreClaim, most: u32) -> Result<(), 
     }
 }
 
-/// The lower one of two limits.
-pub(crate) fn lower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
-}
-
 pub(super) fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
     Frame::TunnelCreated(v1::TunnelCreated {
         key: key.to_owned(),
@@ -228,8 +260,16 @@ pub(super) fn created(edge: &Shared, key: &str, claim: &Claim) -> ControlFrame {
         state: state(&claim.tunnel).into(),
         epoch: claim.epoch,
         port: claim.tunnel.port.as_ref().map_or(0, |port| port.number.into()),
+        hold_ms: Some(hold_ms(edge, claim)),
     })
     .into()
+}
+
+/// For how long requests will wait for the tunnel's agent.
+fn hold_ms(edge: &Shared, claim: &Claim) -> u32 {
+    let edges = edge.hold.time();
+    let hold = claim.wished.hold.map_or(edges, |wished| wished.min(edges));
+    u32::try_from(hold.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Whether visitors are let through.

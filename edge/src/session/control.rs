@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uniroute_proto::{
-    FEATURE_HTTP_POLICY, FEATURE_LANES, codec,
+    FEATURE_HTTP_POLICY, FEATURE_LANES, FEATURE_TUNNEL_LIMITS, codec,
     handshake::{EdgeHandshake, EdgeStep, HandshakeError, NONCE_LEN, frame_name},
     v1::{self, ControlFrame, control_frame::Frame},
 };
@@ -57,7 +57,7 @@ const MAX_REASON: usize = 300;
 const CLOSE_CODE: u16 = 4000;
 
 /// The optional features that this edge speaks.
-const FEATURES: [&str; 2] = [FEATURE_LANES, FEATURE_HTTP_POLICY];
+const FEATURES: [&str; 3] = [FEATURE_LANES, FEATURE_HTTP_POLICY, FEATURE_TUNNEL_LIMITS];
 
 /// Why a session is ended by the edge.
 #[derive(Debug, thiserror::Error)]

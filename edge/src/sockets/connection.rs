@@ -118,7 +118,7 @@ async fn wait(edge: &Arc<Shared>, tunnel: &Tunnel) -> Result<Arc<Target>, &'stat
             arrived.await;
         }
     };
-    timeout(edge.hold.time(), back).await.map_err(|_| &Code::NO_AGENT)
+    timeout(edge.hold.of(tunnel), back).await.map_err(|_| &Code::NO_AGENT)
 }
 
 /// A session that has ended serves nothing, though it may stand in the registry for a moment.
@@ -220,7 +220,8 @@ impl Occupied {
     fn take(edge: &Shared, tunnel: &Arc<Tunnel>) -> Option<Self> {
         let before = tunnel.connections.fetch_add(1, Ordering::Relaxed);
         let occupied = Self(Arc::clone(tunnel));
-        (before < edge.sockets.max_tunnel_connections).then_some(occupied)
+        let most = tunnel.most_connections(edge.sockets.max_tunnel_connections);
+        (before < most).then_some(occupied)
     }
 }
 

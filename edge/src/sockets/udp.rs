@@ -251,7 +251,8 @@ impl Flows {
 
     /// For one flow more.
     fn make_room(&mut self) -> Result<(), &'static Code> {
-        if self.flows.len() < self.edge.sockets.max_tunnel_flows {
+        let most = self.tunnel.most_connections(self.edge.sockets.max_tunnel_flows);
+        if self.flows.len() < most {
             return Ok(());
         }
         let dispensable = self.flows.iter().filter(|(_, flow)| flow.state.makes_room());

@@ -79,7 +79,7 @@ async fn a_refusal_is_not_lost_with_its_connection() {
 async fn a_handshake_that_is_wrong_is_refused_with_its_code() {
     let way = Neighbour::start(TestEdge::start()).await;
     type Change = fn(v1::Init) -> Frame;
-    let cases: [(&str, u32, Change); 10] = [
+    let cases: [(&str, u32, Change); 9] = [
         ("an unknown version", 2102, |init| Frame::Init(v1::Init { version: 9, ..init })),
         ("version 0", 2102, |init| Frame::Init(v1::Init { version: 0, ..init })),
         ("another nonce", 4002, |init| Frame::Init(v1::Init { nonce: vec![1; 16].into(), ..init })),
@@ -88,7 +88,6 @@ async fn a_handshake_that_is_wrong_is_refused_with_its_code() {
         ("half a token", 4001, |init| {
             Frame::Init(v1::Init { token: init.token[..10].into(), ..init })
         }),
-        ("no tunnels", 2103, |init| Frame::Init(v1::Init { tunnels: Vec::new(), ..init })),
         ("a bad agent id", 2103, |init| Frame::Init(v1::Init { agent_id: "a b".into(), ..init })),
         ("two tunnels with one key", 2103, |init| {
             let tunnels = [init.tunnels.clone(), init.tunnels.clone()].concat();
@@ -106,6 +105,28 @@ async fn a_handshake_that_is_wrong_is_refused_with_its_code() {
         way.assert_untouched().await;
     }
     way.edge.get("stranger", "/").await.assert_failed(404, "UR-1001");
+}
+
+/// It is a session like any other, and may open tunnels later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_begin_without_a_tunnel() {
+    let edge = TestEdge::start();
+    let mut hand = Hand::agent(edge.http()).await;
+    let init = hand.init("demo").await;
+    let tunnel = init.tunnels.first().cloned();
+    hand.send(Frame::Init(v1::Init { tunnels: Vec::new(), ..init })).await;
+    hand.send(Frame::Ready(v1::Ready {})).await;
+    assert!(matches!(hand.next().await, Frame::ReadyAck(_)));
+    hand.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us: 7, rtt_us: 0 })).await;
+    assert!(matches!(hand.next().await, Frame::HeartbeatAck(ack) if ack.timestamp_us == 7));
+    edge.get("demo", "/").await.assert_failed(404, "UR-1001");
+    hand.send(Frame::OpenTunnel(v1::OpenTunnel { tunnel })).await;
+    let Frame::TunnelCreated(created) = hand.next().await else { panic!("no tunnel") };
+    assert_eq!((created.name.as_str(), created.hold_ms.is_some()), ("demo", true));
+    let close = v1::CloseTunnel { tunnel_id: created.tunnel_id, ..Default::default() };
+    hand.send(Frame::CloseTunnel(close)).await;
+    hand.send(Frame::Heartbeat(v1::Heartbeat { timestamp_us: 8, rtt_us: 0 })).await;
+    assert!(matches!(hand.next().await, Frame::HeartbeatAck(ack) if ack.timestamp_us == 8));
 }
 
 /// An `Init` that was good on another connection is not good on this one.

@@ -221,6 +221,7 @@ impl HandEdge {
                 state: v1::TunnelState::Active.into(),
                 epoch: 1,
                 port: tunnel.port,
+                hold_ms: None,
             };
             hand.send(Frame::TunnelCreated(created)).await;
         }

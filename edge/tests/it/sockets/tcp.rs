@@ -7,7 +7,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use uniroute_agent::{AgentError, TunnelKind::Tcp, TunnelSettings};
+use uniroute_agent::{AgentError, TunnelKind::Tcp, TunnelLimits, TunnelSettings};
 
 use super::{
     Local, assert_cut, assert_refused, connect, counted, exchange, free_ports, port, rest, serve,
@@ -281,6 +281,34 @@ async fn a_visitor_waits_for_some_seconds_only() {
         .await;
     assert_refused(public).await;
     counted(&edge, "UR-2001").await;
+}
+
+/// The edge would let it wait for longer than any test.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_where_the_tunnel_has_no_hold() {
+    let local = Local::echo().await;
+    let edge = TestEdge::with(|settings| settings.hold = Duration::from_secs(300));
+    let hold_reconnect = Some(Duration::ZERO);
+    let impatient = TunnelSettings { hold_reconnect, ..tunnel(Tcp, local.address) };
+    let (agent, public) = serve(&edge, impatient).await;
+    drop(agent);
+    eventually("the agent is gone", async || (edge.metric("sessions").await == 0).then_some(()))
+        .await;
+    assert_refused(public).await;
+    counted(&edge, "UR-2001").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_has_a_bound_of_its_own() {
+    let (local, edge) = (Local::echo().await, TestEdge::start());
+    let limits = TunnelLimits { in_flight: Some(1), ..TunnelLimits::default() };
+    let limited = TunnelSettings { limits, ..tunnel(Tcp, local.address) };
+    let (_agent, public) = serve(&edge, limited).await;
+    let mut first = connect(public).await;
+    assert_eq!(exchange(&mut first, b"in").await, b"in");
+    assert_refused(public).await;
+    counted(&edge, "UR-5010").await;
+    assert_eq!(exchange(&mut first, b"still").await, b"still");
 }
 
 #[tokio::test(flavor = "multi_thread")]
