@@ -397,7 +397,7 @@ pub(crate) struct Figures {
 }
 
 /// Any bytes into any of the decoders of what is captured; the first two choose.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn try_out(data: &[u8]) {
     let [which, step, bytes @ ..] = data else { return };
     match which % 4 {
@@ -421,6 +421,18 @@ impl Drop for Watch {
     fn drop(&mut self) {
         if self.0.watchers.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.kept.lock().changes = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_captured_panics(data in prop::collection::vec(any::<u8>(), 0..300)) {
+            super::try_out(&data);
         }
     }
 }
