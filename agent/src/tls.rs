@@ -237,10 +237,10 @@ fn builder(verifier: Arc<dyn ServerCertVerifier>) -> ConfigBuilder<ClientConfig,
 fn verifier(roots: Option<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     match roots {
-        None => Verifier::new(provider, |_| Ok(())),
+        None => Verifier::asking(provider, |_| Ok(())),
         // A machine without authorities trusts nobody.
         Some(roots) if roots.is_empty() => {
-            Verifier::new(provider, |_| Err(CertificateError::UnknownIssuer.into()))
+            Verifier::asking(provider, |_| Err(CertificateError::UnknownIssuer.into()))
         }
         Some(roots) => WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
@@ -250,7 +250,7 @@ fn verifier(roots: Option<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
 
 /// Asks another verifier, and then wants one of some keys.
 fn pinned(inner: Arc<dyn ServerCertVerifier>, pins: Vec<Pin>) -> Arc<dyn ServerCertVerifier> {
-    Verifier::new(Arc::new(aws_lc_rs::default_provider()), move |shown| {
+    Verifier::asking(Arc::new(aws_lc_rs::default_provider()), move |shown| {
         let Shown { certificate, intermediates, name, ocsp, now } = *shown;
         inner.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
         let has = Pin::of(certificate)?;

@@ -352,10 +352,10 @@ pub const fn is_token(byte: u8) -> bool {
 pub fn is_name(bytes: &[u8]) -> bool {
     const TOKEN: [bool; 256] = {
         let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            table[byte] = is_token(byte as u8);
-            byte += 1;
+        let mut byte = u8::MAX;
+        while byte > 0 {
+            table[byte as usize] = is_token(byte);
+            byte -= 1;
         }
         table
     };

@@ -35,8 +35,8 @@ impl<J> Verifier<J>
 where
     J: Fn(&Shown<'_>) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// A verifier that asks `judge`.
-    pub fn new(provider: Arc<CryptoProvider>, judge: J) -> Arc<dyn ServerCertVerifier> {
+    /// One that asks `judge`.
+    pub fn asking(provider: Arc<CryptoProvider>, judge: J) -> Arc<dyn ServerCertVerifier> {
         Arc::new(Self { provider, judge })
     }
 }

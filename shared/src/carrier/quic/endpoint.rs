@@ -265,7 +265,7 @@ pub async fn dial(
 fn client_config(certificate: Fingerprint, options: Options) -> io::Result<quinn::ClientConfig> {
     let provider = provider();
     // One certificate and no other.
-    let verifier = Verifier::new(Arc::clone(&provider), move |shown| {
+    let verifier = Verifier::asking(Arc::clone(&provider), move |shown| {
         match fingerprint(shown.certificate).ct_eq(&certificate).into() {
             true => Ok(()),
             false => Err(Error::General("this is not the certificate that the edge told".into())),
