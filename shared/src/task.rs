@@ -55,7 +55,7 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "from within")]
     async fn its_panic_is_its_owners() {
-        Owned::spawn(async { panic!("from within") }).await
+        Owned::spawn(async { panic!("from within") }).await;
     }
 
     #[tokio::test]
