@@ -37,6 +37,12 @@ if command -v xxd >/dev/null 2>&1; then
         tail -c +6 "$file" >"$file.tmp" && mv "$file.tmp" "$file"
     done
 fi
+# The first byte chooses what the rest is read as, the second how.
+mkdir -p fuzz/corpus/captures
+printf '\003\003\201\005hello\211\000\210\002\003\350' >fuzz/corpus/captures/websocket
+printf '\001\003data: a\n\nevent: b\r\ndata: c\r\n\r\n' >fuzz/corpus/captures/events
+printf '\002\003\000\000\000\000\002ab\001\000\000\000\001c' >fuzz/corpus/captures/grpc
+{ printf '\000\000'; printf 'hello hello hello' | gzip -n; } >fuzz/corpus/captures/gzip
 mkdir -p fuzz/corpus/config_file fuzz/artifacts
 cp edge/src/*.toml agent/src/*.toml fuzz/corpus/config_file/
 

@@ -5,6 +5,7 @@ mod common;
 mod config;
 mod diagnose;
 mod generate;
+mod hidden;
 mod import;
 mod inspect;
 mod login;

@@ -99,6 +99,8 @@ pub(crate) enum SettingsError {
     Import(String),
     #[error("no answer can be read: {0}")]
     Ask(io::Error),
+    #[error("given up: nothing is stored")]
+    GivenUp,
     #[error("no tunnel {name:?} in {file}; there are: {known}")]
     NoTunnel { name: String, file: String, known: String },
     #[error("{0} has no tunnels: add [tunnels.NAME] with upstream = \"3000\"")]
@@ -119,6 +121,8 @@ impl SettingsError {
             | Self::NoToken
             | Self::NoServer
             | Self::WhichTunnels { .. } => 2,
+            // As a shell says it of what Ctrl-C has ended.
+            Self::GivenUp => 130,
             _ => 3,
         }
     }
@@ -403,17 +407,41 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
 
 /// Where the config file is when nobody says otherwise.
 pub(crate) fn default_path() -> PathBuf {
-    folder("XDG_CONFIG_HOME", ".config").join("uniroute/uniroute.toml")
-}
-
-fn folder(variable: &str, in_home: &str) -> PathBuf {
-    let home = || self::variable("HOME").map(|home| Path::new(&home).join(in_home));
-    self::variable(variable).map(PathBuf::from).or_else(home).unwrap_or_else(std::env::temp_dir)
+    folder(&CONFIG).join("uniroute.toml")
 }
 
 /// Where the agent keeps what outlives it.
 pub(crate) fn state_dir(said: Option<&Path>) -> PathBuf {
-    said.map_or_else(|| folder("XDG_STATE_HOME", ".local/state").join("uniroute"), Path::to_owned)
+    said.map_or_else(|| folder(&STATE), Path::to_owned)
+}
+
+/// A folder of the user's: below what a variable names, or in the home folder.
+struct Place {
+    variable: &'static str,
+    in_home: &'static str,
+    ours: &'static str,
+}
+
+const CONFIG: Place = match cfg!(windows) {
+    true => Place { variable: "APPDATA", in_home: "AppData/Roaming", ours: "uniroute" },
+    false => Place { variable: "XDG_CONFIG_HOME", in_home: ".config", ours: "uniroute" },
+};
+/// The machine's own: Windows carries what is in `APPDATA` from one machine to the other.
+const STATE: Place = match cfg!(windows) {
+    true => Place { variable: "LOCALAPPDATA", in_home: "AppData/Local", ours: "uniroute/state" },
+    false => Place { variable: "XDG_STATE_HOME", in_home: ".local/state", ours: "uniroute" },
+};
+
+fn folder(place: &Place) -> PathBuf {
+    let in_home = || home().map(|home| home.join(place.in_home));
+    let said = variable(place.variable).map(PathBuf::from);
+    let folder = said.or_else(in_home).unwrap_or_else(std::env::temp_dir);
+    folder.join(Path::new(place.ours).iter().collect::<PathBuf>())
+}
+
+/// This user's folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| !home.as_os_str().is_empty())
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time after which the kernel looks whether the edge is there, and between its probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes that the kernel may hold unsent: what it holds can't be overtaken by a small answer.
+#[cfg(any(target_os = "android", target_os = "linux"))]
 const NOTSENT_LOWAT: u32 = 128 * 1024;
 /// What of a refusal's body is read, for its error page, in bytes.
 const MAX_REFUSAL: usize = 16 * 1024;
@@ -551,10 +552,9 @@ async fn within<F: Future>(step: &'static str, future: F) -> Result<F::Output, C
 fn tune(socket: &TcpStream) {
     let options = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let tuned = options
-        .set_tcp_nodelay(true)
-        .and_then(|()| options.set_tcp_keepalive(&keepalive))
-        .and_then(|()| options.set_tcp_notsent_lowat(NOTSENT_LOWAT));
+    let tuned = options.set_tcp_nodelay(true).and_then(|()| options.set_tcp_keepalive(&keepalive));
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let tuned = tuned.and_then(|()| options.set_tcp_notsent_lowat(NOTSENT_LOWAT));
     if let Err(error) = tuned {
         tracing::debug!(%error, "a socket option could not be set");
     }

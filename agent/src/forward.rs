@@ -22,9 +22,7 @@ use uniroute_shared::{
     http1::{BodyReader, Incoming, Length, ReadFault, StatusLine},
     message::Fields,
     session::{Receiver, Sender, StreamError},
-    stream::{
-        BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_token,
-    },
+    stream::{BodySender, FrameReader, OnDrop, ReadError, SendError, StreamBody, checked, is_name},
 };
 
 mod http2;
@@ -36,7 +34,7 @@ use crate::{
     inspect::{Capture, Replay, Side, Tap, Tapped},
     slot::Shared,
     sockets,
-    tunnel::{Served, Service, Tunnel},
+    tunnel::{Open, Served, Service, Tunnel},
     upstream::{
         Connection, Head, NoAnswer, Upload, Upstream, UpstreamError, UpstreamIo, pool::Turn,
     },
@@ -66,12 +64,14 @@ enum ForwardError {
 }
 
 /// Serves one stream of an edge to its end.
+/// `rtt_us`: the session's round trip as it was measured last.
 pub(crate) fn serve(
     shared: Arc<Shared>,
     sender: Sender,
     receiver: Receiver,
+    rtt_us: u32,
 ) -> impl Future<Output = ()> {
-    run(shared, sender, receiver, None)
+    run(shared, sender, receiver, rtt_us, None)
 }
 
 /// The same for a request that is repeated.
@@ -81,7 +81,7 @@ pub(crate) fn replay(
     receiver: Receiver,
     replay: Box<Replay>,
 ) -> impl Future<Output = ()> {
-    run(shared, sender, receiver, Some(replay))
+    run(shared, sender, receiver, 0, Some(replay))
 }
 
 /// The first message, and its bytes if they are wanted.
@@ -95,13 +95,14 @@ async fn opening(
         return Err(CodecError::Unexpected { expected: "StreamOpen", got: frame.kind }.into());
     }
     let bytes = if wanted { frame.payload.clone() } else { Bytes::new() };
-    Ok((codec::parse("StreamOpen", frame.payload)?, frame.end, bytes))
+    Ok((head::read::stream_open(frame.payload)?, frame.end, bytes))
 }
 
 async fn run(
     shared: Arc<Shared>,
     mut sender: Sender,
     receiver: Receiver,
+    rtt_us: u32,
     replay: Option<Box<Replay>>,
 ) {
     let mut reader = FrameReader::new(receiver);
@@ -128,19 +129,20 @@ async fn run(
     let mut reader = Some(reader);
     let mut capture = None;
     // Also while a connection that was upgraded lasts.
-    let mut _open = None;
+    let mut under_way = None;
     let result = match (&tunnel, kind) {
         (Some(tunnel), Some(Kind::Http(http))) => {
             let served = tunnel.served();
             let began = Instant::now();
             if let (Some(inspector), Some(key)) = (inspector, &served.inspect) {
                 let of = replay.as_deref().map(|replay| &replay.of[..]);
-                capture = Capture::begin(inspector, key, &bytes, began.into_std(), of);
+                let began = (began.into_std(), rtt_us);
+                capture = Capture::begin(inspector, key, &bytes, began, of);
             }
             drop(bytes);
-            let tap = capture.as_ref().map(|capture| capture.tap().clone());
-            let request = StreamRequest { http, end, tunnel, served: &served, began, tap };
-            _open = Some(tunnel.begin());
+            let tap = capture.as_ref().map(Capture::tap);
+            let open = under_way.insert(tunnel.begin());
+            let request = StreamRequest { http, end, tunnel, served: &served, open, began, tap };
             request.forward(tunnels, &mut sender, &mut reader).await
         }
         (None, _) => {
@@ -193,9 +195,11 @@ struct StreamRequest<'a> {
     tunnel: &'a Tunnel,
     /// What is done with it, whatever the settings say from now on.
     served: &'a Served,
+    /// It counts as under way there.
+    open: &'a Open<'a>,
     began: Instant,
     /// Somebody may want to look at it.
-    tap: Option<Tap>,
+    tap: Option<&'a Tap>,
 }
 
 impl StreamRequest<'_> {
@@ -205,7 +209,7 @@ impl StreamRequest<'_> {
         sender: &mut Sender,
         reader: &mut Option<FrameReader>,
     ) -> Result<Option<Switched>, ForwardError> {
-        let Self { http, end, tunnel, served, began, tap } = self;
+        let Self { http, end, tunnel, served, open, began, tap } = self;
         let (route, response_timeout) = (http.route, served.settings.response_timeout);
         // A number of this agent's own, never a target (T23).
         let service = served.service(route).ok_or_else(|| {
@@ -220,6 +224,7 @@ impl StreamRequest<'_> {
                     if route == 0 {
                         tunnel.report(None);
                     }
+                    open.answered(status);
                     request.tell(tunnels, tunnel, status, began);
                 };
                 // These are kept out of the future of everyday requests, which is moved about.
@@ -233,7 +238,7 @@ impl StreamRequest<'_> {
                 });
             }
         };
-        request.asked(|| turn.upstream().label());
+        request.asked(|| Arc::clone(turn.upstream().label()));
         let failed = |turn: &Turn, error: &ForwardError| {
             if let Some(error) = error.upstream() {
                 turn.unanswered(error);
@@ -243,15 +248,16 @@ impl StreamRequest<'_> {
         };
         if request.upgrade.is_empty() && turn.upstream().wants_http2(request.is_grpc()) {
             let place = Box::pin(request.place_on_http2(&mut turn, sender)).await;
-            if let Some(requests) = place.inspect_err(|error| failed(&turn, error))? {
+            if let Some((requests, reused)) = place.inspect_err(|error| failed(&turn, error))? {
                 let began_there = Instant::now();
-                if let Some(tap) = &request.tap {
-                    tap.connected(true, turn.upstream().label());
+                if let Some(tap) = request.tap {
+                    tap.connected(reused, turn.upstream().label());
                 }
                 let told = |status| {
                     if turn.answered(request.body.is_none().then(|| began_there.elapsed())) {
                         tunnels.tell_health_of(tunnel);
                     }
+                    open.answered(status);
                     request.tell(tunnels, tunnel, status, began);
                 };
                 let upstream = turn.upstream();
@@ -264,9 +270,12 @@ impl StreamRequest<'_> {
         let exchanged = request.exchange(response_timeout, &mut turn, sender, reader).await;
         let Answer { mut connection, upload, line, sent } =
             exchanged.inspect_err(|error| failed(&turn, error))?;
-        if turn.answered(request.body.is_none().then(|| sent.elapsed())) {
+        let bodyless = request.body.is_none();
+        let answered = (bodyless || request.tap.is_some()).then(Instant::now);
+        if turn.answered(answered.filter(|_| bodyless).map(|answered| answered - sent)) {
             tunnels.tell_health_of(tunnel);
         }
+        open.answered(line.status);
         request.tell(tunnels, tunnel, line.status, began);
         let upstream = turn.upstream();
         let StatusLine { status, minor, reason, mut fields } = line;
@@ -283,7 +292,7 @@ impl StreamRequest<'_> {
                 upstream.bad_answer("it switches protocols, which nobody asked for")
             })?;
             let frame = head::response(101, &reason, || fields.iter(), false);
-            request.answered(101, &fields, &frame);
+            request.answered(101, &fields, &frame, answered);
             sender.send(frame, false)?;
             let (io, rest) = (connection.into_raw(), reader.into_raw());
             return Ok(Some(Switched { io, rest, turn }));
@@ -294,11 +303,11 @@ impl StreamRequest<'_> {
         }
         let end = length == Length::Exact(0);
         let frame = head::response(status, &reason, || fields.iter(), end);
-        request.answered(status, &fields, &frame);
+        request.answered(status, &fields, &frame, answered);
         sender.send(frame, end)?;
         let mut download = Download::new(&mut connection, upload, length);
         if !end {
-            let tap = request.tap.as_ref();
+            let tap = request.tap;
             let may_hint = hints::may_be(status, length) && !tunnel.is_hinted();
             let mut beginning = match may_hint && hints::is_text(&fields) {
                 false => None,
@@ -360,14 +369,14 @@ impl ForwardError {
 }
 
 /// A request, checked: whatever an edge sends, the local server gets one request and no more.
-struct Request {
+struct Request<'a> {
     method: Bytes,
     target: Bytes,
     fields: Fields,
     upgrade: Bytes,
     /// `None`: it has no body; otherwise its length, where that is known.
     body: Option<Option<u64>>,
-    tap: Option<Tap>,
+    tap: Option<&'a Tap>,
 }
 
 /// A final answer's head, and what it came on.
@@ -379,10 +388,10 @@ struct Answer {
     sent: Instant,
 }
 
-impl Request {
-    fn new(http: v1::HttpOpen, end: bool, tap: Option<Tap>) -> Result<Self, ForwardError> {
+impl<'a> Request<'a> {
+    fn new(http: v1::HttpOpen, end: bool, tap: Option<&'a Tap>) -> Result<Self, ForwardError> {
         let wrong = |why: &str| refusal(UpstreamErrorKind::BadRequest, why);
-        if http.method.is_empty() || !http.method.iter().all(|byte| is_token(*byte)) {
+        if !is_name(&http.method) {
             return Err(wrong("the method is no token"));
         }
         let visible = http.target.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
@@ -418,15 +427,15 @@ impl Request {
 
     /// It is known which local server it goes to.
     fn asked(&self, label: impl FnOnce() -> Arc<str>) {
-        if let Some(tap) = &self.tap {
+        if let Some(tap) = self.tap {
             tap.asked(&self.method, &self.fields, label());
         }
     }
 
-    /// The answer's head goes out to the edge as `frame`.
-    fn answered(&self, status: u16, fields: &Fields, frame: &Bytes) {
-        if let Some(tap) = &self.tap {
-            tap.answered(status, fields, frame);
+    /// The answer's head, which came at `at` or now, goes out to the edge as `frame`.
+    fn answered(&self, status: u16, fields: &Fields, frame: &[u8], at: Option<Instant>) {
+        if let Some(tap) = self.tap {
+            tap.answered(status, fields, frame, at.unwrap_or_else(Instant::now).into_std());
         }
     }
 
@@ -463,12 +472,12 @@ impl Request {
         told(status);
         let end = body.is_empty();
         let frame = head::response(status, b"", || fields.iter(), end);
-        self.answered(status, &fields, &frame);
+        self.answered(status, &fields, &frame, None);
         sender.send(frame, end)?;
         let length = fields.get("content-length").and_then(|text| text_number(text));
         let mut sending = BodySender::new(length.filter(|_| !end));
         if !end {
-            let mut body = Tapped { inner: &mut body, tap: self.tap.as_ref() };
+            let mut body = Tapped { inner: &mut body, tap: self.tap };
             std::future::poll_fn(|cx| sending.poll_send(cx, sender, &mut body)).await.map_err(
                 |error| match error {
                     SendError::Stream(error) => error.into(),
@@ -494,12 +503,13 @@ impl Request {
         }
     }
 
-    /// A place on a connection with HTTP/2; `None`: it goes out with HTTP/1.1.
+    /// A place on a connection with HTTP/2, and whether that was used before; `None`: it goes out with
+    /// HTTP/1.1.
     async fn place_on_http2(
         &self,
         turn: &mut Turn,
         sender: &mut Sender,
-    ) -> Result<Option<SendRequest<Bytes>>, ForwardError> {
+    ) -> Result<Option<(SendRequest<Bytes>, bool)>, ForwardError> {
         loop {
             match cancellable(sender, turn.upstream().http2()).await? {
                 Ok(place) => {
@@ -555,7 +565,7 @@ impl Request {
         loop {
             let (mut connection, reused) =
                 self.connection(turn, sender, (fresh, repeatable)).await?;
-            if let Some(tap) = &self.tap {
+            if let Some(tap) = self.tap {
                 tap.connected(reused, turn.upstream().label());
             }
             let sent = Instant::now();
@@ -577,7 +587,7 @@ impl Request {
         match (self.body, reader.take()) {
             (Some(length), Some(reader)) => {
                 let body = StreamBody::new(reader, OnDrop::Stop);
-                Upload::new(body, length.is_none(), self.tap.clone())
+                Upload::new(body, length.is_none(), self.tap.cloned())
             }
             (_, other) => {
                 *reader = other;
@@ -615,7 +625,7 @@ impl Request {
             headers::to_next_hop(&mut fields);
             room(sender).await?;
             let frame = head::response(line.status, &line.reason, || fields.iter(), false);
-            if let Some(tap) = &self.tap {
+            if let Some(tap) = self.tap {
                 tap.informed(&frame);
             }
             sender.send(frame, false)?;

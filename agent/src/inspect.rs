@@ -37,7 +37,8 @@ pub(crate) use self::{
     diff::diff,
     har::{date, entry as har_entry, frame as har_frame},
     query::Query,
-    replay::{Changes as Replayed, Replay, ReplayError, start as replay},
+    replay::{Changes as Replayed, MAX_REPLAYS, Replay, ReplayError, start as replay},
+    spool::Figures as SpoolFigures,
     view::{View, sha256, shown},
 };
 use self::{redact::Redactor, spool::Spool};
@@ -97,6 +98,8 @@ pub(crate) struct Inspector {
     began: (Instant, f64),
     recording: AtomicBool,
     bytes: AtomicUsize,
+    /// What the last answer needed: the next one will need as much.
+    expected: AtomicUsize,
     kept: Mutex<Kept>,
     /// Somebody wants to hear of changes.
     watchers: AtomicUsize,
@@ -142,11 +145,12 @@ impl Inspector {
             began: (Instant::now(), since.as_secs_f64() * 1e3),
             recording: AtomicBool::new(true),
             bytes: AtomicUsize::new(0),
+            expected: AtomicUsize::new(0),
             kept: Mutex::default(),
             watchers: AtomicUsize::new(0),
             changed: Notify::new(),
             spool,
-            replays: Arc::new(tokio::sync::Semaphore::new(replay::MAX_REPLAYS)),
+            replays: Arc::new(tokio::sync::Semaphore::new(MAX_REPLAYS)),
             decoding: Mutex::new(()),
             missed: AtomicU64::new(0),
             limits,
@@ -163,6 +167,15 @@ impl Inspector {
         self.recording.store(on, Ordering::Relaxed);
     }
 
+    /// Bytes that an answer's head and the beginning of its body will need, by what the last one did.
+    fn expected(&self) -> usize {
+        self.expected.load(Ordering::Relaxed)
+    }
+
+    fn expect(&self, bytes: usize) {
+        self.expected.store(bytes, Ordering::Relaxed);
+    }
+
     /// Milliseconds since 1970.
     pub(crate) fn wall_ms(&self, at: Instant) -> f64 {
         let (instant, wall) = self.began;
@@ -174,7 +187,7 @@ impl Inspector {
     }
 
     /// Takes in a request that begins; `None`: too many are under way.
-    fn begin(&self, record: impl FnOnce(u64) -> Record) -> Option<(Arc<Record>, usize)> {
+    fn begin(&self, record: impl FnOnce(u64) -> Arc<Record>) -> Option<(Arc<Record>, usize)> {
         let mut kept = self.kept.lock();
         let open = kept.open.len() - kept.free.len();
         if open >= self.limits.max_requests {
@@ -182,7 +195,7 @@ impl Inspector {
             return None;
         }
         kept.last += 1;
-        let record = Arc::new(record(kept.last));
+        let record = record(kept.last);
         let slot = match kept.free.pop() {
             Some(slot) => {
                 kept.open[slot] = Some(Arc::clone(&record));
@@ -333,23 +346,63 @@ impl Inspector {
         self.kept.lock().last
     }
 
-    /// How much is kept, for the status.
-    pub(crate) fn summary(&self) -> serde_json::Value {
+    /// How much is kept.
+    pub(crate) fn figures(&self) -> Figures {
         let kept = self.kept.lock();
         let open = kept.open.iter().flatten().filter(|record| !record.is_gone()).count();
-        let (captured, evicted) = (open + kept.finished.len(), kept.evicted);
+        let (captured, evicted, begun) = (open + kept.finished.len(), kept.evicted, kept.last);
         drop(kept);
+        Figures {
+            captured,
+            begun,
+            bytes: self.bytes.load(Ordering::Relaxed),
+            evicted,
+            missed: self.missed.load(Ordering::Relaxed),
+            replays: MAX_REPLAYS - self.replays.available_permits(),
+            spool: self.spool.as_ref().map(Spool::figures),
+            recording: self.is_recording(),
+        }
+    }
+
+    /// The same for the status.
+    pub(crate) fn summary(&self) -> serde_json::Value {
+        let now = self.figures();
         serde_json::json!({
-            "captured": captured,
-            "bytes": self.bytes.load(Ordering::Relaxed),
+            "captured": now.captured,
+            "bytes": now.bytes,
             "max_requests": self.limits.max_requests,
             "max_bytes": self.limits.max_bytes,
-            "evicted": evicted,
-            "missed": self.missed.load(Ordering::Relaxed),
-            "spool": self.spool.is_some(),
-            "spool_bytes": self.spool.as_ref().map_or(0, Spool::bytes),
-            "recording": self.is_recording(),
+            "evicted": now.evicted,
+            "missed": now.missed,
+            "spool": now.spool.is_some(),
+            "spool_bytes": now.spool.map_or(0, |spool| spool.on_disk),
+            "recording": now.recording,
         })
+    }
+}
+
+/// How much is kept, and what was not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub(crate) captured: usize,
+    /// All that were ever kept.
+    pub(crate) begun: u64,
+    pub(crate) bytes: usize,
+    pub(crate) evicted: u64,
+    pub(crate) missed: u64,
+    pub(crate) replays: usize,
+    /// Where long bodies go to disk.
+    pub(crate) spool: Option<SpoolFigures>,
+    pub(crate) recording: bool,
+}
+
+/// Any bytes into any of the decoders of what is captured; the first two choose.
+#[cfg(fuzzing)]
+pub(crate) fn try_out(data: &[u8]) {
+    let [which, step, bytes @ ..] = data else { return };
+    match which % 4 {
+        0 => decode::try_out(*step, bytes),
+        which => frames::try_out(which, bytes, usize::from(*step)),
     }
 }
 

@@ -656,6 +656,13 @@ pub enum CheckError {
     Upstream(#[from] upstream::UpstreamError),
 }
 
+/// For `fuzz/`: what reads captured bytes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn try_captured(data: &[u8]) {
+    inspect::try_out(data);
+}
+
 fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without randomness agents would only come back closer together.

@@ -7,8 +7,10 @@
 pub mod client;
 mod events;
 mod inspector;
+mod metrics;
 mod ngrok;
 mod page;
+mod problem;
 pub mod running;
 
 use std::{
@@ -29,7 +31,9 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
+use uniroute_shared::code::Code;
 
+use self::problem::Problem;
 use crate::{
     Applied, Handle,
     inspect::{self, Inspector},
@@ -93,12 +97,23 @@ impl fmt::Display for Listen {
 /// It can't be where it is to be.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the inspector can't listen at {address}: {error}. `ss -ltnp 'sport = :{}'` shows who does; choose another place with `--inspector ADDRESS:PORT` (port 0: any that is free), or `--inspector off`",
-    address.port()
+    "the inspector can't listen at {address}: {error}. `{}` shows who does; choose another place with `--inspector ADDRESS:PORT` (port 0: any that is free), or `--inspector off`",
+    who_listens(address.port())
 )]
 pub struct BindError {
     address: SocketAddr,
     error: io::Error,
+}
+
+/// The command that shows which program listens on a port.
+fn who_listens(port: u16) -> String {
+    if cfg!(windows) {
+        format!("netstat -ano | findstr :{port}")
+    } else if cfg!(target_os = "linux") {
+        format!("ss -ltnp 'sport = :{port}'")
+    } else {
+        format!("lsof -nP -iTCP:{port} -sTCP:LISTEN")
+    }
 }
 
 /// Its place is taken.
@@ -188,6 +203,7 @@ struct App {
     address: SocketAddr,
     events: events::Hub,
     work: Semaphore,
+    connections: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -196,15 +212,16 @@ type Shared = State<Arc<App>>;
 /// Serves until `stop` is cancelled; then nothing is kept any more, and nothing is left on disk.
 pub async fn serve(bound: Bound, local: Local, stop: CancellationToken) {
     let Bound { listener, address, .. } = bound;
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let app = Arc::new(App {
         handle: local.handle,
         reload: local.reload,
         address,
         events: events::Hub::new(),
         work: Semaphore::new(MAX_WORK),
+        connections: Arc::clone(&connections),
         stop: stop.clone(),
     });
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let listener = limited::Listener { listener, connections };
     let ended = stop.clone();
     let serving = axum::serve(listener, router(Arc::clone(&app)))
@@ -231,10 +248,9 @@ fn router(app: Arc<App>) -> Router {
         .nest("/api", ngrok::routes())
         .route("/", get(page))
         .route("/assets/{file}", get(page))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here"))
-        .method_not_allowed_fallback(async || {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "this can't be done here")
-        })
+        .route("/metrics", get(metrics::metrics))
+        .fallback(async || Problem::of(&Code::LOCAL_NO_SUCH_PATH))
+        .method_not_allowed_fallback(async || Problem::of(&Code::LOCAL_METHOD))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard))
         .with_state(app)
@@ -243,7 +259,7 @@ fn router(app: Arc<App>) -> Router {
 /// T15: nobody but this machine's own programs and the page itself.
 async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = match refusal(&app, &request) {
-        Some(why) => problem(StatusCode::FORBIDDEN, why).into_response(),
+        Some(problem) => problem.into_response(),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
@@ -259,7 +275,7 @@ async fn guard(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 /// Why a request is turned away.
-fn refusal(app: &App, request: &Request) -> Option<&'static str> {
+fn refusal(app: &App, request: &Request) -> Option<Problem> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
@@ -267,29 +283,27 @@ fn refusal(app: &App, request: &Request) -> Option<&'static str> {
     let one = hosts.next().is_none();
     let host = host.filter(|host| one && named.is_none_or(|named| named == *host));
     let Some(host) = host.filter(|host| is_ours(app.address, host)) else {
-        return Some(
-            "the Host header names another machine than this one: open http://127.0.0.1 with the agent's port, or set the address that is to be used as the inspector's",
-        );
+        return Some(Problem::of(&Code::LOCAL_HOST_REFUSED));
     };
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let reads = [Method::GET, Method::HEAD].contains(request.method());
     let foreign = matches!(text("sec-fetch-site"), Some("cross-site" | "same-site"));
     if foreign && (!reads || request.uri().path().starts_with("/api")) {
-        return Some("the request comes from another page");
+        return Some(Problem::of(&Code::LOCAL_ORIGIN_REFUSED));
     }
     if reads {
         return None;
     }
     let origin = text("origin");
     if origin.is_some_and(|origin| origin != format!("http://{host}")) {
-        return Some("the request comes from another page");
+        return Some(Problem::of(&Code::LOCAL_ORIGIN_REFUSED));
     }
     let kind = text("content-type").unwrap_or_default();
     let json = kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
     // A plain form can send none of these.
     let marked = json || text("x-uniroute") == Some("1") || request.method() == Method::DELETE;
     if !marked {
-        return Some("a change needs the header X-Uniroute: 1, or Content-Type: application/json");
+        return Some(Problem::of(&Code::LOCAL_UNMARKED));
     }
     None
 }
@@ -309,34 +323,6 @@ fn is_ours(address: SocketAddr, host: &str) -> bool {
     loopback.contains(&ip) || address.ip() == ip || address.ip().is_unspecified()
 }
 
-/// An error.
-#[derive(Debug)]
-struct Problem {
-    status: StatusCode,
-    detail: String,
-}
-
-fn problem(status: StatusCode, detail: impl Into<String>) -> Problem {
-    Problem { status, detail: detail.into() }
-}
-
-/// In RFC 9457's form.
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Self { status, detail } = self;
-        let title = status.canonical_reason().unwrap_or_default();
-        let body = json!({ "title": title, "status": status.as_u16(), "detail": detail });
-        let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
-        headers.insert(header::CONTENT_TYPE, kind);
-        if status == StatusCode::TOO_MANY_REQUESTS {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
-    }
-}
-
 impl App {
     fn inspector(&self) -> Option<&Arc<Inspector>> {
         self.handle.shared.inspector.as_ref()
@@ -347,11 +333,10 @@ impl App {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Inspector>) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let failed = || problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent could not do it");
+        let failed = || Problem::of(&Code::LOCAL_FAILED);
         let _place = self.work.acquire().await.map_err(|_| failed())?;
-        let inspector = self.inspector().cloned().ok_or_else(|| {
-            problem(StatusCode::NOT_FOUND, "requests are not kept: the inspector is off")
-        })?;
+        let inspector = self.inspector().cloned();
+        let inspector = inspector.ok_or_else(|| Problem::of(&Code::INSPECTOR_OFF))?;
         let done = tokio::task::spawn_blocking(move || work(&inspector)).await;
         done.map_err(|_| failed())?
     }
@@ -368,7 +353,7 @@ impl App {
 /// A file of the page.
 async fn page(uri: Uri, headers: HeaderMap) -> Response {
     let Some(page::Asset { kind, data }) = page::asset(uri.path()) else {
-        return problem(StatusCode::NOT_FOUND, "the page has no such file").into_response();
+        return Problem::of(&Code::LOCAL_NO_SUCH_PATH).into_response();
     };
     let tag = format!("\"{}\"", &inspect::sha256(data)[..16]);
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == *tag);
@@ -392,17 +377,20 @@ async fn ready(State(app): Shared) -> Response {
     if waiting.is_empty() {
         return Json(json!({ "ready": true })).into_response();
     }
-    let body = json!({ "ready": false, "waiting": waiting });
+    let code = &Code::TUNNELS_WAIT;
+    let body = json!({
+        "ready": false, "waiting": waiting,
+        "code": code.to_string(), "title": code.title, "fix": code.fix,
+    });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 
 async fn reload(State(app): Shared) -> Result<Json<Applied>, Problem> {
-    let none = "this agent has no config file: it runs what its command line says";
-    let reload = app.reload.clone().ok_or_else(|| problem(StatusCode::CONFLICT, none))?;
+    let reload = app.reload.clone().ok_or_else(|| Problem::of(&Code::NO_CONFIG_FILE))?;
     match tokio::task::spawn_blocking(move || reload()).await {
         Ok(Ok(applied)) => Ok(Json(applied)),
-        Ok(Err(why)) => Err(problem(StatusCode::UNPROCESSABLE_ENTITY, why)),
-        Err(_) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent could not do it")),
+        Ok(Err(why)) => Err(Problem::new(&Code::RELOAD_REFUSED, why)),
+        Err(_) => Err(Problem::of(&Code::LOCAL_FAILED)),
     }
 }
 
@@ -449,10 +437,11 @@ mod limited {
 
         async fn accept(&mut self) -> (Connection, SocketAddr) {
             loop {
+                let (io, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+                // One more is taken in, and waits: what has a place is what is counted.
                 let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else {
                     std::future::pending().await
                 };
-                let (io, peer) = axum::serve::Listener::accept(&mut self.listener).await;
                 if io.set_nodelay(true).is_ok() {
                     return (Connection { io, _place: place }, peer);
                 }

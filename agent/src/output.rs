@@ -53,10 +53,10 @@ impl Show {
     /// `logs`: the log was asked for, and goes to standard error. To be called while the process has
     /// one thread: only then the time of day is known.
     pub(crate) fn new(output: Output, qr: bool, logs: bool, settings: &Settings) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         // Log lines and a live view in one terminal don't go together.
         let log_here = logs && io::stderr().is_terminal();
-        let live = output == Output::Text && io::stdout().is_terminal() && !dumb && !log_here;
+        let live = output == Output::Text && io::stdout().is_terminal() && !log_here;
+        let live = live && terminal::takes_codes();
         let live = (live && terminal::whose() == terminal::Whose::Ours)
             .then(|| Live::new(settings, Look::of_environment(), qr));
         Self { output, live, qr }

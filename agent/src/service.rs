@@ -84,12 +84,18 @@ impl Manager {
     }
 
     /// The file that says what the service is, and what is in it.
-    pub(crate) fn file(self, service: &Service) -> Option<(PathBuf, String)> {
+    pub(crate) fn file(self, service: &Service) -> (PathBuf, String) {
         match self {
-            Self::Systemd => Some((systemd::path(service), systemd::unit(service))),
-            Self::Launchd => Some((launchd::path(service), launchd::plist(service))),
-            Self::Tasks => None,
+            Self::Systemd => (systemd::path(service), systemd::unit(service)),
+            Self::Launchd => (launchd::path(service), launchd::plist(service)),
+            Self::Tasks => (tasks::path(service), tasks::description(service)),
         }
+    }
+
+    /// Whether a service of the machine gets a copy of the token. Where it does not, the account that
+    /// it runs as reads the user's own.
+    pub(crate) fn copies_token(self) -> bool {
+        self != Self::Tasks
     }
 
     /// What is called for an action, one after the other.
@@ -106,7 +112,8 @@ impl Manager {
         match self {
             Self::Systemd => systemd::log(service),
             Self::Launchd => format!("tail -f {}", launchd::log_path(service).display()),
-            Self::Tasks => "set agent.log in the config file".to_owned(),
+            // The task scheduler keeps no output.
+            Self::Tasks => "none is kept; `uniroute status` shows how it is".to_owned(),
         }
     }
 }
@@ -142,6 +149,23 @@ impl Service {
     pub(crate) fn token_path(&self) -> PathBuf {
         PathBuf::from(format!("/etc/uniroute/{}.token", self.full_name()))
     }
+}
+
+/// Text in XML, in ASCII. What XML can't hold at all is left out.
+fn xml_text(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\t' | '\n' | '\r' => out.extend(["&#", &u32::from(c).to_string(), ";"]),
+            c if c.is_ascii_control() => {}
+            c if c.is_ascii() => out.push(c),
+            c => out.extend(["&#", &u32::from(c).to_string(), ";"]),
+        }
+    }
+    out
 }
 
 fn call(words: &[&str]) -> Call {

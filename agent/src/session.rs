@@ -29,6 +29,7 @@ use uniroute_shared::{
     mux,
     session::{self, Acceptor, Sender, SessionError, StreamError},
     stream::{FrameReader, ReadError},
+    task::Owned,
 };
 
 use bytes::Bytes;
@@ -134,6 +135,11 @@ impl View {
     /// Bytes that a WebSocket session has moved so far, both ways.
     pub(crate) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+
+    /// What counts them.
+    pub(crate) fn moved_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.moved)
     }
 }
 
@@ -362,7 +368,7 @@ impl Session {
             shared: Arc::clone(&shared),
             heartbeat: interval.min(longest).max(MIN_HEARTBEAT),
             began: Instant::now(),
-            rtt_us,
+            rtt_us: Arc::clone(&rtt_us),
             asked: None,
             life,
             moved,
@@ -379,20 +385,21 @@ impl Session {
         for refused in established.refused {
             control.ask_later(refused);
         }
-        let streams = accept_streams(acceptor, shared);
-        let controlled = async {
+        let streams = accept_streams(acceptor, shared, Arc::clone(&rtt_us));
+        // A task of its own: what moves a request's bytes does not ask control's timers each time.
+        let closing = carried.clone();
+        let mut controlled = Owned::spawn(async move {
             let Err(end) = control.run().await;
             match end {
                 SessionEnd::Drained | SessionEnd::Replaced | SessionEnd::GoAway(_) => {
-                    carried.close();
+                    closing.close();
                     let _ = timeout(SILENCE, control.lanes.finish()).await;
                 }
-                _ => carried.abort(4000, end.to_string()),
+                _ => closing.abort(4000, end.to_string()),
             }
             end
-        };
+        });
         // The driver ends last: what control said at the end still has to go out.
-        let mut controlled = std::pin::pin!(controlled);
         let driven = async {
             tokio::select! {
                 ended = &mut driving => ended,
@@ -417,11 +424,12 @@ impl Session {
 }
 
 /// One task for each stream. The streams end with the session, and the tasks with their streams.
-async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>) {
+async fn accept_streams(mut acceptor: Acceptor, shared: Arc<Shared>, rtt_us: Arc<AtomicU64>) {
     let tasks = TaskTracker::new();
     while let Some((sender, receiver)) = acceptor.accept().await {
         // Boxed: spawning moves its future around several times, and this one is large.
-        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver)));
+        let rtt_us = u32::try_from(rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        tasks.spawn(Box::pin(forward::serve(Arc::clone(&shared), sender, receiver, rtt_us)));
     }
     tasks.close();
     if timeout(SILENCE, tasks.wait()).await.is_err() {
@@ -470,6 +478,8 @@ impl Control {
         let mut changes = shared.tunnels.changes();
         // What has changed since the handshake began.
         changes.mark_changed();
+        // The first round trip is known at once, and not after half a minute.
+        self.beat().await?;
         loop {
             let deadline = self.asked.map(|(_, deadline)| deadline);
             let later_at = self.later_at;
@@ -536,6 +546,11 @@ impl Control {
                 self.asked = Some((std::time::Instant::now(), by));
             }
         }
+        self.beat().await
+    }
+
+    /// Measures the round trip.
+    async fn beat(&mut self) -> Result<(), SessionEnd> {
         self.life.control();
         let timestamp_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let rtt_us = u32::try_from(self.rtt_us.load(Ordering::Relaxed)).unwrap_or(u32::MAX);

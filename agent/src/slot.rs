@@ -26,7 +26,7 @@ use uniroute_shared::{
     carrier::quic::endpoint as quic,
     code::Code,
     id::{SessionId, Token},
-    session::Carrier,
+    session::{Carrier, Session as Carried},
 };
 
 use crate::{
@@ -83,6 +83,7 @@ pub(crate) struct Shared {
     started_ms: u64,
     /// The sessions that stand, by the slot that they are in.
     standing: watch::Sender<BTreeMap<usize, Standing>>,
+    past: Past,
     /// There may be more edges than one.
     several: AtomicBool,
     trouble: Mutex<String>,
@@ -98,6 +99,67 @@ struct Standing {
     carrier: Carrier,
     since_ms: u64,
     rtt_us: Arc<AtomicU64>,
+    carried: Carried,
+    moved: Arc<AtomicU64>,
+}
+
+impl Standing {
+    /// Bytes that it has moved, both ways.
+    fn bytes(&self) -> u64 {
+        let path = self.carried.path().map(|path| path.bytes);
+        path.unwrap_or_else(|| self.moved.load(Ordering::Relaxed))
+    }
+}
+
+/// What an agent's sessions do and did.
+pub(crate) struct SessionFigures {
+    pub(crate) standing: Vec<OneSession>,
+    pub(crate) wanted: usize,
+    pub(crate) begun: u64,
+    pub(crate) ended: u64,
+    /// Of all of them, both ways.
+    pub(crate) bytes: u64,
+}
+
+/// A session that stands.
+pub(crate) struct OneSession {
+    edge: String,
+    carrier: &'static str,
+    pub(crate) rtt_us: u64,
+    pub(crate) streams: u64,
+    pub(crate) lanes: u64,
+    pub(crate) windows: u64,
+    pub(crate) unread: u64,
+    pub(crate) unsent: u64,
+}
+
+impl OneSession {
+    fn new(standing: &Standing) -> Self {
+        let stats = standing.carried.stats();
+        let figure = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        Self {
+            edge: standing.edge.clone(),
+            carrier: standing.carrier.as_str(),
+            rtt_us: standing.rtt_us.load(Ordering::Relaxed),
+            streams: figure(stats.streams),
+            lanes: figure(stats.lanes),
+            windows: stats.granted,
+            unread: figure(stats.received_queued),
+            unsent: figure(stats.send_queued),
+        }
+    }
+
+    pub(crate) fn labels(&self) -> Vec<(&'static str, String)> {
+        vec![("edge", self.edge.clone()), ("carrier", self.carrier.to_owned())]
+    }
+}
+
+/// Sessions that are no more.
+#[derive(Debug, Default)]
+struct Past {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Shared {
@@ -109,15 +171,18 @@ impl Shared {
         let Settings { trust, pins, identity, proxy, .. } = &settings;
         let way = Way::new(trust, pins, identity.as_ref(), proxy)?;
         let inspector = settings.inspector.take().map(Inspector::new).transpose();
+        let inspector = inspector.map_err(TunnelError::Spool)?.map(Arc::new);
+        let inspects = inspector.is_some();
         Ok(Self {
-            inspector: inspector.map_err(TunnelError::Spool)?.map(Arc::new),
-            tunnels: Tunnels::new(wanted, events, settings.request_events)?,
+            inspector,
+            tunnels: Tunnels::new(wanted, events, settings.request_events, inspects)?,
             way,
             token: Mutex::new(settings.token.clone()),
             token_changed: watch::Sender::new(()),
             run_id: SessionId::new(),
             started_ms: now_ms(),
             standing: watch::Sender::default(),
+            past: Past::default(),
             several: AtomicBool::new(settings.servers.len() > 1),
             trouble: Mutex::default(),
             small_buffers: Once::new(),
@@ -142,6 +207,18 @@ impl Shared {
             sessions,
             trouble: if connected { String::new() } else { self.trouble.lock().clone() },
             tunnels: self.tunnels.statuses(connected),
+        }
+    }
+
+    pub(crate) fn session_figures(&self) -> SessionFigures {
+        let standing = self.standing.borrow();
+        let now: u64 = standing.values().map(Standing::bytes).sum();
+        SessionFigures {
+            wanted: self.settings.sessions,
+            begun: self.past.begun.load(Ordering::Relaxed),
+            ended: self.past.ended.load(Ordering::Relaxed),
+            bytes: now + self.past.bytes.load(Ordering::Relaxed),
+            standing: standing.values().map(OneSession::new).collect(),
         }
     }
 
@@ -203,7 +280,11 @@ struct Seat<'a>(&'a Shared, usize);
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let Self(shared, slot) = self;
-        shared.standing.send_modify(|standing| _ = standing.remove(slot));
+        let mut gone = None;
+        shared.standing.send_modify(|standing| gone = standing.remove(slot));
+        let bytes = gone.map_or(0, |gone| gone.bytes());
+        shared.past.bytes.fetch_add(bytes, Ordering::Relaxed);
+        shared.past.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -542,7 +623,10 @@ impl Slot {
             carrier: view.carried.carrier(),
             since_ms: now_ms(),
             rtt_us: Arc::clone(&view.rtt_us),
+            carried: view.carried.clone(),
+            moved: view.moved_counter(),
         };
+        shared.past.begun.fetch_add(1, Ordering::Relaxed);
         shared.standing.send_modify(|all| _ = all.insert(self.number, standing));
         Seat(shared, self.number)
     }

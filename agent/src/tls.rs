@@ -9,17 +9,14 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, OtherError,
-    RootCertStore, SignatureScheme, WantsVerifier,
-    client::{
-        WantsClientCert, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    CertificateError, ClientConfig, ConfigBuilder, OtherError, RootCertStore, WantsVerifier,
+    client::{WantsClientCert, WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::ParsedCertificate,
 };
 use sha2::{Digest as _, Sha256};
+use uniroute_shared::verifier::{Shown, Verifier};
 
 use crate::upstream::{TargetError, Trust};
 
@@ -161,7 +158,7 @@ pub(crate) fn edge_config(
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let mut verifier = verifier(roots(trust)?);
     if !pins.is_empty() {
-        verifier = Arc::new(Pinned { inner: verifier, pins: pins.to_vec() });
+        verifier = pinned(verifier, pins.to_vec());
     }
     let builder = builder(verifier);
     let Some(Identity { certificate, key }) = identity else {
@@ -236,17 +233,35 @@ fn builder(verifier: Arc<dyn ServerCertVerifier>) -> ConfigBuilder<ClientConfig,
     builder.dangerous().with_custom_certificate_verifier(verifier)
 }
 
-/// `None`: anybody is taken.
+/// `None`: anybody is taken, as for `--insecure-upstream`.
 fn verifier(roots: Option<RootCertStore>) -> Arc<dyn ServerCertVerifier> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let roots = match roots {
-        Some(roots) if !roots.is_empty() => roots,
+    match roots {
+        None => Verifier::new(provider, |_| Ok(())),
         // A machine without authorities trusts nobody.
-        none => return Arc::new(Unasked { provider, taken: none.is_none() }),
-    };
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .expect("there are roots, and no revocation lists")
+        Some(roots) if roots.is_empty() => {
+            Verifier::new(provider, |_| Err(CertificateError::UnknownIssuer.into()))
+        }
+        Some(roots) => WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .expect("there are roots, and no revocation lists"),
+    }
+}
+
+/// Asks another verifier, and then wants one of some keys.
+fn pinned(inner: Arc<dyn ServerCertVerifier>, pins: Vec<Pin>) -> Arc<dyn ServerCertVerifier> {
+    Verifier::new(Arc::new(aws_lc_rs::default_provider()), move |shown| {
+        let Shown { certificate, intermediates, name, ocsp, now } = *shown;
+        inner.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
+        let has = Pin::of(certificate)?;
+        match pins.contains(&has) {
+            true => Ok(()),
+            false => {
+                let wrong = WrongKey { has, wanted: pins.clone() };
+                Err(rustls::Error::Other(OtherError(Arc::new(wrong))))
+            }
+        }
+    })
 }
 
 fn roots(trust: &Trust) -> Result<Option<RootCertStore>, TargetError> {
@@ -309,102 +324,6 @@ fn warn_if_readable(path: &Path) {
 
 #[cfg(not(unix))]
 fn warn_if_readable(_path: &Path) {}
-
-/// Asks another verifier, and then wants one of some keys.
-#[derive(Debug)]
-struct Pinned {
-    inner: Arc<dyn ServerCertVerifier>,
-    pins: Vec<Pin>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified =
-            self.inner.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
-        let has = Pin::of(certificate)?;
-        if self.pins.contains(&has) {
-            return Ok(verified);
-        }
-        let wrong = WrongKey { has, wanted: self.pins.clone() };
-        Err(rustls::Error::Other(OtherError(Arc::new(wrong))))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Takes any certificate, for `--insecure-upstream`, or none; signatures are checked all the same.
-#[derive(Debug)]
-struct Unasked {
-    provider: Arc<CryptoProvider>,
-    taken: bool,
-}
-
-impl ServerCertVerifier for Unasked {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.taken {
-            true => Ok(ServerCertVerified::assertion()),
-            false => Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
 
 #[cfg(test)]
 mod tests {

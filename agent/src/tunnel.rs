@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -38,6 +38,9 @@ const NOT_TOLD: u64 = u64::MAX;
 
 /// How much longer the edge waits for an answer than the agent.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Classes of statuses, and one more for none.
+pub(crate) const CLASSES: usize = 6;
 
 /// What answers requests.
 #[derive(Clone, Debug)]
@@ -133,7 +136,9 @@ pub(crate) struct Tunnel {
     /// For how many milliseconds its edge lets requests wait, as its owner was told, because he wants
     /// more; [`NOT_TOLD`] if he does not.
     told_hold: AtomicU64,
-    requests: AtomicU64,
+    /// Requests and connections that are over, by the class of the answer's status; the first: there
+    /// was no answer, or none with a status.
+    over: [AtomicU64; CLASSES],
     failed: AtomicU64,
     open: AtomicU64,
 }
@@ -170,11 +175,26 @@ struct Live {
 }
 
 /// A request or connection while it is open.
-pub(crate) struct Open<'a>(&'a Tunnel);
+pub(crate) struct Open<'a> {
+    tunnel: &'a Tunnel,
+    /// Of its answer's status; 0: there is none.
+    class: AtomicU8,
+}
+
+impl Open<'_> {
+    /// Its local server has answered.
+    pub(crate) fn answered(&self, status: u16) {
+        let class = u8::try_from(status / 100).unwrap_or(0);
+        self.class.store(class, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let class = usize::from(*self.class.get_mut());
+        let over = self.tunnel.over.get(class).unwrap_or(&self.tunnel.over[0]);
+        over.fetch_add(1, Ordering::Relaxed);
+        self.tunnel.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -237,7 +257,7 @@ impl Served {
     }
 
     /// All local servers, those of the default route first.
-    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         let routes = self.routes.iter().filter_map(|(_, service)| match service {
             Service::Server(pool) => Some(pool),
             Service::Files(_) => None,
@@ -259,7 +279,7 @@ impl Tunnel {
             paused: AtomicBool::new(false),
             hinted: AtomicBool::new(false),
             told_hold: AtomicU64::new(NOT_TOLD),
-            requests: AtomicU64::new(0),
+            over: Default::default(),
             failed: AtomicU64::new(0),
             open: AtomicU64::new(0),
         })
@@ -287,9 +307,28 @@ impl Tunnel {
 
     /// A request or connection has come; it is open until the answer is dropped.
     pub(crate) fn begin(&self) -> Open<'_> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Open(self)
+        Open { tunnel: self, class: AtomicU8::new(0) }
+    }
+
+    /// Requests and connections that are over, by the class of the answer's status, 0: without one.
+    pub(crate) fn over(&self) -> [u64; CLASSES] {
+        self.over.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Those that are open.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Those that the local server gave no answer to.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// All there were.
+    fn requests(&self) -> u64 {
+        self.over().iter().sum::<u64>() + self.open()
     }
 
     /// What to ask the edge for: the name and the port that were chosen before, where none was wished
@@ -308,6 +347,7 @@ impl Tunnel {
             port_is_hint: wanted.port.is_none() && earlier_port.is_some(),
             port: wanted.port.or(earlier_port).unwrap_or_default().into(),
             idle_timeout_ms: millis(wanted.idle_timeout),
+            wants_times: served.inspect.is_some(),
             http: served.policy.clone(),
             limits: wanted.limits.wire(),
             hold_ms: wanted.hold_reconnect.map(whole_millis),
@@ -345,8 +385,7 @@ impl Tunnel {
     ) -> Option<v1::UpstreamHealth> {
         let pool = self.pool();
         let health = pool.health()?;
-        let (requests, open) =
-            (self.requests.load(Ordering::Relaxed), self.open.load(Ordering::Relaxed));
+        let (requests, open) = (self.requests(), self.open());
         let moved = figures && (requests, open) != (said.requests, said.open);
         if said.health.as_ref() == Some(&health) && !moved {
             return None;
@@ -403,9 +442,9 @@ impl Tunnel {
             state,
             reason,
             upstreams: self.upstreams(),
-            requests: self.requests.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            open: self.open.load(Ordering::Relaxed),
+            requests: self.requests(),
+            failed: self.failed(),
+            open: self.open(),
         }
     }
 
@@ -453,7 +492,10 @@ pub(crate) struct Tunnels {
     /// Those that are no more, and since when.
     gone: Mutex<Vec<(Instant, Arc<Tunnel>)>>,
     events: mpsc::Sender<Event>,
+    missed_events: AtomicU64,
     request_events: bool,
+    /// There is an inspector.
+    inspects: bool,
     /// Tunnels were added, changed or removed: each session tells its edge.
     changed: watch::Sender<()>,
 }
@@ -465,13 +507,16 @@ impl Tunnels {
         settings: Vec<TunnelSettings>,
         events: mpsc::Sender<Event>,
         request_events: bool,
+        inspects: bool,
     ) -> Result<Self, TunnelError> {
         let tunnels = Self {
             all: RwLock::default(),
             by_id: RwLock::default(),
             gone: Mutex::default(),
             events,
+            missed_events: AtomicU64::new(0),
             request_events,
+            inspects,
             changed: watch::Sender::new(()),
         };
         tunnels.apply(settings)?;
@@ -487,7 +532,8 @@ impl Tunnels {
         let mut all = self.all.write();
         let mut applied = Applied::default();
         let (mut next, mut changes) = (Vec::with_capacity(settings.len()), Vec::new());
-        for settings in settings {
+        for mut settings in settings {
+            settings.inspect &= self.inspects;
             let before = all.iter().find(|tunnel| tunnel.key == settings.key);
             let before = before.filter(|tunnel| !tunnel.is_deleted());
             let served = before.map(|tunnel| tunnel.served());
@@ -686,9 +732,18 @@ impl Tunnels {
     /// Tells whoever listens. A listener that lags misses events rather than slow a request; one
     /// that is gone costs nothing.
     pub(crate) fn event(&self, event: impl FnOnce() -> Event) {
-        if let Ok(place) = self.events.try_reserve() {
-            place.send(event());
+        match self.events.try_reserve() {
+            Ok(place) => place.send(event()),
+            Err(mpsc::error::TrySendError::Full(())) => {
+                self.missed_events.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(mpsc::error::TrySendError::Closed(())) => {}
         }
+    }
+
+    /// Events that a listener was too slow for.
+    pub(crate) fn missed_events(&self) -> u64 {
+        self.missed_events.load(Ordering::Relaxed)
     }
 }
 
@@ -738,7 +793,7 @@ mod tests {
     }
 
     fn tunnels(settings: Vec<TunnelSettings>) -> Tunnels {
-        Tunnels::new(settings, mpsc::channel(8).0, false).unwrap()
+        Tunnels::new(settings, mpsc::channel(8).0, false, false).unwrap()
     }
 
     fn named(key: &str, port: &str) -> TunnelSettings {
@@ -834,7 +889,7 @@ mod tests {
         let hold_reconnect = Some(Duration::from_secs(60));
         let settings = TunnelSettings { hold_reconnect, ..named("a", "1") };
         let (sender, mut events) = mpsc::channel(64);
-        let tunnels = Tunnels::new(vec![settings], sender, false).unwrap();
+        let tunnels = Tunnels::new(vec![settings], sender, false, false).unwrap();
         let mut told = |hold_ms| {
             let tunnel = &tunnels.all()[0];
             tunnels.created(tunnel, &v1::TunnelCreated { hold_ms, ..Default::default() });

@@ -130,13 +130,14 @@ impl Upstream {
         }
     }
 
-    /// A place for a request on the connection with HTTP/2; `None`: it goes out with HTTP/1.1.
+    /// A place for a request on the connection with HTTP/2, and whether that was used before; `None`: it
+    /// goes out with HTTP/1.1.
     ///
     /// # Errors
     /// [`UpstreamError`] when there can be no connection.
     pub(crate) async fn http2(
         &self,
-    ) -> Result<Option<h2::client::SendRequest<Bytes>>, UpstreamError> {
+    ) -> Result<Option<(h2::client::SendRequest<Bytes>, bool)>, UpstreamError> {
         let connect = self.within_timeout(self.connector.connect_http2());
         match self.http2.request(&self.target, self.connect_timeout, connect).await {
             Ok(requests) => Ok(Some(requests)),
@@ -175,8 +176,8 @@ impl Upstream {
     }
 
     /// The same as people write it.
-    pub(crate) fn label(&self) -> Arc<str> {
-        Arc::clone(&self.label)
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// A connection that is ready for a request, and whether it was used before. `repeatable`: the
@@ -228,6 +229,11 @@ impl Upstream {
     pub(crate) async fn dial(&self) -> Result<UpstreamIo, UpstreamError> {
         // Rare, and large: kept out of every request's future.
         Box::pin(self.within_timeout(self.connector.connect())).await
+    }
+
+    /// Connections that wait for a request.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.lock().len()
     }
 
     fn take_idle(&self) -> Option<Idle> {

@@ -414,6 +414,8 @@ pub(crate) struct Target {
     pub(crate) policy: Option<Arc<Policy>>,
     /// A connection or flow on which nothing moves for this long is ended.
     pub(crate) idle_timeout: Option<Duration>,
+    /// The agent is told how long each request was here.
+    pub(crate) wants_times: bool,
 }
 
 /// What a name leads to.
@@ -458,6 +460,7 @@ pub(crate) struct Claim {
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) wished: Wished,
+    pub(crate) wants_times: bool,
 }
 
 /// What a session wishes for.
@@ -471,6 +474,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) policy: Option<Arc<Policy>>,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) wished: Wished,
+    pub(crate) wants_times: bool,
 }
 
 #[derive(Debug, Default)]
@@ -600,6 +604,7 @@ impl Registry {
                 response_timeout: claim.response_timeout,
                 policy: claim.policy.clone(),
                 idle_timeout: claim.idle_timeout,
+                wants_times: claim.wants_times,
             }));
             claim.tunnel.arrived.notify_waiters();
             if old.as_ref().is_none_or(|old| old.session.id != session.id) {
@@ -838,9 +843,9 @@ impl Table {
         tunnel.fence.fetch_max(grant.fence, Ordering::Relaxed);
         tunnel.limit(grant.rate);
         tunnel.pause(grant.paused);
-        let Wish { response_timeout, idle_timeout, wished, .. } = *wish;
+        let Wish { response_timeout, idle_timeout, wished, wants_times, .. } = *wish;
         let policy = wish.policy.clone();
-        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy, wished })
+        Ok(Claim { tunnel, epoch, response_timeout, idle_timeout, policy, wished, wants_times })
     }
 
     /// Takes a name from the session that serves it: it is another tunnel's now.
@@ -957,6 +962,7 @@ mod tests {
             policy: None,
             idle_timeout: None,
             wished: Wished::default(),
+            wants_times: false,
         }
     }
 

@@ -246,12 +246,17 @@ fn joined((frames, error): &Decoded) -> (Vec<u8>, Vec<Frame>, bool, Option<codec
 /// Heads and trailers. T10: whatever becomes a header can't break out of it.
 pub fn head(data: &[u8]) {
     let data = Bytes::copy_from_slice(data);
-    if let Ok(open) = codec::parse::<v1::StreamOpen>("StreamOpen", data.clone())
+    // The quick way says what prost says.
+    let open = codec::parse::<v1::StreamOpen>("StreamOpen", data.clone());
+    assert_eq!(uniroute_proto::head::read::stream_open(data.clone()), open);
+    let reply = codec::parse::<v1::StreamReply>("StreamReply", data.clone());
+    assert_eq!(uniroute_proto::head::read::stream_reply(data.clone()), reply);
+    if let Ok(open) = open
         && let Some(v1::stream_open::Kind::Http(http)) = open.kind
     {
         check_headers(http.headers);
     }
-    if let Ok(reply) = codec::parse::<v1::StreamReply>("StreamReply", data.clone()) {
+    if let Ok(reply) = reply {
         use v1::stream_reply::Reply;
         if let Some(Reply::Head(head) | Reply::Informational(head)) = reply.reply {
             check_headers(head.headers);

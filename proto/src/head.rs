@@ -5,11 +5,13 @@
 //! from protobuf and may hold any bytes; [`header_count`] and the `http` crate's own parsing decide
 //! what becomes a header (T10: no CR, LF or NUL can pass).
 
+pub mod read;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::encoded_len_varint;
 
 use crate::{
-    codec::{self, CodecError, HEADER_LEN, Kind},
+    codec::{self, CodecError, HEADER_LEN, Kind, MAX_MESSAGE},
     v1,
 };
 
@@ -86,6 +88,23 @@ impl HttpOpen<'_> {
         put_number(8, self.route.into(), &mut out);
         out.freeze()
     }
+}
+
+/// The frame of a `StreamOpen`, and in it how long the edge has had the request, and held it, in
+/// microseconds. A frame that has no room for it stays as it is. `end`: as it was made with.
+#[must_use]
+pub fn with_times(frame: &Bytes, edge_us: u32, held_us: u32, end: bool) -> Bytes {
+    let (edge, held) = (edge_us.into(), held_us.into());
+    let message = frame.get(HEADER_LEN..).unwrap_or_default();
+    let length = message.len() + number_len(edge) + number_len(held);
+    if length > MAX_MESSAGE {
+        return frame.clone();
+    }
+    let mut out = begin(length, end);
+    out.put_slice(message);
+    put_number(9, edge, &mut out);
+    put_number(10, held, &mut out);
+    out.freeze()
 }
 
 /// The MESSAGE frame with a `StreamReply`: the final head, or an informational (1xx) one. `headers`
@@ -245,14 +264,21 @@ mod tests {
             };
             let message = v1::StreamOpen {
                 tunnel_id: vec![1; 16].into(), request_id: vec![2; 16].into(),
-                visitor: "203.0.113.9".into(), traceparent: String::new(),
+                visitor: "203.0.113.9".into(), traceparent: String::new(), edge_us: 0, held_us: 0,
                 kind: Some(v1::stream_open::Kind::Http(v1::HttpOpen {
                     method: method.clone().into(), target: target.clone().into(),
                     authority: Bytes::from_static(b"demo.localhost"), scheme: "https".into(),
                     headers: owned(&headers), version, upgrade: upgrade.clone().into(), route,
                 })),
             };
-            prop_assert_eq!(open.frame(|| borrowed(&headers), end), codec::message(&message, end));
+            let frame = open.frame(|| borrowed(&headers), end);
+            prop_assert_eq!(&frame, &codec::message(&message, end));
+            let held_us = version.unsigned_abs();
+            let message = v1::StreamOpen { edge_us: route, held_us, ..message };
+            let timed = with_times(&frame, route, held_us, end);
+            let parsed: v1::StreamOpen = codec::parse("StreamOpen", timed.slice(HEADER_LEN..)).unwrap();
+            prop_assert_eq!(&parsed, &message);
+            prop_assert_eq!(timed.len(), codec::message(&message, end).len());
 
             let reason: &[u8] = if end { b"Very well" } else { b"" };
             let head = v1::ResponseHead {

@@ -132,6 +132,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         name_is_hint: false,
         ..spec.clone()
     };
+    let with_times = v1::TunnelSpec { wants_times: true, ..spec.clone() };
     let with_policy = v1::TunnelSpec { http: Some(policy()), name_is_hint: false, ..spec.clone() };
     vec![
         (
@@ -293,6 +294,7 @@ fn control_frames() -> Vec<(&'static str, Control)> {
         ),
         ("open_tunnel", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(spec) })),
         ("open_tunnel_limits", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(limited) })),
+        ("open_tunnel_times", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_times) })),
         ("open_tunnel_policy", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(with_policy) })),
         ("open_tunnel_tcp", Control::OpenTunnel(v1::OpenTunnel { tunnel: Some(tcp) })),
         (
@@ -430,7 +432,10 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
             upgrade: Bytes::new(),
             route: 0,
         })),
+        edge_us: 0,
+        held_us: 0,
     };
+    let timed = v1::StreamOpen { edge_us: 1_300, held_us: 1_000, ..open.clone() };
     let mut routed = open.clone();
     if let Some(v1::stream_open::Kind::Http(http)) = &mut routed.kind {
         http.route = 2;
@@ -464,6 +469,7 @@ fn stream_frames() -> Vec<(&'static str, bool, Holds)> {
         ("open_tls", false, Holds::Open(tls.into())),
         ("open_udp", false, Holds::Open(udp.into())),
         ("open_get", true, Holds::Open(open.into())),
+        ("open_times", true, Holds::Open(timed.into())),
         ("open_route", true, Holds::Open(routed.into())),
         ("open_websocket", false, Holds::Open(upgrade.into())),
         ("reply_head", false, reply(Reply::Head(ok))),

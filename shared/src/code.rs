@@ -356,6 +356,132 @@ codes! {
     cause: "An agent of the same owner has claimed the name later, on another edge."
     fix: "Stop one of the two agents, or give them different names."
 
+    LOCAL_HOST_REFUSED 2201 "local-host-refused" Agent Info status(403) retry()
+    title: "The request does not name this machine"
+    cause: "The agent's local API answers only those who call it `localhost`, `127.0.0.1`, `[::1]` or the \
+        address that it listens at, so that no web page can lead a name of its own to it."
+    fix: "Open `http://127.0.0.1:PORT`, with the port that the agent prints. To reach it by another \
+        address of this machine, make that the inspector's (`--inspector ADDRESS:PORT`)."
+
+    LOCAL_ORIGIN_REFUSED 2202 "local-origin-refused" Agent Info status(403) retry()
+    title: "The request comes from another page"
+    cause: "A browser says that a page which is not the agent's own has sent the request."
+    fix: "Use the inspector's own page, or a program that sends no `Origin`."
+
+    LOCAL_UNMARKED 2203 "local-unmarked" Agent Info status(403) retry()
+    title: "The request does not say that it is meant"
+    cause: "What changes something has to carry a field that no plain form of a web page can send."
+    fix: "Add the field `X-Uniroute: 1`, or `Content-Type: application/json`."
+
+    LOCAL_NO_SUCH_PATH 2204 "local-no-such-path" Agent Debug status(404) retry()
+    title: "The agent has nothing at this path"
+    cause: "The path of the request is none of the page, of the API or of the metrics."
+    fix: "Check the path: docs/inspector.md lists them."
+
+    LOCAL_METHOD 2205 "local-method" Agent Debug status(405) retry()
+    title: "This cannot be done with this path"
+    cause: "The path is there, and the method of the request is not for it."
+    fix: "Use the method that docs/inspector.md names for the path."
+
+    LOCAL_INPUT 2206 "local-input" Agent Debug status(422) retry()
+    title: "The request cannot be read"
+    cause: "Its body is not the JSON that is asked for here, or a parameter of its query has no such value."
+    fix: "Correct what `detail` names; docs/inspector.md has the shapes."
+
+    LOCAL_BODY_TOO_LARGE 2207 "local-body-too-large" Agent Debug status(413) retry()
+    title: "The body of the request is too large"
+    cause: "A call of the local API may have 16 MiB of body."
+    fix: "Replay a longer body as it was, from the spool (`spool = true` in `[agent.inspector]`), and \
+        not as a new one."
+
+    LOCAL_READERS 2208 "local-readers" Agent Info status(429) retry()
+    title: "Too many follow the agent's events"
+    cause: "As many pages and programs as may follow its events already."
+    fix: "Close pages of the inspector, or `uniroute inspect tail`, that nobody needs; or ask for \
+        `/api/v1/requests` once in a while."
+
+    LOCAL_FAILED 2209 "local-failed" Agent Warn status(500) retry()
+    title: "The agent could not do it"
+    cause: "Something went wrong in the agent that should not. Its tunnels go on."
+    fix: "Try again. If it goes on, look into the agent's log, and tell us."
+
+    INSPECTOR_OFF 2210 "inspector-off" Agent Debug status(404) retry()
+    title: "The agent keeps no requests"
+    cause: "It runs without an inspector."
+    fix: "Start it without `--inspector off`, and without `address = \"off\"` in `[agent.inspector]`."
+
+    REQUEST_NOT_KEPT 2211 "request-not-kept" Agent Debug status(404) retry()
+    title: "There is no such request"
+    cause: "No request that is kept has this id. The oldest go when the inspector's bounds are reached, \
+        and all when the agent ends."
+    fix: "Look for it in `uniroute inspect list`, or on the page. To keep more, raise `max_requests` and \
+        `max_bytes` in `[agent.inspector]`."
+
+    TUNNEL_NOT_SERVED 2212 "tunnel-not-served" Agent Debug status(404) retry()
+    title: "The agent serves no such tunnel"
+    cause: "None of its tunnels has this key now."
+    fix: "`uniroute status` lists them."
+
+    BODY_ENCODED 2213 "body-encoded" Agent Debug status(422) retry()
+    title: "The encoding of the body cannot be undone"
+    cause: "The agent reads gzip, deflate and br, three of them over each other at most."
+    fix: "Ask for the body as it is, without `decoded=1`."
+
+    REPLAY_CHANGES 2214 "replay-changes" Agent Debug status(422) retry()
+    title: "The request cannot be changed like this"
+    cause: "What is to be different about the replay makes no request that can be sent."
+    fix: "Correct what `detail` names."
+
+    REPLAY_NOT_WHOLE 2215 "replay-not-whole" Agent Info status(409) retry()
+    title: "Not enough of the request is kept to send it again"
+    cause: "Only the beginning of its body is kept in memory, and it is not on disk."
+    fix: "Set `spool = true` in `[agent.inspector]` and have the request made again, so that its body is \
+        kept on disk; or replay it with another body."
+
+    REPLAY_SPOOL_LOST 2216 "replay-spool-lost" Agent Info status(409) retry()
+    title: "The body of the request is not whole on disk"
+    cause: "It is still being written, or was given up: the disk was too slow or full, or newer bodies \
+        took its place."
+    fix: "If it is still being written, try again in a moment. Otherwise give the spool more room \
+        (`max_spool`) or a faster disk (`spool_dir`), both in `[agent.inspector]`, and have the request \
+        made again; or replay it with another body."
+
+    REPLAY_SWITCHED 2217 "replay-switched" Agent Info status(409) retry()
+    title: "A request that switched protocols cannot be sent again"
+    cause: "What was said after the switch, such as the messages of a WebSocket, would be missing."
+    fix: "Connect to the local server with a client for its protocol."
+
+    REPLAY_NO_TUNNEL 2218 "replay-no-tunnel" Agent Info status(409) retry()
+    title: "The tunnel of the request is no more"
+    cause: "The agent has stopped to serve it since."
+    fix: "Name the local server that is to get the request (`upstream`)."
+
+    REPLAY_ELSEWHERE 2219 "replay-elsewhere" Agent Info status(403) retry()
+    title: "The request may not be sent there"
+    cause: "A replay goes to HTTP servers of this machine (`localhost`, `127.0.0.1`, `[::1]`) and to local \
+        servers of the agent's tunnels, so that no page can send requests into your network."
+    fix: "Choose one of these, or set `remote_replay = true` in `[agent.inspector]` to allow any."
+
+    TOO_MANY_REPLAYS 2220 "too-many-replays" Agent Info status(429) retry()
+    title: "Too many replays are under way"
+    cause: "As many as may are waiting for their answers; each ends after 10 minutes at the latest."
+    fix: "Try again when one of them has ended."
+
+    NO_CONFIG_FILE 2221 "no-config-file" Agent Info status(409) retry()
+    title: "There is nothing to reload"
+    cause: "The agent has no config file: it runs what its command line says."
+    fix: "Start it with `uniroute start`, which reads a config file."
+
+    RELOAD_REFUSED 2222 "reload-refused" Agent Warn status(422) retry()
+    title: "The config file cannot be used"
+    cause: "It has a fault, and the agent goes on with what it had."
+    fix: "Correct what `detail` names; `uniroute config check` finds every fault."
+
+    TUNNELS_WAIT 2223 "tunnels-wait" Agent Debug status(503) retry(1)
+    title: "Not all tunnels take requests"
+    cause: "A tunnel has no session with an edge yet, or the edge does not give it."
+    fix: "Wait a moment, and see in `uniroute status` why."
+
     UPSTREAM_REFUSED 3001 "upstream-refused" Upstream Info status(502) retry()
     title: "The local server refused the connection"
     cause: "The tunnel works, but nothing listens at the local address that it leads to."

@@ -22,4 +22,6 @@ mod scratch;
 pub mod session;
 pub mod shutdown;
 pub mod stream;
+pub mod task;
 pub mod telemetry;
+pub mod verifier;

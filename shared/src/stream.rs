@@ -148,13 +148,24 @@ impl FrameReader {
         what: &'static str,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(M, bool), ReadError>> {
+        let (payload, end) = ready!(self.poll_payload(what, cx))?;
+        Poll::Ready(Ok((codec::parse(what, payload)?, end)))
+    }
+
+    /// The next message's bytes, as [`FrameReader::poll_message`] has them.
+    ///
+    /// # Errors
+    /// [`ReadError`]; `what` names the message in it.
+    pub fn poll_payload(
+        &mut self,
+        what: &'static str,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Bytes, bool), ReadError>> {
         let frame = ready!(self.poll_frame(cx))?.ok_or(ReadError::Truncated)?;
-        if frame.kind != Kind::Message {
-            return Poll::Ready(Err(
-                CodecError::Unexpected { expected: what, got: frame.kind }.into()
-            ));
+        match frame.kind {
+            Kind::Message => Poll::Ready(Ok((frame.payload, frame.end))),
+            got => Poll::Ready(Err(CodecError::Unexpected { expected: what, got }.into())),
         }
-        Poll::Ready(Ok((codec::parse(what, frame.payload)?, frame.end)))
     }
 
     /// [`FrameReader::poll_message`], awaited.
@@ -302,7 +313,7 @@ pub fn checked(what: &'static str, headers: Vec<v1::Header>) -> Result<Fields, C
     let malformed = |reason: String| CodecError::Malformed { what, reason };
     head::header_count(what, &headers)?;
     for header in &headers {
-        if header.name.is_empty() || !header.name.iter().all(|byte| is_token(*byte)) {
+        if !is_name(&header.name) {
             return Err(malformed("a header's name is not a token".into()));
         }
         if !is_value(&header.value) {
@@ -334,6 +345,21 @@ pub const fn is_token(byte: u8) -> bool {
                 | b'|'
                 | b'~'
         )
+}
+
+/// Whether the bytes may be a field's name. All are looked at, without a branch for each.
+#[must_use]
+pub fn is_name(bytes: &[u8]) -> bool {
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = is_token(byte as u8);
+            byte += 1;
+        }
+        table
+    };
+    !bytes.is_empty() && bytes.iter().fold(true, |fits, byte| fits & TOKEN[usize::from(*byte)])
 }
 
 /// Whether the bytes may be a field's value: no control characters but tabs (RFC 9110, section 5.5).

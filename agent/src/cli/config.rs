@@ -14,7 +14,7 @@ use super::import::Import;
 use crate::config::{self, File, SAMPLE, schema};
 
 /// What is edited with when neither VISUAL nor EDITOR says it.
-const EDITOR: &str = "vi";
+const EDITOR: &str = if cfg!(windows) { "notepad.exe" } else { "vi" };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {

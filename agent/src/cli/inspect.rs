@@ -360,6 +360,7 @@ async fn show(client: &Client, id: &str, shown: &Shown) -> anyhow::Result<()> {
     }
     let text = |value: &Value| printable(value.as_str().unwrap_or_default());
     let mut out = vec![shown.text_row(&detail), String::new()];
+    out.extend(timing(&detail));
     out.push(format!("{} {}", text(&detail["method"]), text(&detail["path"])));
     message(&detail["request"], &mut out);
     let response = &detail["response"];
@@ -375,6 +376,27 @@ async fn show(client: &Client, id: &str, shown: &Shown) -> anyhow::Result<()> {
     }
     let _ = out.iter().all(|line| shown.line(line));
     Ok(())
+}
+
+/// The legs of a request's way, in the order in which it went; nothing while it waits for an answer.
+fn timing(detail: &Value) -> Option<String> {
+    detail["wait_us"].as_u64()?;
+    let timing = &detail["timing"];
+    let legs = [
+        ("held by the edge", "held_us"),
+        ("edge", "edge_us"),
+        ("link ≈", "link_us"),
+        ("connect", "connect_us"),
+        ("send", "send_us"),
+        ("local server", "wait_us"),
+        ("receive", "receive_us"),
+        ("link ≈", "link_us"),
+    ];
+    let leg = |(name, key): &(&str, &str)| {
+        timing[*key].as_u64().map(|us| format!("{name} {}", milliseconds(us)))
+    };
+    let legs: Vec<_> = legs.iter().filter_map(leg).collect();
+    Some(format!("{}\n", legs.join(" · ")))
 }
 
 fn message(message: &Value, out: &mut Vec<String>) {

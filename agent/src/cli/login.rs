@@ -10,9 +10,12 @@ use anyhow::Context as _;
 use clap::Args;
 use toml_edit::{DocumentMut, Item, TableLike, value};
 use uniroute_agent::{check_login, connect::ServerUrl};
-use uniroute_shared::id::Token;
+use uniroute_shared::{id::Token, shutdown::Signals};
 
-use super::common::{self, Common, DEFAULT_SERVER};
+use super::{
+    common::{self, Common, DEFAULT_SERVER},
+    hidden,
+};
 use crate::{
     Failure,
     config::{self, SettingsError, agent::AgentSection, values::Written},
@@ -68,7 +71,14 @@ fn check(agent: &AgentSection, token: &Token) -> Result<String, Failure> {
     let settings = common::settings_with(agent, token.clone(), Vec::new())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(anyhow::Error::from)?;
-    Ok(runtime.block_on(check_login(settings))?)
+    runtime.block_on(async {
+        // Where the token was asked for, Ctrl-C no longer ends the process by itself.
+        let mut signals = Signals::new().map_err(SettingsError::Ask)?;
+        tokio::select! {
+            checked = check_login(settings) => Ok(checked?),
+            () = signals.next() => Err(SettingsError::GivenUp.into()),
+        }
+    })
 }
 
 fn ask_server(default: Option<&ServerUrl>) -> Result<ServerUrl, SettingsError> {
@@ -106,8 +116,10 @@ fn token(file: Option<&Path>) -> Result<Token, SettingsError> {
     if !io::stdin().is_terminal() {
         return config::token(Some(Path::new("-")));
     }
-    let text =
-        rpassword::prompt_password("Token (it is not shown): ").map_err(SettingsError::Ask)?;
+    let text = hidden::ask("Token (it is not shown): ").map_err(|error| match error.kind() {
+        io::ErrorKind::Interrupted => SettingsError::GivenUp,
+        _ => SettingsError::Ask(error),
+    })?;
     Token::parse(text.trim()).map_err(|error| SettingsError::Token("your answer".into(), error))
 }
 

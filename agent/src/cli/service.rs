@@ -87,8 +87,7 @@ impl Which {
         let scope = if self.system || (uid == 0 && !self.user) {
             Scope::System { run_as }
         } else {
-            let home = std::env::var_os("HOME").or_else(|| std::env::var_os("USERPROFILE"));
-            let home = home.context("HOME is not set: whose service is it?")?.into();
+            let home = config::home().context("HOME is not set: whose service is it?")?;
             Scope::User { home, uid }
         };
         Ok(Service {
@@ -117,10 +116,9 @@ impl Which {
                 let _ = writeln!(io::stderr(), "uniroute: {error:#}");
             }
         }
-        if let Some((path, _)) = manager.file(&service) {
-            fs::remove_file(&path).with_context(|| cannot("remove", &path))?;
-            say(&format!("Removed {}", path.display()))?;
-        }
+        let (path, _) = manager.file(&service);
+        fs::remove_file(&path).with_context(|| cannot("remove", &path))?;
+        say(&format!("Removed {}", path.display()))?;
         let token = service.token_path();
         if matches!(service.scope, Scope::System { .. }) && token.exists() {
             fs::remove_file(&token).with_context(|| cannot("remove", &token))?;
@@ -135,14 +133,16 @@ impl Install {
         let path = self.config.clone().unwrap_or_else(config::default_path);
         let (file, tunnels) = Selection::new(path.clone(), Vec::new(), true).load()?;
         let mut service = self.which.service(None)?;
-        service.config = fs::canonicalize(&path).with_context(|| cannot("find", &path))?;
+        service.config = resolved(&path).with_context(|| cannot("find", &path))?;
         service.program = std::env::current_exe().context("where this program is")?;
         service.uses_tmp = tunnels.iter().any(uses_tmp);
         let system = matches!(service.scope, Scope::System { .. });
-        let token = if system {
+        if system {
             let run_as =
                 self.run_as.clone().map_or_else(|| owner(&service.config), |u| Ok(Some(u)));
             service.scope = Scope::System { run_as: run_as? };
+        }
+        let token = if system && Manager::here().is_none_or(Manager::copies_token) {
             Some(config::token(file.agent.token_file.as_deref())?)
         } else {
             check_token_file(&file)?;
@@ -163,21 +163,23 @@ impl Install {
 }
 
 fn install(manager: Manager, service: &Service) -> anyhow::Result<()> {
-    let file = manager.file(service);
-    if let Some((path, text)) = &file {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| cannot("make", folder))?;
-        }
-        fs::write(path, text).with_context(|| cannot("write", path))?;
+    let (path, text) = manager.file(service);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| cannot("make", folder))?;
     }
+    if manager == Manager::Launchd && path.exists() {
+        // It loads nothing twice; what is not loaded can't be unloaded, and that is as well.
+        for command in manager.calls(service, Action::Stop) {
+            let _ = call(&command);
+        }
+    }
+    fs::write(&path, text).with_context(|| cannot("write", &path))?;
     manager.calls(service, Action::Install).iter().try_for_each(call)?;
     let name = service.full_name();
     say(&format!("{name} runs, and will run again after the next start."))?;
-    if let Some((path, _)) = &file {
-        say(&format!("  service  {}", path.display()))?;
-    }
+    say(&format!("  service  {}", path.display()))?;
     say(&format!("  config   {}", service.config.display()))?;
-    if matches!(service.scope, Scope::System { .. }) {
+    if matches!(service.scope, Scope::System { .. }) && manager.copies_token() {
         say(&format!("  token    {}", service.token_path().display()))?;
     }
     say(&format!("  log      {}", manager.log(service)))?;
@@ -188,9 +190,8 @@ fn install(manager: Manager, service: &Service) -> anyhow::Result<()> {
 }
 
 fn show(manager: Manager, service: &Service) -> io::Result<()> {
-    if let Some((path, text)) = manager.file(service) {
-        say(&format!("# {}\n{text}", path.display()))?;
-    }
+    let (path, text) = manager.file(service);
+    say(&format!("# {}\n{text}", path.display()))?;
     let calls = manager.calls(service, Action::Install);
     calls.iter().try_for_each(|call| say(&format!("# {}", call.join(" "))))
 }
@@ -208,7 +209,7 @@ fn manager() -> anyhow::Result<Manager> {
 }
 
 fn installed(manager: Manager, service: &Service) -> anyhow::Result<()> {
-    let Some((path, _)) = manager.file(service) else { return Ok(()) };
+    let (path, _) = manager.file(service);
     if path.exists() {
         return Ok(());
     }
@@ -230,6 +231,13 @@ fn call(words: &Call) -> anyhow::Result<()> {
         bail!("`{}` has failed ({status})", words.join(" "));
     }
     Ok(())
+}
+
+/// A path for whoever begins somewhere else.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let real = fs::canonicalize(path)?;
+    // What Windows calls the canonical path (`\\?\C:\…`) is not for people or other programs.
+    if cfg!(windows) { std::path::absolute(path) } else { Ok(real) }
 }
 
 fn cannot(what: &str, path: &Path) -> String {

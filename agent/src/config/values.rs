@@ -15,6 +15,8 @@ use serde::{
     de::{self, SeqAccess, Visitor},
 };
 
+use crate::config;
+
 /// Longest time that can be written.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -332,8 +334,8 @@ pub(crate) fn from_folder(path: &Path, folder: &Path) -> PathBuf {
     if path == Path::new("-") {
         return path.to_owned();
     }
-    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
-        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+    match (path.strip_prefix("~"), config::home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
         _ => folder.join(path),
     }
 }

@@ -59,10 +59,21 @@ fn name(segment: &[u8], dotfiles: bool, depth: usize) -> Option<String> {
     if hidden || name.contains(['/', '\\', '\0']) {
         return None;
     }
+    if cfg!(windows) && is_windows_alias(&name) {
+        return None;
+    }
     // Plain in the system's own reading, too: no `..`, no drive, nothing empty.
     let mut components = Path::new(&name).components();
     let plain = matches!(components.next(), Some(Component::Normal(part)) if part == name.as_str());
     (plain && components.next().is_none()).then_some(name)
+}
+
+/// Whether Windows may take it for another file's name: of a stream (`a.txt::$DATA`) or a short one
+/// (`ENV~1` for `.env`). Devices (`NUL`) and dots at the end mean nothing in the paths that are opened
+/// (`\\?\…`).
+fn is_windows_alias(name: &str) -> bool {
+    let short = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.contains(':') || name.split_once('~').is_some_and(short)
 }
 
 /// Without percent encodings; `None` where one is broken.
@@ -88,6 +99,16 @@ mod tests {
     fn path(target: &str) -> Option<String> {
         let wanted = Wanted::parse(target.as_bytes(), false)?;
         Some(wanted.path.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn other_names_that_windows_has_for_a_file_are_known() {
+        for name in ["a.txt::$DATA", "C:a", "ENV~1", "LONGNA~1.TXT"] {
+            assert!(is_windows_alias(name), "{name}");
+        }
+        for name in ["a.txt", "~user", "backup~", "a~b"] {
+            assert!(!is_windows_alias(name), "{name}");
+        }
     }
 
     #[test]

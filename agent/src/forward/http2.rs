@@ -28,7 +28,7 @@ use crate::{
 
 /// A request that has a place on the connection.
 pub(super) struct Exchange<'a> {
-    pub(super) request: &'a Request,
+    pub(super) request: &'a Request<'a>,
     pub(super) upstream: &'a Upstream,
     pub(super) requests: SendRequest<Bytes>,
 }
@@ -59,7 +59,7 @@ impl Exchange<'_> {
         let head = self.head()?;
         let (mut answer, stream) =
             self.requests.send_request(head, bodyless).map_err(|e| failed(&e))?;
-        let tap = self.request.tap.as_ref();
+        let tap = self.request.tap;
         let mut upload = Upload {
             tap,
             out: Outgoing::new(stream, bodyless),
@@ -102,7 +102,7 @@ impl Exchange<'_> {
         let end = body.is_over();
         let status = parts.status.as_u16();
         let frame = head::response(status, b"", || fields.iter(), end);
-        self.request.answered(status, &fields, &frame);
+        self.request.answered(status, &fields, &frame, None);
         sender.send(frame, end)?;
         if end {
             return Ok(());

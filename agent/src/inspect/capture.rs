@@ -24,6 +24,8 @@ use super::{Inspector, frames, spool::Spooled};
 const OVERHEAD: usize = 160;
 /// Informational answers that are kept.
 const MAX_INFORMATIONAL: usize = 8;
+/// Room that is made for an answer before it comes, at most, in bytes.
+const MAX_EXPECTED: usize = 4096;
 
 /// Who sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +35,9 @@ pub(crate) enum Side {
 }
 
 /// How far a request has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
+    #[default]
     Open,
     Done,
     Failed,
@@ -48,42 +51,50 @@ pub(crate) struct Record {
     /// The agent's word for the tunnel.
     pub(crate) tunnel: Arc<str>,
     pub(crate) began: Instant,
-    /// The `StreamOpen` that it came with, as bytes.
-    pub(crate) open: Bytes,
+    /// The round trip to the edge as it was measured last, in microseconds; 0: not yet.
+    pub(crate) rtt_us: u32,
     /// The request that this one repeats.
     pub(crate) replay_of: Option<Box<str>>,
     state: Mutex<State>,
-    /// Bytes that it is counted with.
+    /// Bytes that it is counted with. Changed under the state's lock only, until it has ended.
     charged: AtomicUsize,
     /// Forgotten: nothing more is kept of it.
     gone: AtomicBool,
 }
 
 /// What changes of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     /// Counts changes that are shown.
     pub(crate) rev: u64,
     pub(crate) phase: Phase,
     /// 0: no answer yet.
     pub(crate) status: u16,
-    /// The frame with the answer's head, as it went to the edge.
-    pub(crate) answer: Bytes,
-    pub(crate) informational: Vec<Bytes>,
-    pub(crate) upstream: Option<Arc<str>>,
     /// The connection to the local server was used before.
     pub(crate) reused: bool,
-    /// Microseconds since it began; 0: not yet.
-    pub(crate) connected_us: u64,
-    pub(crate) sent_us: u64,
-    pub(crate) answered_us: u64,
-    pub(crate) ended_us: u64,
+    pub(crate) upstream: Option<Arc<str>>,
+    /// When it had a connection of its own, was sent whole, was answered and ended.
+    pub(crate) connected: Option<Instant>,
+    pub(crate) sent: Option<Instant>,
+    pub(crate) answered: Option<Instant>,
+    pub(crate) ended: Option<Instant>,
+    /// Bytes of `response.kept` that are the request's `StreamOpen`.
+    open: usize,
     pub(crate) request: Body,
+    /// One allocation has what every request has: its `StreamOpen`, the frame with the answer's head
+    /// as it went to the edge, and the beginning of the answer's body.
     pub(crate) response: Body,
-    pub(crate) request_trailers: Option<Box<Fields>>,
-    pub(crate) response_trailers: Option<Box<Fields>>,
-    pub(crate) error: Option<Box<str>>,
     pub(crate) frames: Option<Box<frames::Log>>,
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few requests have.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    pub(crate) informational: Vec<Bytes>,
+    pub(crate) request_trailers: Option<Fields>,
+    pub(crate) response_trailers: Option<Fields>,
+    pub(crate) error: Option<Box<str>>,
 }
 
 /// A body, or what is kept of it.
@@ -91,9 +102,40 @@ pub(crate) struct State {
 pub(crate) struct Body {
     /// All bytes that passed.
     pub(crate) size: u64,
+    /// Heads, and behind them its beginning.
+    kept: Vec<u8>,
+    heads: usize,
+    pub(crate) spooled: Option<Box<Spooled>>,
+}
+
+impl Body {
     /// Its beginning.
-    pub(crate) kept: Vec<u8>,
-    pub(crate) spooled: Option<Spooled>,
+    pub(crate) fn beginning(&self) -> &[u8] {
+        &self.kept[self.heads..]
+    }
+}
+
+impl State {
+    /// The `StreamOpen` that it came with, as bytes.
+    pub(crate) fn open(&self) -> &[u8] {
+        &self.response.kept[..self.open]
+    }
+
+    /// The same, and the frame with the answer's head; empty: there is none yet.
+    pub(crate) fn heads(&self) -> (Bytes, Bytes) {
+        let mut open = Bytes::copy_from_slice(&self.response.kept[..self.response.heads]);
+        let answer = open.split_off(self.open);
+        (open, answer)
+    }
+
+    /// All bytes that are kept in memory, but messages.
+    pub(crate) fn bytes(&self) -> [&[u8]; 2] {
+        [&self.request.kept, &self.response.kept]
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 impl Record {
@@ -118,15 +160,22 @@ impl Record {
     /// The same for one that is under way.
     pub(super) fn forget_open(&self) -> usize {
         let mut state = self.state.lock();
-        (state.request.kept, state.response.kept) = (Vec::new(), Vec::new());
-        (state.request.spooled, state.response.spooled) = (None, None);
-        state.frames = None;
+        let (request, response) = (state.request.size, state.response.size);
+        state.open = 0;
+        state.request = Body { size: request, ..Body::default() };
+        state.response = Body { size: response, ..Body::default() };
+        (state.frames, state.rare) = (None, None);
         self.forget()
     }
 
     /// Whether its id may be `id`, without decoding it.
     pub(super) fn may_be(&self, id: &[u8; 16]) -> bool {
-        memchr::memmem::find(&self.open, id).is_some()
+        memchr::memmem::find(self.state().open(), id).is_some()
+    }
+
+    /// Microseconds from its beginning; 0: not yet.
+    pub(crate) fn us(&self, at: Option<Instant>) -> u64 {
+        at.map_or(0, |at| self.since(at))
     }
 
     fn since(&self, at: Instant) -> u64 {
@@ -151,26 +200,34 @@ pub(crate) struct Tap {
 }
 
 impl Capture {
-    /// Of a request that came as `open`.
+    /// Of a request that came as `open`, over a session with this round trip.
     pub(crate) fn begin(
         inspector: &Arc<Inspector>,
         tunnel: &Arc<str>,
         open: &[u8],
-        began: Instant,
+        (began, rtt_us): (Instant, u32),
         replay_of: Option<&str>,
     ) -> Option<Self> {
         if !inspector.is_recording() && replay_of.is_none() {
             return None;
         }
-        let (record, slot) = inspector.begin(|seq| Record {
-            seq,
-            tunnel: Arc::clone(tunnel),
-            began,
-            open: Bytes::copy_from_slice(open),
-            replay_of: replay_of.map(Into::into),
-            state: Mutex::new(State::default()),
-            charged: AtomicUsize::new(size_of::<Record>() + open.len() + OVERHEAD),
-            gone: AtomicBool::new(false),
+        let (record, slot) = inspector.begin(|seq| {
+            let mut kept = Vec::with_capacity(open.len() + inspector.expected());
+            kept.extend_from_slice(open);
+            Arc::new(Record {
+                seq,
+                tunnel: Arc::clone(tunnel),
+                began,
+                rtt_us,
+                replay_of: replay_of.map(Into::into),
+                charged: AtomicUsize::new(size_of::<Record>() + kept.capacity() + OVERHEAD),
+                state: Mutex::new(State {
+                    open: open.len(),
+                    response: Body { kept, heads: open.len(), ..Body::default() },
+                    ..State::default()
+                }),
+                gone: AtomicBool::new(false),
+            })
         })?;
         Some(Self { tap: Tap { inspector: Arc::clone(inspector), record }, slot, ended: false })
     }
@@ -186,14 +243,13 @@ impl Capture {
 
     fn finish(&mut self, error: Option<Box<str>>) {
         self.ended = true;
-        let record = &self.tap.record;
-        let ended = record.since(Instant::now());
-        let mut state = record.state.lock();
-        state.ended_us = ended;
+        let ended = Instant::now();
+        let mut state = self.tap.record.state.lock();
+        state.ended = Some(ended);
         state.phase = if error.is_some() { Phase::Failed } else { Phase::Done };
         if let Some(error) = error {
             self.tap.charge(error.len());
-            state.error = Some(error);
+            state.rare().error = Some(error);
         }
         state.rev += 1;
         for body in [&state.request, &state.response] {
@@ -201,6 +257,7 @@ impl Capture {
                 spooled.end();
             }
         }
+        self.tap.trim(&mut state);
         drop(state);
         self.tap.inspector.end(self.slot);
     }
@@ -226,30 +283,33 @@ impl Tap {
     }
 
     /// There is a connection for it, to this local server.
-    pub(crate) fn connected(&self, reused: bool, upstream: Arc<str>) {
+    pub(crate) fn connected(&self, reused: bool, upstream: &Arc<str>) {
         // Of one that was there already the time is none.
-        let at = if reused { 0 } else { self.record.since(Instant::now()) };
+        let at = (!reused).then(Instant::now);
         let mut state = self.record.state.lock();
-        (state.reused, state.connected_us) = (reused, at);
-        state.upstream = Some(upstream);
+        (state.reused, state.connected) = (reused, at);
+        if !state.upstream.as_ref().is_some_and(|known| Arc::ptr_eq(known, upstream)) {
+            state.upstream = Some(Arc::clone(upstream));
+        }
     }
 
     /// A head 1xx, as the frame for the edge.
     pub(crate) fn informed(&self, frame: &Bytes) {
         let mut state = self.record.state.lock();
-        if state.informational.len() < MAX_INFORMATIONAL && self.charge(frame.len()) {
-            state.informational.push(frame.clone());
+        let known = state.rare.as_ref().map_or(0, |rare| rare.informational.len());
+        if known < MAX_INFORMATIONAL && self.charge(frame.len()) {
+            state.rare().informational.push(frame.clone());
         }
     }
 
-    /// The answer's head, as the frame for the edge.
-    pub(crate) fn answered(&self, status: u16, fields: &Fields, frame: &Bytes) {
-        let at = self.record.since(Instant::now());
+    /// The answer's head, as the frame for the edge. `at`: when it came.
+    pub(crate) fn answered(&self, status: u16, fields: &Fields, frame: &[u8], at: Instant) {
         let mut state = self.record.state.lock();
-        (state.status, state.answered_us) = (status, at);
+        (state.status, state.answered) = (status, Some(at));
         state.rev += 1;
-        self.charge(frame.len() + OVERHEAD / 2);
-        state.answer = frame.clone();
+        if self.append(&mut state.response, frame) {
+            state.response.heads += frame.len();
+        }
         if state.frames.is_none() {
             state.frames = frames::Log::of_answer(status, fields);
         }
@@ -263,15 +323,15 @@ impl Tap {
             Piece::Data(data) => self.data(side, data),
             Piece::Trailers(fields) => {
                 let length = fields.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+                let mut state = self.record.state.lock();
                 if !self.charge(length) {
                     return;
                 }
-                let mut state = self.record.state.lock();
                 let trailers = match side {
-                    Side::Visitor => &mut state.request_trailers,
-                    Side::Upstream => &mut state.response_trailers,
+                    Side::Visitor => &mut state.rare().request_trailers,
+                    Side::Upstream => &mut state.rare().response_trailers,
                 };
-                *trailers = Some(Box::new(fields.clone()));
+                *trailers = Some(fields.clone());
             }
         }
     }
@@ -298,15 +358,16 @@ impl Tap {
     }
 
     fn keep(&self, body: &mut Body, before: u64, data: &Bytes) {
-        let whole = body.kept.len() as u64 == before;
-        let room = self.inspector.limits.max_body.saturating_sub(body.kept.len());
+        let kept = body.kept.len() - body.heads;
+        let whole = kept as u64 == before;
+        let room = self.inspector.limits.max_body.saturating_sub(kept);
         if whole && data.len() <= room && self.append(body, data) {
             return;
         }
         if let Some(spool) = &self.inspector.spool {
             // From here on all of it goes to disk, what came before in front.
             if whole && body.spooled.is_none() {
-                body.spooled = spool.begin(&body.kept);
+                body.spooled = Some(Box::new(spool.begin(body.beginning())));
             }
             if let Some(spooled) = &body.spooled {
                 spooled.push(data.clone());
@@ -317,22 +378,48 @@ impl Tap {
         }
     }
 
+    /// Whether there was room for it.
     fn append(&self, body: &mut Body, data: &[u8]) -> bool {
-        let length = body.kept.len() + data.len();
-        let capacity = body.kept.capacity();
-        if length > capacity {
-            // Exactly at first: most bodies come in one piece.
-            let wanted = match capacity {
-                0 => length,
-                _ => (capacity * 2).max(length).min(self.inspector.limits.max_body.max(length)),
-            };
-            if !self.charge(wanted - capacity) {
-                return false;
-            }
-            body.kept.reserve_exact(wanted - body.kept.len());
+        let fits = data.len() <= body.kept.capacity() - body.kept.len();
+        if (!fits && !self.grow(body, data.len())) || self.record.is_gone() {
+            return false;
         }
         body.kept.extend_from_slice(data);
         true
+    }
+
+    /// Makes room for so many bytes more.
+    #[cold]
+    fn grow(&self, body: &mut Body, bytes: usize) -> bool {
+        let (length, capacity) = (body.kept.len() + bytes, body.kept.capacity());
+        // Exactly at first: most bodies come in one piece.
+        let wanted = match body.beginning() {
+            [] => length,
+            _ => {
+                let most = body.heads + self.inspector.limits.max_body;
+                (capacity * 2).max(length).min(most.max(length))
+            }
+        };
+        if !self.charge(wanted - capacity) {
+            return false;
+        }
+        body.kept.reserve_exact(wanted - body.kept.len());
+        true
+    }
+
+    /// Gives back room that was made for more than came, and learns from it.
+    fn trim(&self, state: &mut State) {
+        let kept = &mut state.response.kept;
+        self.inspector.expect((kept.len() - state.open).min(MAX_EXPECTED));
+        let (before, length) = (kept.capacity(), kept.len());
+        if before - length <= length / 4 || self.record.is_gone() {
+            return;
+        }
+        kept.shrink_to_fit();
+        let less = before - kept.capacity();
+        let charged = self.record.charged();
+        self.record.charged.store(charged.saturating_sub(less), Ordering::Relaxed);
+        self.inspector.give_room(less);
     }
 
     /// A piece of the request's body on its way to the local server; `None` behind the last one.
@@ -341,17 +428,17 @@ impl Tap {
             self.piece(Side::Visitor, piece);
         }
         if !matches!(piece, Some(Piece::Data(_))) {
-            let at = self.record.since(Instant::now());
-            self.record.state.lock().sent_us = at;
+            let at = Instant::now();
+            self.record.state.lock().sent = Some(at);
         }
     }
 
-    /// Counts bytes that are kept; whether there is room for them.
+    /// Counts bytes that are kept; whether there is room for them. Call it under the state's lock.
     fn charge(&self, bytes: usize) -> bool {
         if self.record.is_gone() || !self.inspector.take_room(bytes) {
             return false;
         }
-        self.record.charged.fetch_add(bytes, Ordering::Relaxed);
+        self.record.charged.store(self.record.charged() + bytes, Ordering::Relaxed);
         true
     }
 
@@ -361,33 +448,9 @@ impl Tap {
         if change >= 0 {
             return self.charge(bytes);
         }
-        self.record.charged.fetch_sub(bytes, Ordering::Relaxed);
+        self.record.charged.store(self.record.charged() - bytes, Ordering::Relaxed);
         self.inspector.give_room(bytes);
         true
-    }
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            rev: 0,
-            phase: Phase::Open,
-            status: 0,
-            answer: Bytes::new(),
-            informational: Vec::new(),
-            upstream: None,
-            reused: false,
-            connected_us: 0,
-            sent_us: 0,
-            answered_us: 0,
-            ended_us: 0,
-            request: Body::default(),
-            response: Body::default(),
-            request_trailers: None,
-            response_trailers: None,
-            error: None,
-            frames: None,
-        }
     }
 }
 

@@ -64,6 +64,18 @@ pub(crate) fn decode(encoding: &str, bytes: &[u8], max: usize) -> Option<Decoded
     Some(Decoded { bytes: out, cut })
 }
 
+/// Any bytes, as if they were encoded: within the bound, and no panic.
+#[cfg(any(test, fuzzing))]
+pub(super) fn try_out(which: u8, bytes: &[u8]) {
+    const ENCODINGS: [&str; 6] =
+        ["gzip", "deflate", "br", "gzip, br", "br, deflate", "gzip, gzip, gzip"];
+    const MAX: usize = 64 * 1024;
+    let encoding = ENCODINGS[usize::from(which) % ENCODINGS.len()];
+    if let Some(decoded) = decode(encoding, bytes, MAX) {
+        assert!(decoded.bytes.len() <= MAX && decoded.bytes.capacity() <= 2 * MAX);
+    }
+}
+
 fn read_some(reader: &mut impl Read, into: &mut [u8]) -> usize {
     let mut have = 0;
     while have < into.len() {
@@ -121,6 +133,15 @@ mod tests {
         assert!(half.cut && !half.bytes.is_empty() && text.starts_with(&half.bytes));
         assert!(decode("gzip", b"no gzip", 100).unwrap().cut);
         assert!(decode("br", b"\xff\xff\xff\xff", 100).unwrap().cut);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics(which: u8, bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            try_out(which, &bytes);
+            // Behind a beginning that is fine.
+            try_out(0, &[&gzip(b"hello")[..9], &bytes].concat());
+        }
     }
 
     /// T05: what expands without end.

@@ -4,7 +4,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Inspector, View, capture::Side, view};
+use super::{
+    Inspector, View,
+    capture::Side,
+    view::{self, Way},
+};
 
 /// Text of a body at most, in bytes.
 const MAX_TEXT: usize = 1024 * 1024;
@@ -18,6 +22,8 @@ pub(crate) fn frame() -> (String, String) {
 /// A request.
 pub(crate) fn entry(view: &View, inspector: &Inspector) -> Value {
     let [connect, send, wait, receive] = view.parts_us().map(ms);
+    let Way { held_us, edge_us, link_us } = view.way();
+    let leg = |us: Option<u32>| us.map(|us| ms(us.into()));
     let mut entry = json!({
         "startedDateTime": date(view.began_ms()),
         "time": ms(view.elapsed_us()),
@@ -28,6 +34,8 @@ pub(crate) fn entry(view: &View, inspector: &Inspector) -> Value {
             "blocked": -1, "dns": -1, "ssl": -1,
             "connect": if connect > 0.0 { connect } else { -1.0 },
             "send": send, "wait": wait, "receive": receive,
+            // Before the request was here, and not in `time`.
+            "_held": leg(held_us), "_edge": leg(edge_us), "_link": leg(link_us),
         },
         "_id": view.id(),
         "_tunnel": &*view.record.tunnel,

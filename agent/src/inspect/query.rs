@@ -97,14 +97,13 @@ impl Word {
         if text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return false;
         }
-        if contains(&record.open, text) || contains(record.tunnel.as_bytes(), text) {
+        if contains(record.tunnel.as_bytes(), text) {
             return false;
         }
         let state = record.state();
         let mut frames = state.frames.iter().flat_map(|log| &log.frames);
-        !(contains(&state.answer, text)
-            || contains(&state.request.kept, text)
-            || contains(&state.response.kept, text)
+        let mut bytes = state.bytes().into_iter();
+        !(bytes.any(|bytes| contains(bytes, text))
             || frames.any(|frame| contains(&frame.data, text)))
     }
 
@@ -156,7 +155,8 @@ fn anywhere(view: &View, inspector: &Inspector, text: &str) -> bool {
     ];
     if texts
         .into_iter()
-        .any(|(body, kind)| view::is_text(kind, &body.kept) && contains(&body.kept, text))
+        .map(|(body, kind)| (body.beginning(), kind))
+        .any(|(bytes, kind)| view::is_text(kind, bytes) && contains(bytes, text))
     {
         return true;
     }

@@ -9,11 +9,12 @@ use tokio::time::timeout;
 use tracing::debug;
 use uniroute_proto::head;
 use uniroute_shared::{
+    code::Code,
     headers,
     message::{Fields, Source as _},
     mux,
     session::{Receiver, Sender},
-    stream::{BodySender, SendError, is_token, is_value},
+    stream::{BodySender, SendError, is_name, is_value},
 };
 
 use super::{Inspector, View, capture::Side};
@@ -47,19 +48,22 @@ pub(crate) struct Changes {
 }
 
 /// Why a request can't be replayed.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ReplayError {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ReplayError {
+    pub(crate) code: &'static Code,
+    /// What is special about this case.
+    pub(crate) detail: String,
+}
+
+impl ReplayError {
+    fn new(code: &'static Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+
     /// What is to be different is wrong.
-    #[error("{0}")]
-    Changes(String),
-    /// It can't be sent as it is kept.
-    #[error("{0}")]
-    Kept(String),
-    /// It may not go there.
-    #[error("{0}")]
-    Upstream(String),
-    #[error("{MAX_REPLAYS} replays are under way; try again when one of them has ended")]
-    TooMany,
+    fn changes(detail: impl Into<String>) -> Self {
+        Self::new(&Code::REPLAY_CHANGES, detail)
+    }
 }
 
 /// A stream of this kind is no request of a visitor.
@@ -89,16 +93,20 @@ pub(crate) fn start(
     if !view.http.upgrade.is_empty() {
         let what =
             "a request that switches protocols can't be replayed: its messages would be missing";
-        return Err(ReplayError::Kept(what.to_owned()));
+        return Err(ReplayError::new(&Code::REPLAY_SWITCHED, what));
     }
     let way = way(shared, inspector, view, changes.upstream.as_deref())?;
     let (body, length) = body(view, changes)?;
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| ReplayError::Kept(error.to_string()))?;
+    let failed = |error: getrandom::Error| ReplayError::new(&Code::LOCAL_FAILED, error.to_string());
+    getrandom::fill(&mut id).map_err(failed)?;
     let open = open(view, inspector, changes, &way, id, length)?;
     let open = (open, length.is_none());
     let place = Arc::clone(&inspector.replays).try_acquire_owned();
-    let place = place.map_err(|_| ReplayError::TooMany)?;
+    let place = place.map_err(|_| {
+        let what = format!("{MAX_REPLAYS} replays are under way");
+        ReplayError::new(&Code::TOO_MANY_REPLAYS, what)
+    })?;
     let replay = Box::new(Replay { tunnel: way.tunnel, of: view.id() });
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
@@ -119,9 +127,9 @@ fn open(
     id: [u8; 16],
     length: Option<u64>,
 ) -> Result<Bytes, ReplayError> {
-    let wrong = |what: String| ReplayError::Changes(what);
+    let wrong = |what: String| ReplayError::changes(what);
     let method = changes.method.as_ref().map_or(&view.http.method[..], |method| method.as_bytes());
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    if !is_name(method) {
         return Err(wrong(format!("the method {:?} is no token", String::from_utf8_lossy(method))));
     }
     let target = match &changes.path {
@@ -174,8 +182,8 @@ fn fields(view: &View, inspector: &Inspector, changes: &Changes) -> Result<Field
     let Some(wanted) = &changes.headers else { return Ok(original) };
     let mut fields = Fields::default();
     for (name, value) in wanted {
-        if name.is_empty() || !name.bytes().all(is_token) || !is_value(value.as_bytes()) {
-            return Err(ReplayError::Changes(format!("the header {name:?} can't be sent")));
+        if !is_name(name.as_bytes()) || !is_value(value.as_bytes()) {
+            return Err(ReplayError::changes(format!("the header {name:?} can't be sent")));
         }
         let real = inspector.redactor.restore(
             name.as_bytes(),
@@ -192,13 +200,13 @@ fn fields(view: &View, inspector: &Inspector, changes: &Changes) -> Result<Field
 fn body(view: &View, changes: &Changes) -> Result<(FileBody, Option<u64>), ReplayError> {
     let new = match (&changes.body, &changes.body_base64) {
         (Some(_), Some(_)) => {
-            return Err(ReplayError::Changes("body and body_base64 are both there".to_owned()));
+            return Err(ReplayError::changes("body and body_base64 are both there"));
         }
         (Some(text), None) => Some(text.as_bytes().to_vec()),
         (None, Some(text)) => {
             use base64::Engine as _;
             let bytes = base64::prelude::BASE64_STANDARD.decode(text);
-            Some(bytes.map_err(|error| ReplayError::Changes(format!("body_base64: {error}")))?)
+            Some(bytes.map_err(|error| ReplayError::changes(format!("body_base64: {error}")))?)
         }
         (None, None) => None,
     };
@@ -215,12 +223,16 @@ fn body(view: &View, changes: &Changes) -> Result<(FileBody, Option<u64>), Repla
     }
     match kept.file {
         Some(file) => Ok((FileBody::of_file(file, kept.size), length)),
-        None => Err(ReplayError::Kept(format!(
-            "of this body of {} bytes only the first {} are kept{}. Set `spool = true` in `[agent.inspector]`, so that long bodies are kept on disk, or send another body",
-            kept.size,
-            kept.head.len(),
-            kept.spool.map(|why| format!(" ({why})")).unwrap_or_default(),
-        ))),
+        None => {
+            let code = match kept.spool {
+                Some(_) => &Code::REPLAY_SPOOL_LOST,
+                None => &Code::REPLAY_NOT_WHOLE,
+            };
+            let why = kept.spool.map(|why| format!(" ({why})")).unwrap_or_default();
+            let (size, head) = (kept.size, kept.head.len());
+            let what = format!("of this body of {size} bytes only the first {head} are kept{why}");
+            Err(ReplayError::new(code, what))
+        }
     }
 }
 
@@ -237,7 +249,7 @@ fn way(
     let Some(wanted) = upstream else {
         let gone = || {
             let key = &view.record.tunnel;
-            ReplayError::Kept(format!("the tunnel {key:?} is no more: name an upstream"))
+            ReplayError::new(&Code::REPLAY_NO_TUNNEL, format!("the tunnel {key:?} is no more"))
         };
         let tunnel = Arc::clone(own.ok_or_else(gone)?);
         // Its routes may have been changed since.
@@ -246,7 +258,7 @@ fn way(
         return Ok(Way { tunnel, route });
     };
     let target: Target =
-        wanted.parse().map_err(|error| ReplayError::Changes(format!("upstream: {error}")))?;
+        wanted.parse().map_err(|error| ReplayError::changes(format!("upstream: {error}")))?;
     for tunnel in own.into_iter().chain(&all) {
         if let Some(route) = tunnel.served().route_to(&target) {
             return Ok(Way { tunnel: Arc::clone(tunnel), route });
@@ -261,9 +273,10 @@ fn way(
         return way_of(settings);
     }
     if !inspector.limits.remote_replay && !is_of_this_machine(&target) {
-        return Err(ReplayError::Upstream(format!(
-            "{target} is neither an HTTP server on this machine (localhost, 127.0.0.1 or [::1]) nor a local server of one of the agent's tunnels; `remote_replay = true` in `[agent.inspector]` allows any",
-        )));
+        let what = format!(
+            "{target} is neither an HTTP server on this machine nor a local server of one of the agent's tunnels",
+        );
+        return Err(ReplayError::new(&Code::REPLAY_ELSEWHERE, what));
     }
     let mut settings = TunnelSettings::http(&*view.record.tunnel, target.clone());
     if is_of_this_machine(&target) {
@@ -275,7 +288,7 @@ fn way(
 
 /// Of a tunnel that nobody else knows.
 fn way_of(settings: TunnelSettings) -> Result<Way, ReplayError> {
-    let tunnel = Tunnel::new(settings).map_err(|error| ReplayError::Changes(error.to_string()))?;
+    let tunnel = Tunnel::new(settings).map_err(|error| ReplayError::changes(error.to_string()))?;
     Ok(Way { tunnel: Arc::new(tunnel), route: 0 })
 }
 

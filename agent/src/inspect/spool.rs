@@ -42,6 +42,19 @@ struct Shared {
     on_disk: AtomicU64,
     max: u64,
     next: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub(crate) on_disk: u64,
+    pub(crate) waiting: usize,
+    pub(crate) most_waiting: usize,
+    /// Bodies that went to disk.
+    pub(crate) bodies: u64,
+    /// Those that were given up.
+    pub(crate) lost: u64,
 }
 
 /// A body on disk.
@@ -107,6 +120,7 @@ impl Spool {
             on_disk: AtomicU64::new(0),
             max: limits.max_spool,
             next: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
         });
         let (jobs, queue) = mpsc::channel();
         let writer =
@@ -116,13 +130,26 @@ impl Spool {
         Ok(Self { jobs, shared, thread })
     }
 
+    /// How much there is.
+    pub(super) fn figures(&self) -> Figures {
+        let Shared { on_disk, queued, next, lost, .. } = &*self.shared;
+        Figures {
+            on_disk: on_disk.load(Ordering::Relaxed),
+            waiting: queued.load(Ordering::Relaxed),
+            most_waiting: MAX_QUEUED,
+            bodies: next.load(Ordering::Relaxed),
+            lost: lost.load(Ordering::Relaxed),
+        }
+    }
+
     /// Bytes on disk.
-    pub(super) fn bytes(&self) -> u64 {
-        self.shared.on_disk.load(Ordering::Relaxed)
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
+        self.figures().on_disk
     }
 
     /// A body that begins with `head`.
-    pub(super) fn begin(&self, head: &[u8]) -> Option<Spooled> {
+    pub(super) fn begin(&self, head: &[u8]) -> Spooled {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let file = Arc::new(SpoolFile {
             path: self.shared.folder.join(format!("{number}")),
@@ -132,7 +159,7 @@ impl Spool {
         });
         let spooled = Spooled { file, jobs: self.jobs.clone(), shared: Arc::clone(&self.shared) };
         spooled.push(Bytes::copy_from_slice(head));
-        Some(spooled)
+        spooled
     }
 
     /// Deletes all of it, and keeps nothing more.
@@ -161,6 +188,7 @@ impl Spooled {
         let lags = queued > MAX_QUEUED;
         if lags || self.jobs.send(Job::Write(Arc::clone(&self.file), data)).is_err() {
             self.shared.queued.fetch_sub(length, Ordering::Relaxed);
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
             self.file.broken.store(true, Ordering::Release);
         }
     }
@@ -215,6 +243,7 @@ impl Writer {
         }
         if let Err(error) = self.try_write(file, data) {
             warn!(%error, "a long body is not kept for the inspector");
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
             self.delete(file);
         }
     }
@@ -314,7 +343,7 @@ mod tests {
     fn bodies_are_there_whole_until_nobody_needs_them() {
         let home = tempfile::tempdir().unwrap();
         let spool = Spool::new(&limits(home.path(), 1000)).unwrap();
-        let body = spool.begin(b"head ").unwrap();
+        let body = spool.begin(b"head ");
         body.push(Bytes::from_static(b"and rest"));
         assert!(body.file.open(13).is_none());
         body.end();
@@ -339,12 +368,12 @@ mod tests {
     fn the_oldest_make_room() {
         let home = tempfile::tempdir().unwrap();
         let spool = Spool::new(&limits(home.path(), 100)).unwrap();
-        let bodies: Vec<_> = (0..5).map(|_| spool.begin(&[b'x'; 40]).unwrap()).collect();
+        let bodies: Vec<_> = (0..5).map(|_| spool.begin(&[b'x'; 40])).collect();
         bodies.iter().for_each(Spooled::end);
         eventually(|| bodies[4].file.is_whole(40));
         let whole: Vec<_> = bodies.iter().map(|body| body.file.is_whole(40)).collect();
         assert_eq!(whole, [false, false, false, true, true]);
-        let long = spool.begin(&[b'x'; 101]).unwrap();
+        let long = spool.begin(&[b'x'; 101]);
         long.end();
         eventually(|| long.file.broken.load(Ordering::Relaxed));
         assert!(spool.bytes() <= 100);

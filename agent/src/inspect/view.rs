@@ -13,7 +13,7 @@ use uniroute_shared::{headers, message::Fields};
 
 use super::{
     Inspector, Record,
-    capture::{Body, Phase, Side},
+    capture::{Body, Phase, Rare, Side},
     decode,
     frames::{Frame, Kind, MAX_TEXT},
 };
@@ -51,6 +51,17 @@ struct Times {
     answered: u64,
     ended: u64,
     now: u64,
+}
+
+/// Microseconds of a request before it was here, as far as they are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// It waited at the edge for this agent.
+    pub(crate) held_us: Option<u32>,
+    /// Else at the edge, since that had its whole head.
+    pub(crate) edge_us: Option<u32>,
+    /// From the edge to here: half of the round trip that was measured last. An answer takes as long.
+    pub(crate) link_us: Option<u32>,
 }
 
 /// One of the two bodies, for who wants all that is kept of it.
@@ -104,28 +115,29 @@ impl KeptBody {
 
 impl View {
     pub(crate) fn new(record: &Arc<Record>, inspector: &Inspector) -> Self {
-        let mut open = v1::StreamOpen::decode(record.open.clone()).unwrap_or_default();
+        let state = record.state();
+        let (open, answer) = state.heads();
+        let mut open = v1::StreamOpen::decode(open).unwrap_or_default();
         let http = match open.kind.take() {
             Some(stream_open::Kind::Http(http)) => http,
             _ => v1::HttpOpen::default(),
         };
-        let state = record.state();
         let now = record.began.elapsed().as_micros();
         let mut view = Self {
             record: Arc::clone(record),
-            reply: reply(&state.answer),
+            reply: reply(&answer),
             phase: state.phase,
             status: state.status,
             rev: state.rev,
             kind: "http",
-            error: state.error.clone(),
+            error: state.rare.as_ref().and_then(|rare| rare.error.clone()),
             upstream: state.upstream.clone(),
             times: Times {
                 reused: state.reused,
-                connected: state.connected_us,
-                sent: state.sent_us,
-                answered: state.answered_us,
-                ended: state.ended_us,
+                connected: record.us(state.connected),
+                sent: record.us(state.sent),
+                answered: record.us(state.answered),
+                ended: record.us(state.ended),
                 now: u64::try_from(now).unwrap_or(u64::MAX),
             },
             request_size: state.request.size,
@@ -229,7 +241,7 @@ impl View {
         status.and_then(|status| status.canonical_reason()).unwrap_or_default().to_owned()
     }
 
-    /// Milliseconds for each part: connecting, sending, waiting, receiving.
+    /// Microseconds for each part: connecting, sending, waiting, receiving.
     pub(crate) fn parts_us(&self) -> [u64; 4] {
         let Times { connected, sent, answered, ended, .. } = self.times;
         let sent = sent.max(connected).min(if answered > 0 { answered } else { u64::MAX });
@@ -241,6 +253,18 @@ impl View {
         ]
     }
 
+    /// What the request did before it was here.
+    pub(crate) fn way(&self) -> Way {
+        let v1::StreamOpen { edge_us, held_us, .. } = self.open;
+        let known = |us: u32| (us > 0).then_some(us);
+        let held = known(edge_us).and(known(held_us));
+        Way {
+            held_us: held,
+            edge_us: known(edge_us).map(|us| us.saturating_sub(held_us)),
+            link_us: known(self.record.rtt_us).map(|us| us.div_ceil(2)),
+        }
+    }
+
     /// One of the bodies, as far as it is kept.
     pub(crate) fn body(&self, side: Side) -> KeptBody {
         let field = |name| match side {
@@ -248,15 +272,16 @@ impl View {
             Side::Upstream => self.answer_field(name),
         };
         let state = self.record.state();
-        let Body { size, kept, spooled } = match side {
+        let body = match side {
             Side::Visitor => &state.request,
             Side::Upstream => &state.response,
         };
+        let Body { size, spooled, .. } = body;
         let file = spooled.as_ref().and_then(|spooled| spooled.file.open(*size));
         let spool = spooled.as_ref().filter(|_| file.is_none());
         KeptBody {
             size: *size,
-            head: kept.clone(),
+            head: body.beginning().to_vec(),
             spool: spool.map(|spooled| spooled.file.why_not()),
             file,
             encoding: field("content-encoding").map(text).unwrap_or_default(),
@@ -306,14 +331,22 @@ impl View {
         if !reused && connected > 0 {
             timing["connect_us"] = connect.into();
         }
+        let Way { held_us, edge_us, link_us } = self.way();
+        for (leg, us) in [("held_us", held_us), ("edge_us", edge_us), ("link_us", link_us)] {
+            if let Some(us) = us {
+                timing[leg] = us.into();
+            }
+        }
         let state = self.record.state();
-        let trailers = |fields: &Option<Box<Fields>>| {
-            fields.as_deref().map(|fields| shown(inspector, &fields.0)).unwrap_or_default()
+        let none = Rare::default();
+        let rare = state.rare.as_deref().unwrap_or(&none);
+        let trailers = |fields: &Option<Fields>| {
+            fields.as_ref().map(|fields| shown(inspector, &fields.0)).unwrap_or_default()
         };
-        let request_trailers = trailers(&state.request_trailers);
-        let response_trailers = trailers(&state.response_trailers);
-        let grpc = self.grpc(state.response_trailers.as_deref());
-        let informational: Vec<_> = state
+        let request_trailers = trailers(&rare.request_trailers);
+        let response_trailers = trailers(&rare.response_trailers);
+        let grpc = self.grpc(rare.response_trailers.as_ref());
+        let informational: Vec<_> = rare
             .informational
             .iter()
             .filter_map(reply)
@@ -386,9 +419,23 @@ impl View {
         json!({ "frames": shown, "dropped": dropped })
     }
 
-    /// Compressed WebSocket messages, as far as they can be read (RFC 7692): where each begins anew,
-    /// or all since the first are kept.
+    /// A gRPC message without the compression that its side has named.
+    fn unpacked(&self, frame: &Frame) -> Option<Vec<u8>> {
+        let encoding = match frame.from {
+            Side::Visitor => self.asked_field("grpc-encoding"),
+            Side::Upstream => self.answer_field("grpc-encoding"),
+        };
+        let encoding = encoding.filter(|_| frame.compressed && !frame.is_cut())?;
+        let decoded = decode::decode(&text(encoding), &frame.data, MAX_TEXT + 1)?;
+        Some(decoded.bytes)
+    }
+
+    /// Compressed messages, as far as they can be read. Those of WebSocket (RFC 7692): where each
+    /// begins anew, or all since the first are kept.
     fn inflated(&self, frames: &[Frame]) -> Vec<Option<Vec<u8>>> {
+        if self.kind == "grpc" {
+            return frames.iter().map(|frame| self.unpacked(frame)).collect();
+        }
         let extensions = self.answer_field("sec-websocket-extensions").map(text);
         let extensions = extensions.unwrap_or_default();
         let mut sides = [Side::Visitor, Side::Upstream].map(|side| {
@@ -421,8 +468,8 @@ impl View {
     }
 }
 
-/// A message without its compression, cut where it is long; `None`: it can't be read, or what comes
-/// after it can't.
+/// A WebSocket message without its compression, cut where it is long; `None`: it can't be read, or what
+/// comes after it can't.
 fn inflate(inflater: &mut flate2::Decompress, data: &[u8]) -> Option<Vec<u8>> {
     const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
     let mut out = Vec::with_capacity(16 * MAX_TEXT);

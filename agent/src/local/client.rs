@@ -35,12 +35,14 @@ pub enum ClientError {
         what: String,
     },
     /// The agent can't or won't.
-    #[error("{detail}")]
+    #[error("{detail}{fix}")]
     Refused {
         /// The answer's status.
         status: u16,
         /// In the agent's words.
         detail: String,
+        /// The error table's code and what to do, if the agent names them.
+        fix: String,
     },
 }
 
@@ -115,7 +117,15 @@ impl Client {
         let detail = problem["detail"]
             .as_str()
             .map_or_else(|| format!("the agent answers with status {status}"), ToOwned::to_owned);
-        Err(ClientError::Refused { status, detail })
+        let fix = match (problem["code"].as_str(), problem["fix"].as_str()) {
+            (Some(code), Some(fix)) => format!(" ({code}). {fix}"),
+            _ => String::new(),
+        };
+        let detail = match fix.is_empty() {
+            true => detail,
+            false => detail.trim_end_matches('.').to_owned(),
+        };
+        Err(ClientError::Refused { status, detail, fix })
     }
 
     /// An answer, whatever its status.

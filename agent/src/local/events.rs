@@ -1,12 +1,19 @@
 //! What changes, as an event stream: one task tells all readers, and who reads too slowly is told to
 //! begin anew.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Query, State},
-    http::{HeaderValue, StatusCode, header},
+    extract::State,
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
@@ -16,11 +23,16 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use super::{App, Problem, Shared, problem};
+use uniroute_shared::code::Code;
+
+use super::{
+    App, Shared,
+    problem::{Asked, Problem},
+};
 use crate::inspect::{Changes, Inspector, View};
 
 /// Readers at a time.
-const MAX_READERS: usize = 16;
+pub(super) const MAX_READERS: usize = 16;
 /// Pieces that wait for a slow reader.
 const AHEAD: usize = 16;
 /// Changes of a request within this time are told together.
@@ -43,6 +55,8 @@ pub(super) struct Hub {
     pieces: broadcast::Sender<Bytes>,
     readers: Arc<Semaphore>,
     joined: Notify,
+    /// Readers that were told to begin anew.
+    lagged: AtomicU64,
 }
 
 impl Hub {
@@ -51,7 +65,14 @@ impl Hub {
             pieces: broadcast::Sender::new(AHEAD),
             readers: Arc::new(Semaphore::new(MAX_READERS)),
             joined: Notify::new(),
+            lagged: AtomicU64::new(0),
         }
+    }
+
+    /// Readers now, and how often one was told to begin anew because it was too slow.
+    pub(super) fn figures(&self) -> (usize, u64) {
+        let readers = MAX_READERS - self.readers.available_permits();
+        (readers, self.lagged.load(Ordering::Relaxed))
     }
 }
 
@@ -133,6 +154,7 @@ pub(super) struct After {
 }
 
 struct Reader {
+    app: Arc<App>,
     pieces: broadcast::Receiver<Bytes>,
     first: Option<Bytes>,
     _place: OwnedSemaphorePermit,
@@ -140,11 +162,11 @@ struct Reader {
 
 pub(super) async fn events(
     State(app): Shared,
-    Query(After { after }): Query<After>,
+    Asked(After { after }): Asked<After>,
 ) -> Result<Response, Problem> {
     let place = Arc::clone(&app.events.readers).try_acquire_owned().map_err(|_| {
         let what = format!("{MAX_READERS} readers follow the agent's events already");
-        problem(StatusCode::TOO_MANY_REQUESTS, what)
+        Problem::new(&Code::LOCAL_READERS, what)
     })?;
     // What happens from now on comes as pieces.
     let pieces = app.events.pieces.subscribe();
@@ -153,8 +175,8 @@ pub(super) async fn events(
     if let Some(after) = after.filter(|_| app.inspector().is_some()) {
         first += &app.work(move |inspector| Ok(catch_up(inspector, after))).await?;
     }
-    let reader = Reader { pieces, first: Some(first.into()), _place: place };
     let stop = app.stop.clone();
+    let reader = Reader { app, pieces, first: Some(first.into()), _place: place };
     let pieces = stream::unfold((reader, stop), |(mut reader, stop)| async move {
         let next = tokio::select! {
             next = reader.next() => next,
@@ -187,6 +209,7 @@ impl Reader {
             Ok(Err(broadcast::error::RecvError::Lagged(_))) => {
                 // What still waits is older than what it is to read now.
                 self.pieces = self.pieces.resubscribe();
+                self.app.events.lagged.fetch_add(1, Ordering::Relaxed);
                 Some(Bytes::from_static(RESET.as_bytes()))
             }
             Ok(Err(broadcast::error::RecvError::Closed)) => None,

@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -19,7 +19,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{App, Problem, Shared, download, problem};
+use uniroute_shared::code::Code;
+
+use super::{
+    App, Shared, download,
+    problem::{Asked, Named, Payload, Problem},
+};
 use crate::inspect::{self, Inspector, Record, ReplayError, Side, View};
 
 /// Requests of one answer.
@@ -90,7 +95,7 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Json<Value>, Problem> {
+async fn list(State(app): Shared, Asked(wanted): Asked<Wanted>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(wanted.list(inspector)))).await
 }
 
@@ -107,8 +112,8 @@ struct Recording {
     on: bool,
 }
 
-async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Problem> {
-    let Recording { on } = parsed(&body)?;
+async fn recording(State(app): Shared, body: Payload) -> Result<Json<Value>, Problem> {
+    let Recording { on } = body.json()?;
     app.work(move |inspector| {
         inspector.record(on);
         Ok(Json(json!({ "recording": on })))
@@ -116,24 +121,16 @@ async fn recording(State(app): Shared, body: Bytes) -> Result<Json<Value>, Probl
     .await
 }
 
-fn parsed<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        problem(StatusCode::UNPROCESSABLE_ENTITY, format!("the body can't be read: {error}"))
-    })
-}
-
 /// The request with this id.
-fn found(inspector: &Inspector, id: &str) -> Result<View, Problem> {
-    inspector.find(id).ok_or_else(|| {
-        problem(StatusCode::NOT_FOUND, "there is no such request, or it is not kept any more")
-    })
+pub(super) fn found(inspector: &Inspector, id: &str) -> Result<View, Problem> {
+    inspector.find(id).ok_or_else(|| Problem::of(&Code::REQUEST_NOT_KEPT))
 }
 
-async fn detail(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+async fn detail(State(app): Shared, Named(id): Named) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(found(inspector, &id)?.detail(inspector)))).await
 }
 
-async fn curl(State(app): Shared, Path(id): Path<String>) -> Result<String, Problem> {
+async fn curl(State(app): Shared, Named(id): Named) -> Result<String, Problem> {
     app.work(move |inspector| Ok(inspect::curl(&found(inspector, &id)?, inspector))).await
 }
 
@@ -145,8 +142,8 @@ struct After {
 
 async fn frames(
     State(app): Shared,
-    Path(id): Path<String>,
-    Query(After { after }): Query<After>,
+    Named(id): Named,
+    Asked(After { after }): Asked<After>,
 ) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| Ok(Json(found(inspector, &id)?.frames(after, inspector)))).await
 }
@@ -158,16 +155,16 @@ struct Decoded {
 
 async fn request_body(
     State(app): Shared,
-    Path(id): Path<String>,
-    Query(decoded): Query<Decoded>,
+    Named(id): Named,
+    Asked(decoded): Asked<Decoded>,
 ) -> Result<Response, Problem> {
     body(app, id, decoded, Side::Visitor).await
 }
 
 async fn response_body(
     State(app): Shared,
-    Path(id): Path<String>,
-    Query(decoded): Query<Decoded>,
+    Named(id): Named,
+    Asked(decoded): Asked<Decoded>,
 ) -> Result<Response, Problem> {
     body(app, id, decoded, Side::Upstream).await
 }
@@ -192,7 +189,7 @@ async fn body(
         let (body, cut) = if decoded {
             let (bytes, cut) = kept.decoded(inspector).ok_or_else(|| {
                 let what = format!("the encoding {:?} can't be undone here", kept.encoding);
-                problem(StatusCode::UNPROCESSABLE_ENTITY, what)
+                Problem::new(&Code::BODY_ENCODED, what)
             })?;
             (Body::from(bytes), cut)
         } else {
@@ -233,7 +230,7 @@ fn file_body(file: File) -> Body {
 }
 
 /// An export has no end in memory: it is made as it is taken.
-async fn har(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
+async fn har(State(app): Shared, Asked(wanted): Asked<Wanted>) -> Result<Response, Problem> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let records = app
         .work(move |inspector| {
@@ -277,7 +274,7 @@ struct Two {
     b: String,
 }
 
-async fn diff(State(app): Shared, Query(Two { a, b }): Query<Two>) -> Result<Json<Value>, Problem> {
+async fn diff(State(app): Shared, Asked(Two { a, b }): Asked<Two>) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
         let (a, b) = (found(inspector, &a)?, found(inspector, &b)?);
         Ok(Json(inspect::diff(&a, &b, inspector)))
@@ -287,10 +284,10 @@ async fn diff(State(app): Shared, Query(Two { a, b }): Query<Two>) -> Result<Jso
 
 async fn replay(
     State(app): Shared,
-    Path(id): Path<String>,
-    body: Bytes,
+    Named(id): Named,
+    body: Payload,
 ) -> Result<Json<Value>, Problem> {
-    let changes = if body.is_empty() { inspect::Replayed::default() } else { parsed(&body)? };
+    let changes = if body.0.is_empty() { inspect::Replayed::default() } else { body.json()? };
     let id = start(&app, id, changes).await?;
     Ok(Json(json!({ "id": id })))
 }
@@ -304,15 +301,8 @@ pub(super) async fn start(
     let shared = Arc::clone(&app.handle.shared);
     app.work(move |inspector| {
         let view = found(inspector, &id)?;
-        inspect::replay(&shared, inspector, &view, &changes).map_err(|error| {
-            let status = match &error {
-                ReplayError::Changes(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                ReplayError::Kept(_) => StatusCode::CONFLICT,
-                ReplayError::Upstream(_) => StatusCode::FORBIDDEN,
-                ReplayError::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            };
-            problem(status, error.to_string())
-        })
+        inspect::replay(&shared, inspector, &view, &changes)
+            .map_err(|ReplayError { code, detail }| Problem::new(code, detail))
     })
     .await
 }

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{Path, Query, State},
-    http::StatusCode,
-    routing::get,
-};
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{App, Problem, Shared, inspector, problem};
+use uniroute_shared::code::Code;
+
+use super::{
+    App, Shared, inspector,
+    problem::{Asked, Named, Payload, Problem},
+};
 use crate::{
     inspect::{self, Inspector, Record, Side, View},
     status::TunnelStatus,
@@ -38,11 +37,11 @@ async fn tunnels(State(app): Shared) -> Json<Value> {
     Json(json!({ "tunnels": tunnels, "uri": "/api/tunnels" }))
 }
 
-async fn tunnel(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+async fn tunnel(State(app): Shared, Named(name): Named) -> Result<Json<Value>, Problem> {
     let times = times(&app).await;
     let tunnels = app.handle.status().tunnels;
     let tunnel = tunnels.iter().find(|tunnel| tunnel.key == name);
-    let tunnel = tunnel.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such tunnel"))?;
+    let tunnel = tunnel.ok_or_else(|| Problem::of(&Code::TUNNEL_NOT_SERVED))?;
     Ok(Json(shown(&app, tunnel, &times)))
 }
 
@@ -57,7 +56,7 @@ async fn times(app: &Arc<App>) -> Vec<Time> {
     let times = app.work(|inspector| {
         let time = |record: Arc<Record>| Time {
             ago_ms: record.began.elapsed().as_millis(),
-            took_us: record.state().ended_us,
+            took_us: record.us(record.state().ended),
             tunnel: Arc::clone(&record.tunnel),
         };
         Ok(inspector.all().into_iter().map(time).collect())
@@ -115,7 +114,7 @@ struct Wanted {
 
 async fn requests(
     State(app): Shared,
-    Query(Wanted { limit, tunnel_name }): Query<Wanted>,
+    Asked(Wanted { limit, tunnel_name }): Asked<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
         let own =
@@ -129,11 +128,9 @@ async fn requests(
     .await
 }
 
-async fn request(State(app): Shared, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+async fn request(State(app): Shared, Named(id): Named) -> Result<Json<Value>, Problem> {
     app.work(move |inspector| {
-        let view = inspector.find(&id);
-        let view =
-            view.ok_or_else(|| problem(StatusCode::NOT_FOUND, "there is no such request"))?;
+        let view = inspector::found(inspector, &id)?;
         Ok(Json(entry(&view, inspector)))
     })
     .await
@@ -144,10 +141,8 @@ struct Again {
     id: String,
 }
 
-async fn replay(State(app): Shared, body: Bytes) -> Result<StatusCode, Problem> {
-    let Again { id } = serde_json::from_slice(&body).map_err(|error| {
-        problem(StatusCode::UNPROCESSABLE_ENTITY, format!("the body can't be read: {error}"))
-    })?;
+async fn replay(State(app): Shared, body: Payload) -> Result<StatusCode, Problem> {
+    let Again { id } = body.json()?;
     inspector::start(&app, id, inspect::Replayed::default()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,5 +1,6 @@
 //! The agents that run on this machine under one state folder, so that `uniroute status` and
-//! `uniroute inspect` find them: a file for each, which is locked while its agent lives.
+//! `uniroute inspect` find them: a file for each, and another one that is locked while its agent lives.
+//! There are two because on Windows nobody reads a file that another program has locked.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 /// Of the state folder.
 const FOLDER: &str = "agents";
+/// What an agent says of itself is in `PID.json`, its lock in `PID.lock`.
+const KIND: &str = "json";
+const LOCK: &str = "lock";
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -46,18 +50,18 @@ impl Running {
     }
 }
 
-/// An agent's file; gone with its value.
+/// An agent's files; gone with their value.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
-    /// Its lock says that the agent lives.
-    _file: File,
+    /// Says that the agent lives.
+    _lock: File,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         // What stays is found to be stale.
-        let _ = fs::remove_file(&self.path);
+        delete(&self.path);
     }
 }
 
@@ -68,18 +72,23 @@ impl Drop for Registration {
 pub fn register(state_dir: &Path, running: &Running) -> io::Result<Registration> {
     let folder = state_dir.join(FOLDER);
     make_private(&folder)?;
-    let path = folder.join(format!("{}.json", running.pid));
-    // Whoever looks meanwhile sees all of it, locked, or nothing.
+    let path = folder.join(format!("{}.{KIND}", running.pid));
+    let lock = private(&path.with_extension(LOCK))?;
+    lock.try_lock().map_err(io::Error::from)?;
+    // Whoever looks meanwhile sees all of it or nothing.
     let unfinished = path.with_extension("new");
+    private(&unfinished)?.write_all(&serde_json::to_vec(running)?)?;
+    fs::rename(&unfinished, &path)?;
+    Ok(Registration { path, _lock: lock })
+}
+
+/// A file for this user only, with nothing in it.
+fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&unfinished)?;
-    file.try_lock().map_err(io::Error::from)?;
-    file.write_all(&serde_json::to_vec(running)?)?;
-    fs::rename(&unfinished, &path)?;
-    Ok(Registration { path, _file: file })
+    options.open(path)
 }
 
 /// The agents that run, the youngest last. Files of those that are gone are taken away.
@@ -87,27 +96,36 @@ pub fn register(state_dir: &Path, running: &Running) -> io::Result<Registration>
 pub fn find(state_dir: &Path) -> Vec<Running> {
     let Ok(entries) = fs::read_dir(state_dir.join(FOLDER)) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
-    let files = paths.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
+    let files = paths.filter(|path| path.extension().is_some_and(|kind| kind == KIND));
     let mut all: Vec<Running> = files.filter_map(|path| look(&path)).collect();
     all.sort_by_key(|running| (running.started_ms, running.pid));
     all
 }
 
 fn look(path: &Path) -> Option<Running> {
-    let file = File::open(path).ok()?;
-    match file.try_lock_shared() {
-        Err(fs::TryLockError::WouldBlock) => {}
-        Ok(()) => {
-            let _ = fs::remove_file(path);
-            return None;
-        }
-        // It can't be told here: better one too many than one too few.
-        Err(fs::TryLockError::Error(_)) => {}
+    if is_stale(&path.with_extension(LOCK)) {
+        delete(path);
+        return None;
     }
+    let file = File::open(path).ok()?;
     if file.metadata().ok()?.len() > MAX_FILE {
         return None;
     }
     serde_json::from_reader(file).ok()
+}
+
+/// Whether nobody has the lock. Where that can't be told, better one agent too many than one too few.
+fn is_stale(lock: &Path) -> bool {
+    match File::open(lock) {
+        Ok(file) => file.try_lock_shared().is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn delete(path: &Path) {
+    // The lock goes last: without it, what is said of the agent is stale.
+    let _ = fs::remove_file(path);
+    let _ = fs::remove_file(path.with_extension(LOCK));
 }
 
 /// A folder for this user only.
@@ -146,7 +164,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let home = tempfile::tempdir().unwrap();
         let registration = register(home.path(), &Running::this(None, None)).unwrap();
-        let mode = fs::metadata(&registration.path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        for path in [&registration.path, &registration.path.with_extension(LOCK)] {
+            let mode = fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{path:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::screen::SHOW_CURSOR;
 
 /// Who has the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "a console has one program in front"))]
 pub(super) enum Whose {
     Ours,
     /// A program in the background would write into what the user does, and be stopped for a change.
@@ -47,7 +48,7 @@ pub(super) fn restore() {
     let _ = io::stdout().flush();
 }
 
-pub(super) use keys::{Signals, stop, whose};
+pub(super) use keys::{Signals, stop, takes_codes, whose};
 
 #[cfg(unix)]
 mod keys {
@@ -62,6 +63,11 @@ mod keys {
     use tokio::signal::unix::{self, SignalKind, signal};
 
     use super::Whose;
+
+    /// Whether the terminal can do more than print lines.
+    pub(in super::super) fn takes_codes() -> bool {
+        std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+    }
 
     /// What to give back.
     static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -143,6 +149,12 @@ mod keys {
 
 #[cfg(not(unix))]
 mod keys {
+    /// Whether the console can do more than print lines; one of Windows 10 or later is asked to.
+    pub(in super::super) fn takes_codes() -> bool {
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        !dumb && anstyle_query::windows::enable_ansi_colors().unwrap_or(false)
+    }
+
     pub(in super::super) fn whose() -> super::Whose {
         super::Whose::Ours
     }

@@ -28,7 +28,8 @@ impl Look {
         let get = |name| std::env::var(name).unwrap_or_default();
         Self {
             colour: get("NO_COLOR").is_empty(),
-            unicode: is_unicode([&get("LC_ALL"), &get("LC_CTYPE"), &get("LANG")]),
+            // Consoles of Windows take UTF-16 of everybody.
+            unicode: cfg!(windows) || is_unicode([&get("LC_ALL"), &get("LC_CTYPE"), &get("LANG")]),
             links: has_links(&get("TERM"), &get("VTE_VERSION")),
         }
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Action, Call, Scope, Service, call};
+use super::{Action, Call, Scope, Service, call, xml_text};
 
 /// Seconds between two starts.
 const THROTTLE: u32 = 5;
@@ -35,7 +35,7 @@ fn label(service: &Service) -> String {
 pub(super) fn plist(service: &Service) -> String {
     let mut arguments = String::new();
     let mut argument = |text: &str| {
-        let _ = writeln!(arguments, "    <string>{}</string>", escaped(text));
+        let _ = writeln!(arguments, "    <string>{}</string>", xml_text(text));
     };
     argument(&service.program.to_string_lossy());
     ["start", "--all", "--config"].into_iter().for_each(&mut argument);
@@ -46,12 +46,12 @@ pub(super) fn plist(service: &Service) -> String {
     }
     let user = match &service.scope {
         Scope::System { run_as: Some(user) } => {
-            format!("  <key>UserName</key>\n  <string>{}</string>\n", escaped(user))
+            format!("  <key>UserName</key>\n  <string>{}</string>\n", xml_text(user))
         }
         _ => String::new(),
     };
     let log = log_path(service);
-    let log = escaped(&log.to_string_lossy());
+    let log = xml_text(&log.to_string_lossy());
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \
@@ -70,26 +70,8 @@ pub(super) fn plist(service: &Service) -> String {
          \x20 <key>StandardOutPath</key>\n  <string>{log}</string>\n\
          \x20 <key>StandardErrorPath</key>\n  <string>{log}</string>\n\
          </dict>\n</plist>\n",
-        label = escaped(&label(service)),
+        label = xml_text(&label(service)),
     )
-}
-
-/// Text in XML. What XML can't hold at all is left out.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\t' | '\n' | '\r' => {
-                let _ = write!(out, "&#{};", u32::from(c));
-            }
-            c if c.is_ascii_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 pub(super) fn calls(service: &Service, action: Action) -> Vec<Call> {
@@ -102,12 +84,25 @@ pub(super) fn calls(service: &Service, action: Action) -> Vec<Call> {
     let load = call(&["launchctl", "bootstrap", &domain, &path.to_string_lossy()]);
     let unload = call(&["launchctl", "bootout", &target]);
     match action {
-        Action::Install | Action::Start => vec![load],
+        Action::Install => {
+            let mut calls = owned(service);
+            calls.push(load);
+            calls
+        }
+        Action::Start => vec![load],
         Action::Stop | Action::Uninstall => vec![unload],
         Action::Restart => vec![call(&["launchctl", "kickstart", "-k", &target])],
         Action::Status => vec![call(&["launchctl", "print", &target])],
         Action::Uninstalled => Vec::new(),
     }
+}
+
+/// A daemon that runs as somebody reads its token and writes its log as that one.
+fn owned(service: &Service) -> Vec<Call> {
+    let Scope::System { run_as: Some(user) } = &service.scope else { return Vec::new() };
+    let (token, log) = (service.token_path(), log_path(service));
+    let (token, log) = (token.to_string_lossy(), log.to_string_lossy());
+    vec![call(&["touch", &log]), call(&["chown", user, &token, &log])]
 }
 
 #[cfg(test)]
@@ -134,6 +129,16 @@ mod tests {
         assert!(plist.contains("<string>/etc/a &amp; &lt;b&gt;.toml</string>"), "{plist}");
         assert!(plist.contains("<key>UserName</key>\n  <string>a&lt;b&amp;c</string>"), "{plist}");
         assert!(plist.contains("<string>/etc/uniroute/uniroute-shop.token</string>"), "{plist}");
+        let install: Vec<_> =
+            calls(&service, Action::Install).iter().map(|call| call.join(" ")).collect();
+        assert_eq!(
+            install[..2],
+            [
+                "touch /Library/Logs/uniroute-shop.log",
+                "chown a<b&c /etc/uniroute/uniroute-shop.token /Library/Logs/uniroute-shop.log",
+            ]
+        );
+        assert!(install[2].starts_with("launchctl bootstrap system "), "{install:?}");
         let call = &calls(&service, Action::Uninstall)[0];
         assert_eq!(*call, ["launchctl", "bootout", "system/org.uniroute.uniroute-shop"]);
     }

@@ -70,7 +70,8 @@ impl Drop for Live {
 }
 
 impl Http2 {
-    /// A place for a request on the connection, which is made by `connect` if there is none.
+    /// A place for a request on the connection, which is made by `connect` if there is none, and whether
+    /// there was one.
     ///
     /// # Errors
     /// [`UpstreamError`]: the local server can't be reached, or speaks no HTTP/2.
@@ -79,13 +80,13 @@ impl Http2 {
         target: &super::Target,
         within: Duration,
         connect: impl Future<Output = Result<UpstreamIo, UpstreamError>>,
-    ) -> Result<SendRequest<Bytes>, UpstreamError> {
+    ) -> Result<(SendRequest<Bytes>, bool), UpstreamError> {
         let mut live = self.live.lock().await;
         if let Some(Live { requests, task }) = &*live
             && !task.is_finished()
             && let Ok(ready) = requests.clone().ready().await
         {
-            return Ok(ready);
+            return Ok((ready, true));
         }
         *live = None;
         let io = connect.await?;
@@ -124,6 +125,6 @@ impl Http2 {
         }
         let ready = requests.clone().ready().await.map_err(|error| no_http2(&error))?;
         *live = Some(Live { requests, task });
-        Ok(ready)
+        Ok((ready, false))
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Requests that wait for the local servers of one pool.
-const MAX_HELD: usize = 1_000;
+pub(crate) const MAX_HELD: usize = 1_000;
 /// First and longest time between two tries of requests that wait.
 const KNOCK_FIRST: Duration = Duration::from_millis(50);
 const KNOCK_MOST: Duration = Duration::from_millis(500);
@@ -56,6 +56,8 @@ pub(crate) struct Pool {
     /// How long a request waits for one that takes connections.
     hold: Duration,
     held: AtomicUsize,
+    /// Requests that might not wait.
+    turned_away: AtomicU64,
     back: Arc<Notify>,
     /// One of the requests that wait tries for all.
     knocking: Arc<Semaphore>,
@@ -98,6 +100,7 @@ impl Pool {
             members: std::iter::once(first).chain(further).map(member).collect(),
             hold,
             held: AtomicUsize::new(0),
+            turned_away: AtomicU64::new(0),
             back: Arc::clone(&back),
             knocking: Arc::new(Semaphore::new(1)),
             random: AtomicU64::new(random),
@@ -197,6 +200,21 @@ impl Pool {
             all.extend(member.health.untold().into_iter().map(|change| (url(), change)));
         }
         all
+    }
+
+    /// Requests that wait for one of them.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.held.load(Ordering::Relaxed) as u64
+    }
+
+    /// Requests that might not wait, because as many as may did.
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Connections to them that wait for a request.
+    pub(crate) fn idle(&self) -> u64 {
+        self.members.iter().map(|member| member.upstream.idle() as u64).sum()
     }
 
     /// Mean time to the head of an answer, in microseconds; 0 before the first.
@@ -400,6 +418,7 @@ impl Retry {
     fn held(&mut self, pool: &Arc<Pool>, error: UpstreamError) -> Result<&mut Held, UpstreamError> {
         if self.held.is_none() && pool.held.fetch_add(1, Ordering::Relaxed) >= MAX_HELD {
             pool.held.fetch_sub(1, Ordering::Relaxed);
+            pool.turned_away.fetch_add(1, Ordering::Relaxed);
             let UpstreamError { kind, message } = error;
             let message = format!("{message} ({MAX_HELD} requests wait for it already)");
             return Err(UpstreamError { kind, message });

@@ -130,6 +130,9 @@ fn parse(text: &str) -> Result<Target, &'static str> {
         if path.is_empty() {
             return Err("the path of the socket is missing");
         }
+        if cfg!(not(unix)) {
+            return Err("this system's programs have no Unix sockets");
+        }
         return Ok(Target { place: Place::Unix(path.into()), scheme: Scheme::Http });
     }
     if let Some(path) = text.strip_prefix("file:") {

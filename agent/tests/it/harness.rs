@@ -1,11 +1,13 @@
 //! What tests of the agent stand on: the edge as a program of its own, and a local server.
 
-// The same file as the edge's tests have.
+// The same files as the edge's tests have.
 #[path = "../../../edge/tests/it/harness/process.rs"]
 #[allow(dead_code, reason = "not all of it is for the agent's tests")]
 pub(crate) mod process;
+#[path = "../../../edge/tests/it/harness/waiting.rs"]
+mod waiting;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use axum::Router;
 use tokio::{
@@ -16,37 +18,7 @@ use tokio::{
 };
 
 use self::process::Process;
-
-/// Nothing takes longer, unless it says so itself.
-const BOUND: Duration = Duration::from_secs(30);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// What `future` gives; a panic that names `what` if it takes too long.
-#[track_caller]
-pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
-    let place = std::panic::Location::caller();
-    async move {
-        let waited = tokio::time::timeout(BOUND, future).await;
-        waited.unwrap_or_else(|_| panic!("{place}: {what}: nothing within {BOUND:?}"))
-    }
-}
-
-/// Waits until `look` sees something.
-#[track_caller]
-pub(crate) fn eventually<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> Option<T>,
-) -> impl Future<Output = T> {
-    within(what, async move {
-        loop {
-            if let Some(seen) = look().await {
-                return seen;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    })
-}
+pub(crate) use self::waiting::{eventually, within};
 
 /// `uniroute-edge dev` on free ports; gone with its value.
 pub(crate) struct Edge {

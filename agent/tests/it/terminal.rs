@@ -1,6 +1,6 @@
 //! What the agent shows, and what it tells service managers and scripts.
 
-use std::{os::unix::net::UnixDatagram, path::Path, time::Duration};
+use std::{io::Write as _, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use axum::{Json, Router, routing::get};
 use serde_json::json;
@@ -226,6 +226,52 @@ fn in_terminal(edge: &Edge, arguments: &str, term: &str) -> Process {
     command.args(["-qec", &run, "/dev/null"]).env("TERM", term).env("PATH", "/usr/bin:/bin");
     command.env("UNIROUTE_SERVER", edge.url()).env("UNIROUTE_TOKEN_FILE", edge.token_file());
     Process::start(&mut command)
+}
+
+/// `uniroute login` in a terminal in which `keys` are typed once the token is asked for; how it ended,
+/// and the terminal's settings after it.
+async fn logged_in(edge: &Edge, keys: &str) -> process::Ended {
+    let agent = edge.agent(&[]);
+    let program = agent.as_std().get_program().to_str().unwrap().to_owned();
+    let home = edge.home.path();
+    let mut command = process::command(Path::new("/usr/bin/script"), home);
+    // The shell is not ended by what is typed, and says how it finds the terminal afterwards.
+    let run = format!("trap : INT; {program} login --server {}; echo code $?; stty -a", edge.url());
+    command.args(["-qefc", &run, "shown"]).env("TERM", "xterm").env("PATH", "/usr/bin:/bin");
+    let (input, mut fingers) = std::io::pipe().unwrap();
+    let terminal = Process::start(command.stdin(input));
+    // Not a whole line, so it is looked for in the record.
+    eventually("the question", async || {
+        let shown = std::fs::read_to_string(home.join("shown")).ok()?;
+        shown.contains("Token (it is not shown): ").then_some(())
+    })
+    .await;
+    fingers.write_all(keys.as_bytes()).unwrap();
+    terminal.ended().await
+}
+
+#[tokio::test]
+async fn a_token_that_is_typed_is_not_shown() {
+    let edge = Edge::start().await;
+    let token = std::fs::read_to_string(edge.token_file()).unwrap();
+    let token = token.trim();
+    // As pasted from somewhere, with a slip of the fingers that is taken back.
+    let ended = logged_in(&edge, &format!("  {token}x\x7f \t\n")).await;
+    assert!(ended.out.contains("Logged in at ") && ended.out.contains("code 0"), "{ended:?}");
+    assert!(!ended.out.contains(token), "{ended:?}");
+    assert!(!ended.out.contains("-echo ") && !ended.out.contains("-isig"), "{ended:?}");
+    let stored = edge.home.path().join(".config/uniroute/token");
+    assert_eq!(std::fs::read_to_string(stored).unwrap().trim(), token);
+}
+
+#[tokio::test]
+async fn who_gives_up_has_the_terminal_back() {
+    let edge = Edge::start().await;
+    let ended = logged_in(&edge, "half-of-a-token\x03").await;
+    assert!(ended.out.contains("given up: nothing is stored"), "{ended:?}");
+    assert!(ended.out.contains("code 130") && !ended.out.contains("half-of"), "{ended:?}");
+    assert!(!ended.out.contains("-echo ") && !ended.out.contains("-isig"), "{ended:?}");
+    assert!(!edge.home.path().join(".config").exists());
 }
 
 async fn signal(edge: &Edge, name: &str) {

@@ -119,7 +119,7 @@ class Maker:
             "request_size": 0, "response_size": 0, "wait_us": wait, "duration_us": wait + self.random.randint(100, 4000), "error": None,
             "replay_of": None, "upstream": tunnel["upstreams"][0]["url"],
             "http_version": "HTTP/1.1", "route": 0,
-            "timing": {"queued_us": 0, "connect_us": self.random.choice([0, 210]), "reused": True, "send_us": self.random.randint(20, 90), "wait_us": wait, "receive_us": self.random.randint(90, 4000), "edge_us": self.random.randint(200, 900)},
+            "timing": {"connect_us": self.random.choice([0, 210]), "reused": True, "send_us": self.random.randint(20, 90), "wait_us": wait, "receive_us": self.random.randint(90, 4000), "edge_us": self.random.randint(20, 90), "link_us": self.random.randint(200, 900)},
             "request": {"headers": request, "trailers": [], "body": body(b"")},
             "response": {"status": 200, "reason": "OK", "headers": [["date", "Thu, 26 Nov 2026 02:00:00 GMT"], ["server", "uvicorn"], ["vary", "accept-encoding"]], "trailers": [], "informational": [], "body": body(b"")},
             "frames": 0, "messages": [],
@@ -195,7 +195,7 @@ class Maker:
 
     def make_slow(self, made):
         made["path"] = "/api/search?q=blue+shoes&sort=price"
-        made["timing"].update(wait_us=2_400_000, queued_us=310_000, connect_us=1800, reused=False, receive_us=88_000)
+        made["timing"].update(wait_us=2_400_000, held_us=310_000, connect_us=1800, reused=False, receive_us=88_000)
         made.update(wait_us=2_711_000, duration_us=2_800_400)
         return self.answer(made, b'{"results":[]}', "application/json")
 

@@ -60,6 +60,8 @@ impl Guard {
         asked: &Asked,
     ) -> Result<Guarded, ProxyError> {
         let Self { tunnel, policy, target } = self;
+        let timed = target.as_ref().is_some_and(|target| target.wants_times);
+        let came = timed.then(Instant::now);
         let address = asked.address(visitor);
         let https = asked.scheme(visitor) == "https";
         let seen = Seen { visitor: address, https, https_port: visitor.edge.https_port() };
@@ -81,6 +83,7 @@ impl Guard {
             in_force: Box::new(InForce {
                 route: pass.route,
                 public: Public::new(https, asked.head.authority.clone()),
+                came,
                 wish: Wish::of(&asked.head),
                 max_body: pass.max_body,
                 received: 0,
@@ -159,6 +162,8 @@ async fn read_whole(body: &mut impl Source, limit: u64) -> Result<Bytes, ProxyEr
 
 /// A policy in force for one request.
 pub(crate) struct InForce {
+    /// When the request came, where its agent wants to know.
+    pub(crate) came: Option<Instant>,
     policy: Arc<Policy>,
     route: RouteMatch,
     public: Public,

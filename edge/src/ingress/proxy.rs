@@ -191,6 +191,8 @@ pub(crate) struct Exchange {
     clock: Clock,
     /// Since when there is room for more of the body and the visitor sends nothing.
     starved: Option<Instant>,
+    /// How long it waited for an agent, and since when it does.
+    held: (Duration, Option<Instant>),
     /// The tunnel's policy, where it has one.
     guard: Option<Box<InForce>>,
     /// Its way through the user's bandwidth, up and down, where that is limited.
@@ -318,6 +320,7 @@ impl Exchange {
             tries: 0,
             clock,
             starved: None,
+            held: (Duration::ZERO, None),
             guard,
             pacers: limited.then(Box::default),
         };
@@ -347,7 +350,13 @@ impl Exchange {
         self.tries += 1;
         self.clock = Clock { began: self.clock.began, ..Clock::start() };
         let bodyless = self.kind.is_bodyless();
-        sender.send(self.open.clone(), bodyless)?;
+        let (held, since) = &mut self.held;
+        *held += since.take().map_or(Duration::ZERO, |since| self.clock.sent - since);
+        let open = match target.wants_times {
+            false => self.open.clone(),
+            true => self.open_with_times(),
+        };
+        sender.send(open, bodyless)?;
         self.upload = match () {
             () if bodyless => Upload::Over,
             () if self.kind.switches => Upload::Waiting(sender),
@@ -360,9 +369,18 @@ impl Exchange {
         Ok(())
     }
 
+    /// The stream's first message, for an agent that wants to know how long the request was here.
+    fn open_with_times(&self) -> Bytes {
+        let came = self.guard.as_ref().and_then(|guard| guard.came).unwrap_or(self.clock.began);
+        let us = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let edge_us = us(self.clock.sent - came).max(1);
+        head::with_times(&self.open, edge_us, us(self.held.0), self.kind.is_bodyless())
+    }
+
     fn hold(&mut self) -> Result<(), ProxyError> {
         self.upload = Upload::Over;
         self.starved = None;
+        self.held.1 = Some(Instant::now());
         let edge = Arc::clone(&self.record.visitor.edge);
         let place = hold::Place::take(&edge, &self.record.tunnel, self.open.len())?;
         self.way = Way::Held(Box::pin(hold::wait(edge, Arc::clone(&self.record.tunnel), place)));
@@ -439,14 +457,13 @@ impl Exchange {
             let Way::Stream(target, reader) = &mut self.way else {
                 return Poll::Ready(Err(ProxyError::Offline));
             };
-            let Poll::Ready(reply) = reader.poll_message::<v1::StreamReply>("StreamReply", cx)
-            else {
+            let Poll::Ready(reply) = reader.poll_payload("StreamReply", cx) else {
                 let (target, uploading) = (Arc::clone(target), self.is_uploading());
                 let starved = self.starved;
                 return self.clock.poll(cx, timer, &target, uploading, starved).map(Err);
             };
             let (reply, end) = reply?;
-            match reply.reply {
+            match head::read::stream_reply(reply).map_err(ReadError::from)?.reply {
                 Some(v1::stream_reply::Reply::Head(head)) => {
                     return Poll::Ready(self.answer(head, end).map(Reply::Final));
                 }

@@ -80,6 +80,7 @@ pub(super) async fn claim(
         local_url: &spec.local_url,
         response_timeout: limit(spec.response_timeout_ms),
         idle_timeout: limit(spec.idle_timeout_ms),
+        wants_times: http && spec.wants_times,
         policy: Policy::compile(spec.http.as_ref(), &edge.policies)?,
         wished: wished_of(spec),
     };

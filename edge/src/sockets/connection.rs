@@ -179,8 +179,8 @@ fn begin(
         tunnel_id: Bytes::copy_from_slice(target.tunnel.id.as_bytes()),
         request_id: Bytes::copy_from_slice(RequestId::new().as_bytes()),
         visitor: peer.ip().to_canonical().to_string(),
-        traceparent: String::new(),
         kind: Some(open),
+        ..v1::StreamOpen::default()
     };
     let lost = |_| &Code::NO_AGENT;
     sender.send(codec::message(&open, false), false).map_err(lost)?;

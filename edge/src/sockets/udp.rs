@@ -226,8 +226,8 @@ impl Flows {
             tunnel_id: Bytes::copy_from_slice(self.tunnel.id.as_bytes()),
             request_id: Bytes::copy_from_slice(RequestId::new().as_bytes()),
             visitor: visitor.ip().to_canonical().to_string(),
-            traceparent: String::new(),
             kind: Some(Open::Udp(UdpOpen { peer: end(visitor), local: end(self.local) })),
+            ..v1::StreamOpen::default()
         }
     }
 

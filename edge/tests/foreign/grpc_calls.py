@@ -1,6 +1,6 @@
 """gRPC calls through a tunnel, with Google's implementation at both ends; no generated code.
 
-    grpc_calls.py calls|away|refused
+    grpc_calls.py calls|away|refused|inspected
 
 Told HOST:PORT NAME: the edge, and the tunnel's host.
 """
@@ -359,5 +359,38 @@ async def refused():
         return await run(channel, cases=[("no_grpc_here", no_grpc_here)])
 
 
-MODES = {"calls": calls, "away": away, "serve": only_serve, "refused": refused}
+async def an_echo(channel):
+    assert await unary(channel, "Echo")(b"hello") == b"hello"
+
+
+async def a_compressed_echo(channel):
+    assert await unary(channel, "Echo")(b"z" * 1000, compression=grpc.Compression.Gzip) == b"z" * 1000
+
+
+async def a_count(channel):
+    assert [message async for message in server_streams(channel, "Count")(b"3")] == [b"0", b"1", b"2"]
+
+
+async def a_late_failure(channel):
+    call = server_streams(channel, "FailLate")(b"")
+    assert await call.read() == b"one"
+    assert await call.code() == grpc.StatusCode.DATA_LOSS
+
+
+async def a_failure(channel):
+    error = await failed(unary(channel, "Fail")(b"no"))
+    assert error.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def inspected():
+    """A few calls, one after the other, for somebody to look at."""
+    server, port = await serve()
+    cases = (an_echo, a_compressed_echo, a_count, a_late_failure, a_failure)
+    async with channel_to(await told(port)) as channel:
+        code = await run(channel, cases=[(f.__name__, f) for f in cases])
+    await server.stop(0)
+    return code
+
+
+MODES = {"inspected": inspected, "calls": calls, "away": away, "serve": only_serve, "refused": refused}
 sys.exit(asyncio.run(MODES[sys.argv[1]]()))

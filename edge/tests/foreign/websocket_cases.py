@@ -1,6 +1,6 @@
 """WebSockets through a tunnel, in the manner of the Autobahn test suite.
 
-    websocket_cases.py http1|http2
+    websocket_cases.py http1|http2 [inspected]
 
 The local server is the `websockets` library; the visitor is its client over HTTP/1.1, and `h2` with
 `wsproto` over HTTP/2; what no library says is said in bytes. Told HOST:PORT NAME: the edge, and the
@@ -640,15 +640,27 @@ async def a_server_that_does_not_read_stops_the_visitor(to):
     await visitor.close()
 
 
-async def main(kind):
+async def something_to_look_at(to):
+    visitor = await to.visit("/echo", deflate=True)
+    for message in ("hello", bytes(range(3))):
+        await visitor.send(message)
+        assert await visitor.recv() == message
+    await visitor.send("in ", "pieces")
+    assert await visitor.recv() == "in pieces"
+    await visitor.ping(b"are you there")
+    await visitor.close(4001, "seen enough")
+
+
+async def main(kind, only=None):
     async with start() as server:
         port = server.sockets[0].getsockname()[1]
         edge, host = (await told(port)).split()
         address, _, edge_port = edge.rpartition(":")
         to = To(kind, (address, int(edge_port)), host, port)
-        code = await run(to)
+        cases = only and [(only, something_to_look_at)]
+        code = await run(to, cases=cases)
         await to.carrier.close()
         return code
 
 
-sys.exit(asyncio.run(main(sys.argv[1])))
+sys.exit(asyncio.run(main(*sys.argv[1:])))

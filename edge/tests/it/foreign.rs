@@ -5,6 +5,7 @@
 mod curl;
 mod dns;
 mod grpc;
+mod inspector;
 mod postgres;
 mod rest;
 mod tls;
@@ -57,24 +58,33 @@ impl Serving {
 
     /// An agent that is ready.
     async fn tunnel(&self, words: &[&str]) -> Tunnel {
+        // Tunnels of one test side by side: each agent is one of its own.
+        let state = tempfile::tempdir_in(self.home.path()).unwrap().keep();
+        self.tunnel_of(&state, words).await
+    }
+
+    /// The same of the agent whose state is in this folder.
+    async fn tunnel_of(&self, state: &Path, words: &[&str]) -> Tunnel {
         let mut command = process::agent(self.home.path());
         command.args(words).args(["--server", &format!("http://{}", self.http)]);
         command.args(["--token-file", "token", "--output", "json", "--log-level", "info"]);
-        // Tunnels of one test side by side: each agent is one of its own.
-        let state = tempfile::tempdir_in(self.home.path()).unwrap().keep();
         command.arg("--state-dir").arg(state);
         command.args(["--transport", if over_quic() { "quic" } else { "ws" }]);
         let process = Process::start(&mut command);
         let ready: Value = serde_json::from_str(&process.out_line("\"ready\"").await).unwrap();
         let url = ready["url"].as_str().unwrap().to_owned();
-        Tunnel { _process: process, url }
+        let inspector = ready["inspector"].as_str().and_then(|url| url.strip_prefix("http://"));
+        let inspector = inspector.map(|address| address.parse().unwrap());
+        Tunnel { process, url, inspector }
     }
 }
 
 /// `uniroute`, and where its visitors come in.
 struct Tunnel {
-    _process: Process,
+    process: Process,
     url: String,
+    /// Where its local API is.
+    inspector: Option<SocketAddr>,
 }
 
 impl Tunnel {

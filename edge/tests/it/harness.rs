@@ -10,13 +10,14 @@ pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod upstream;
+pub(crate) mod waiting;
 pub(crate) mod ways;
 pub(crate) mod wire;
 
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tokio::{sync::Mutex, task::JoinHandle, time::Instant};
+use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uniroute_agent::{
     Agent, AgentError, Event, Settings as AgentSettings, Transport, TunnelSettings,
@@ -27,45 +28,13 @@ use uniroute_edge::{
 };
 use uniroute_shared::id::{AgentId, TokenSet};
 
+pub(crate) use self::waiting::{BOUND, eventually, within};
 use self::wire::{Answer, Wire};
 
 /// What agents come with.
 pub(crate) const TOKEN: &str = "ur_test_0123456789abcdef";
 /// Tunnels are `NAME.tunnels.test`.
 pub(crate) const DOMAIN: &str = "tunnels.test";
-/// Longest wait for anything; far more than it takes on a busy machine.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// What `future` gives; a panic that names `what` if it takes too long.
-#[track_caller]
-pub(crate) fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
-    let place = std::panic::Location::caller();
-    async move {
-        let waited = tokio::time::timeout(BOUND, future).await;
-        waited.unwrap_or_else(|_| panic!("{place}: {what}: nothing within {BOUND:?}"))
-    }
-}
-
-/// Waits until `look` sees something.
-#[track_caller]
-pub(crate) fn eventually<T>(
-    what: &str,
-    mut look: impl AsyncFnMut() -> Option<T>,
-) -> impl Future<Output = T> {
-    let place = std::panic::Location::caller();
-    async move {
-        let deadline = Instant::now() + BOUND;
-        loop {
-            if let Some(seen) = look().await {
-                return seen;
-            }
-            assert!(Instant::now() < deadline, "{place}: {what}: not within {BOUND:?}");
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-}
 
 /// An edge on free ports; any host that is no tunnel's is its own, as in `dev`.
 pub(crate) struct TestEdge {

@@ -112,7 +112,6 @@ async fn peer_dials(io: TcpStream) -> WsIo {
 
 async fn peer_accepts(io: TcpStream) -> WsIo {
     use tungstenite::handshake::server::{ErrorResponse, Request, Response};
-    #[expect(clippy::result_large_err, reason = "tungstenite's own signature")]
     fn agree(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
         assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], SUBPROTOCOL);
         let protocol = HeaderValue::from_static(SUBPROTOCOL);

@@ -26,7 +26,7 @@ async function problem(answer) {
   try {
     const body = await answer.json();
     const words = String(body.detail || body.title || `Status ${answer.status}`);
-    return new Problem(answer.status, words[0].toUpperCase() + words.slice(1), '', body.code);
+    return new Problem(answer.status, words[0].toUpperCase() + words.slice(1), String(body.fix ?? ''), body.code);
   } catch {
     return new Problem(answer.status, `The agent answered ${answer.status}`, answer.statusText);
   }

@@ -382,12 +382,14 @@ function facts(list) {
 function timing(detail) {
   const t = detail.timing;
   const legs = /** @type {[string, string, number | undefined][]} */ ([
-    ['queued', 'Waiting at the edge', t.queued_us],
-    ['edge', 'Edge to agent', t.edge_us],
+    ['held', 'Held by the edge', t.held_us],
+    ['edge', 'Edge', t.edge_us],
+    ['link', 'Edge to agent ≈', t.link_us],
     ['connect', 'Connecting', t.connect_us],
     ['send', 'Sending', t.send_us],
     ['wait', 'Local server', t.wait_us],
     ['receive', 'Receiving', t.receive_us],
+    ['link', 'Agent to edge ≈', detail.wait_us === null ? undefined : t.link_us],
   ]).filter(([name, , us]) => us !== undefined && us !== null && (us > 0 || (name === 'wait' && detail.wait_us !== null)));
   const total = legs.reduce((sum, [, , us]) => sum + (us ?? 0), 0);
   let at = 0;
@@ -407,7 +409,7 @@ function timing(detail) {
       'div',
       { class: 'block-head' },
       h('h3', {}, 'Timing'),
-      h('span', { class: 'dim' }, t.reused ? 'over a connection that was open already' : ''),
+      h('span', { class: 'dim' }, [t.reused && 'over a connection that was open already', t.link_us && '≈ half of the last round trip'].filter(Boolean).join('; ')),
       h('span', { class: 'grow' }),
       h('strong', { class: 'figures' }, whole),
     ),

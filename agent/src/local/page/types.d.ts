@@ -43,13 +43,14 @@ export interface Detail extends Summary {
   http_version: string;
   route: number;
   timing: {
-    queued_us?: number;
+    held_us?: number;
+    edge_us?: number;
+    link_us?: number;
     connect_us?: number;
     reused: boolean;
     send_us: number;
     wait_us: number;
     receive_us: number;
-    edge_us?: number;
   };
   request: { headers: Field[]; trailers: Field[]; body: Body };
   response: null | {

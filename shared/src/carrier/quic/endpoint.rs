@@ -20,13 +20,10 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    ClientConfig, Error, ServerConfig,
+    client::Resumption,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
     version::TLS13,
 };
 use sha2::{Digest as _, Sha256};
@@ -35,6 +32,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::time::timeout;
 
 use super::{ALPN, CONNECTION_WINDOW, Config, SEND_WINDOW, STREAM_WINDOW};
+use crate::verifier::Verifier;
 
 /// The kernel's buffers that a socket asks for, in bytes: what comes while nobody reads is lost,
 /// and one thread reads for all connections.
@@ -266,7 +264,13 @@ pub async fn dial(
 
 fn client_config(certificate: Fingerprint, options: Options) -> io::Result<quinn::ClientConfig> {
     let provider = provider();
-    let verifier = Arc::new(Pinned { certificate, provider: Arc::clone(&provider) });
+    // One certificate and no other.
+    let verifier = Verifier::new(Arc::clone(&provider), move |shown| {
+        match fingerprint(shown.certificate).ct_eq(&certificate).into() {
+            true => Ok(()),
+            false => Err(Error::General("this is not the certificate that the edge told".into())),
+        }
+    });
     let mut tls = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(io::Error::other)?
@@ -310,53 +314,6 @@ fn transport(streams: u32, options: Options) -> TransportConfig {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-/// Takes one certificate and no other; signatures are checked as ever.
-#[derive(Debug)]
-struct Pinned {
-    certificate: Fingerprint,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if bool::from(fingerprint(certificate).ct_eq(&self.certificate)) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::General("this is not the certificate that the edge told".into()))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("QUIC has TLS 1.3 only".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
