@@ -98,7 +98,27 @@ fn response_head(payload: &Bytes, head: &[u8]) -> Option<v1::ResponseHead> {
     Some(read)
 }
 
+#[inline]
 fn header(payload: &Bytes, field: &[u8]) -> Option<v1::Header> {
+    match short_header(field) {
+        Some((name, value)) => {
+            let (name, value) = (payload.slice_ref(name), payload.slice_ref(value));
+            Some(v1::Header { name, value })
+        }
+        None => any_header(payload, field),
+    }
+}
+
+/// Nearly each one: a name and a value, both with a length of one byte.
+#[inline]
+fn short_header(field: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [0x0a, length @ ..0x80, rest @ ..] = field else { return None };
+    let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+    let [0x12, length @ ..0x80, value @ ..] = rest else { return None };
+    (value.len() == usize::from(*length)).then_some((name, value))
+}
+
+fn any_header(payload: &Bytes, field: &[u8]) -> Option<v1::Header> {
     let mut header = v1::Header::default();
     let mut fields = Fields::of(payload, field);
     while let Some(field) = fields.next()? {
